@@ -1,0 +1,96 @@
+"""Gumbel MuZero on Atari, sized for two CPU cores.
+
+  python experiments/atari.py --config=configs/atari.py:RoadRunner --workdir=runs/road_runner
+
+Frames are 84x84 gray, one act per four emulator frames, four frames of history, 150k parameters.
+Differences from MuZero's published Atari setting: Gumbel search with 8 simulations instead of 50,
+51-bin supports, n = 5 steps instead of 10, batches of 64, AdamW, a small network.
+Scores seen with it stand in the README.
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+
+def get_config(game: str | None = None) -> ConfigDict:
+    """The config for one game, e.g. `configs/atari.py:Pong`."""
+    config = ConfigDict()
+    config.seed = 0
+    config.total_env_steps = 10_000_000
+    config.env = dict(
+        game=game or "RoadRunner",
+        num_envs=32,
+        num_groups=2,
+        num_threads=0,
+        image="gray84",
+        frame_skip=4,
+        sticky=0.0,
+        noop_max=30,
+        full_action_space=False,
+        fire_reset=True,
+        life_loss_is_end=True,
+        max_steps=27_000,
+    )
+    config.network = dict(
+        history_steps=4,
+        stages=((16, 8, 4, 0), (32, 4, 2, 0), (32, 3, 2, 0)),
+        channels=32,
+        representation_blocks=1,
+        dynamics_blocks=1,
+        prediction_blocks=0,
+        head_planes=8,
+        head_width=64,
+        action_planes=False,
+        dtype="float32",
+    )
+    config.codec = dict(
+        value=dict(num_bins=51, low=-10.0, high=10.0, transform="muzero"),
+        reward=dict(num_bins=11, low=-1.0, high=1.0, transform="identity"),
+    )
+    config.search = dict(
+        num_simulations=8,
+        max_num_considered_actions=8,
+        max_depth=config_dict.placeholder(int),
+        value_scale=0.1,
+        maxvisit_init=50.0,
+    )
+    config.explore = dict(temperature=0.0, noise_scale=1.0, random_move=0.0)
+    config.replay = dict(
+        rows_per_env=4_000,
+        min_rows=6_400,
+        rows_per_update=64,
+        batch_size=64,
+        priority_exponent=0.6,
+        priority_floor=0.01,
+        importance_exponent=0.4,
+    )
+    config.targets = dict(
+        unroll_steps=5,
+        bootstrap_steps=5,
+        discount=0.997,
+        clip_rewards=True,
+        value_source="search",
+        target_interval_updates=200,
+    )
+    config.loss = dict(value_weight=0.25, reward_weight=1.0, policy_weight=1.0)
+    config.optimizer = dict(
+        learning_rate=1e-3,
+        warmup_updates=200,
+        decay_updates=config_dict.placeholder(int),
+        final_fraction=0.1,
+        weight_decay=1e-4,
+        max_grad_norm=5.0,
+        momentum=config_dict.placeholder(float),
+    )
+    config.loop = dict(steps_per_iteration=20, probe_interval_iterations=50)
+    config.evaluation = dict(
+        interval_env_steps=200_000,
+        episodes=16,
+        num_envs=16,
+        max_steps=3_000,
+        stop_at=config_dict.placeholder(float),
+    )
+    config.checkpoint = dict(
+        resume_interval_env_steps=400_000, params_interval_env_steps=200_000, max_to_keep=2
+    )
+    config.logging = dict(interval_env_steps=10_000, tensorboard=False)
+    return config

@@ -1,0 +1,18 @@
+"""Trains on an Atari game: python experiments/atari.py --config=configs/atari.py:Pong"""
+
+from absl import flags
+
+import launch
+
+
+def main() -> None:
+    # After the command line has been read: bad input is told before JAX is imported.
+    import train
+    import workdirs
+
+    config = flags.FLAGS.config
+    train.train(config, workdirs.choose(flags.FLAGS.workdir, config.env.game.lower()))
+
+
+if __name__ == "__main__":
+    launch.run(main, example="--config=configs/atari.py:Pong")

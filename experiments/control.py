@@ -1,0 +1,18 @@
+"""Trains on a control task: python experiments/control.py --config=configs/cartpole.py"""
+
+from absl import flags
+
+import launch
+
+
+def main() -> None:
+    # After the command line has been read: bad input is told before JAX is imported.
+    import train
+    import workdirs
+
+    config = flags.FLAGS.config
+    train.train(config, workdirs.choose(flags.FLAGS.workdir, config.env.task.lower()))
+
+
+if __name__ == "__main__":
+    launch.run(main, example="--config=configs/cartpole.py")

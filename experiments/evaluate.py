@@ -1,0 +1,129 @@
+"""Scores a run's newest parameters in whole games, without noise; prints one JSON line.
+
+  python experiments/evaluate.py --workdir=runs/pong --episodes=20 --seed=7
+
+With --policy=random the random policy plays under the same protocol.
+"""
+
+from collections.abc import Callable
+import json
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+import jax
+import numpy as np
+
+import assemble
+import launch
+from muzero_jax import checkpoint, evaluate
+from muzero_jax.envs import host
+from muzero_jax.types import Params
+import validate
+import workdirs
+
+
+def make_scorer(
+    experiment: assemble.Experiment, config, *, episodes: int, num_envs: int
+) -> Callable[..., dict[str, Any]]:
+    """`(params or None for random play, seeds) -> ` scores of `episodes` whole games."""
+    player = evaluate.make_search_player(
+        experiment.parts.search,
+        experiment.parts.spec,
+        num_envs=num_envs,
+        history_steps=config.network.history_steps,
+    )
+
+    def score(params: Params | None, seeds: list[int]) -> dict[str, Any]:
+        env = experiment.eval_env(seeds)
+        if params is None:
+            chosen = evaluate.make_random_player(env.spec, seed=seeds[0])
+        else:
+            chosen = player(params, jax.random.key(seeds[0]))
+        rows = evaluate.play_episodes(env, chosen, episodes_per_env=episodes // num_envs)
+        returns = [row.score for row in rows]
+        return {
+            "return_mean": float(np.mean(returns)),
+            "returns": returns,
+            "steps_mean": float(np.mean([row.steps for row in rows])),
+            "episodes_cut": sum(row.cut for row in rows),
+        }
+
+    return score
+
+
+def protocol(config) -> dict[str, Any]:
+    """What a score means: everything that shapes the games and the player."""
+    game = config.env.to_dict() | {"max_steps": config.evaluation.max_steps}
+    for name in ("num_envs", "num_groups", "num_threads", "life_loss_is_end"):
+        game.pop(name, None)
+    return game | {
+        "num_simulations": config.search.num_simulations,
+        "noise": "none",
+        "rewards": "raw",
+        "lives": "whole game",
+    }
+
+
+def newest_params(workdir: Path, abstract: Params) -> tuple[int, Params, dict]:
+    """(iteration, params, meta) of the newest params save or resume point.
+
+    Raises:
+      BadInputError: where there is none, or none that fits.
+    """
+    folders = [workdir / "params", workdir / "checkpoints"]
+    newest = {folder: max(checkpoint.committed_steps(folder), default=-1) for folder in folders}
+    for folder in sorted(folders, key=newest.get, reverse=True):
+        try:
+            found = checkpoint.restore_newest(folder, {"params": abstract}, partial=True)
+        except checkpoint.CheckpointError as error:
+            raise launch.BadInputError(str(error)) from None
+        if found is not None:
+            return found[0], found[1]["params"], found[2]
+    raise launch.BadInputError(f"--workdir: no checkpoint in {workdir}; has the run saved one?")
+
+
+def main() -> None:
+    args = flags.FLAGS
+    if not args.workdir:
+        raise launch.BadInputError("--workdir is required, e.g. --workdir=runs/pong")
+    workdir = Path(args.workdir)
+    config = workdirs.read_config(workdir)
+    if args.max_steps is not None:
+        config.evaluation.max_steps = args.max_steps
+    num_envs = args.num_envs or min(args.episodes, config.evaluation.num_envs)
+    config.evaluation.update(episodes=args.episodes, num_envs=num_envs)
+    validate.check(config)
+    step, params, meta = None, None, {"counters": {}}
+    experiment = assemble.build(config)
+    if args.policy == "search":
+        abstract = jax.eval_shape(experiment.parts.network.init, jax.random.key(0))
+        step, params, meta = newest_params(workdir, abstract)
+    purpose = host.RANDOM if args.policy == "random" else host.EVAL
+    # In-run evaluations use groups below 2^20: these games were never seen in training.
+    seeds = host.env_seeds(args.seed, purpose, 0, 1 << 20, num_envs)
+    score = make_scorer(experiment, config, episodes=args.episodes, num_envs=num_envs)
+    result = score(params, seeds)
+    print(
+        json.dumps(
+            {
+                **result,
+                "policy": args.policy,
+                "seed": args.seed,
+                "step": step,
+                "env_steps": meta["counters"].get("env_steps"),
+                "updates": meta["counters"].get("updates"),
+                "protocol": protocol(config),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("workdir", None, "Folder of the run.")
+    flags.DEFINE_integer("episodes", 20, "Whole games to play.", lower_bound=1)
+    flags.DEFINE_integer("num_envs", None, "Games at a time; it divides --episodes.", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "Of the games and of the player.", lower_bound=0)
+    flags.DEFINE_integer("max_steps", None, "Cap of a game; default: the config's.", lower_bound=1)
+    flags.DEFINE_enum("policy", "search", ["search", "random"], "Who plays.")
+    launch.run(main)

@@ -1,0 +1,79 @@
+"""Command lines: flags, one-line errors, exit codes."""
+
+from collections.abc import Callable
+import os
+import re
+import sys
+from typing import Any
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+BAD_INPUT = 78  # Bad flags, config or checkpoint.
+NOT_FINITE = 70  # Ten updates in a row were not finite.
+
+
+class BadInputError(Exception):
+    """Input that the user has to change: field, value and fix in one line."""
+
+
+class NotFiniteError(Exception):
+    """Training cannot go on: losses or gradients are not finite."""
+
+
+def run(main: Callable[[], Any], *, example: str | None = None) -> None:
+    """Parses the command line, runs `main()` and exits; bad input is one line and code 78.
+
+    With an `example` of it, `--config` is defined and required, and `--workdir` is defined.
+    """
+    # XLA and orbax tell of their own affairs at length; warnings are still shown.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.set_verbosity(logging.WARNING)
+    app.define_help_flags()
+    if example:
+        config_flags.DEFINE_config_file("config", None, f"For example {example}.", lock_config=True)
+        flags.DEFINE_string("workdir", None, "Folder of the run; by default a new one in runs/.")
+    try:
+        _parse(example)
+        main()
+    except BadInputError as error:
+        _fail(error, BAD_INPUT)
+    except NotFiniteError as error:
+        _fail(error, NOT_FINITE)
+
+
+def _parse(example: str | None) -> None:
+    wants_help = any(re.match(r"--?help", word) for word in sys.argv[1:])
+    given = any(re.match(r"--?config(=|$)", word) for word in sys.argv[1:])
+    if example and not given and not wants_help:
+        raise BadInputError(f"--config is required, e.g. {example}")
+    try:
+        rest = flags.FLAGS(sys.argv)
+        if example:
+            flags.FLAGS.config.to_dict()  # A missing file is told only when it is looked into.
+    except Exception as error:  # A config file is a program: it may raise anything.
+        raise BadInputError(_explain(error)) from None
+    if len(rest) > 1:
+        raise BadInputError(f"unexpected argument {rest[1]!r}; options look like --config.a.b=c")
+
+
+def _explain(error: Exception) -> str:
+    """One line for what went wrong while flags were parsed."""
+    text = " ".join(str(error).replace("\\n", " ").split())
+    if unknown := re.search(r"Did you mean \"(\S+)\" instead of \"(\S+)\"", text):
+        return f"unknown field {unknown[2]!r}; did you mean {unknown[1]!r}?"
+    if wrong := re.search(r"flag --config\.(\S+?)=(.*?): (?:invalid literal|could not)", text):
+        kind = "int" if "for int()" in text else "float"
+        return f"{wrong[1]}: expected {kind}, got {wrong[2]!r}"
+    if isinstance(error, (KeyError, AttributeError)) and (name := re.fullmatch(r"\W*(\w+)\W*", text)):
+        return f"unknown field {name[1]!r}; the config file lists those there are"
+    if missing := re.search(r"No such file or directory: (\S+)$", text):
+        return f"--config: config file not found: {missing[1]}"
+    if "no attribute 'get_config'" in text:
+        return "--config: the file defines no get_config()"
+    return text or type(error).__name__
+
+
+def _fail(error: Exception, code: int) -> None:
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+    sys.exit(code)

@@ -1,0 +1,176 @@
+"""Refuses numbers that cannot work, one line each, before anything is built or compiled."""
+
+import math
+from typing import Any, NamedTuple
+
+from launch import BadInputError
+from muzero_jax.envs import atari_games
+
+
+class Range(NamedTuple):
+    """Allowed numbers; `above` is exclusive, the others inclusive."""
+
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+
+    def allows(self, x: float) -> bool:
+        """Whether a finite `x` is inside."""
+        return (
+            math.isfinite(x)
+            and (self.low is None or x >= self.low)
+            and (self.high is None or x <= self.high)
+            and (self.above is None or x > self.above)
+        )
+
+    def __str__(self) -> str:
+        low = f"> {self.above:g}" if self.above is not None else f">= {self.low:g}"
+        return low if self.high is None else f"{low} and <= {self.high:g}"
+
+
+_POSITIVE, _COUNT, _NATURAL, _UNIT = Range(above=0), Range(low=1), Range(low=0), Range(0, 1)
+
+RANGES: dict[str, Range] = {
+    "seed": _NATURAL,
+    "total_env_steps": _COUNT,
+    "env.num_envs": _COUNT,
+    "env.num_groups": _COUNT,
+    "env.num_threads": _NATURAL,
+    "env.max_steps": _COUNT,
+    "env.frame_skip": _COUNT,
+    "env.sticky": _UNIT,
+    "env.noop_max": _COUNT,
+    "network.history_steps": _COUNT,
+    "network.width": _COUNT,
+    "network.num_layers": _COUNT,
+    "network.channels": _COUNT,
+    "network.representation_blocks": _NATURAL,
+    "network.dynamics_blocks": _NATURAL,
+    "network.prediction_blocks": _NATURAL,
+    "network.head_planes": _COUNT,
+    "network.head_width": _COUNT,
+    "codec.value.num_bins": Range(low=2),
+    "codec.reward.num_bins": Range(low=2),
+    "search.num_simulations": _COUNT,
+    "search.max_num_considered_actions": _COUNT,
+    "search.max_depth": _COUNT,
+    "search.value_scale": _POSITIVE,
+    "search.maxvisit_init": _NATURAL,
+    "explore.temperature": _NATURAL,
+    "explore.noise_scale": _NATURAL,
+    "explore.random_move": _UNIT,
+    "replay.rows_per_env": _COUNT,
+    "replay.min_rows": _COUNT,
+    "replay.rows_per_update": _COUNT,
+    "replay.batch_size": _COUNT,
+    "replay.priority_exponent": _NATURAL,
+    "replay.priority_floor": _POSITIVE,
+    "replay.importance_exponent": _UNIT,
+    "targets.unroll_steps": _COUNT,
+    "targets.bootstrap_steps": _COUNT,
+    "targets.discount": Range(above=0, high=1),
+    "targets.target_interval_updates": _COUNT,
+    "loss.value_weight": _NATURAL,
+    "loss.reward_weight": _NATURAL,
+    "loss.policy_weight": _NATURAL,
+    "optimizer.learning_rate": _POSITIVE,
+    "optimizer.warmup_updates": _NATURAL,
+    "optimizer.decay_updates": _COUNT,
+    "optimizer.final_fraction": _UNIT,
+    "optimizer.weight_decay": _NATURAL,
+    "optimizer.max_grad_norm": _POSITIVE,
+    "optimizer.momentum": _UNIT,
+    "loop.steps_per_iteration": _COUNT,
+    "loop.probe_interval_iterations": _NATURAL,
+    "evaluation.interval_env_steps": _COUNT,
+    "evaluation.episodes": _COUNT,
+    "evaluation.num_envs": _COUNT,
+    "evaluation.max_steps": _COUNT,
+    "checkpoint.resume_interval_env_steps": _COUNT,
+    "checkpoint.params_interval_env_steps": _COUNT,
+    "checkpoint.max_to_keep": _COUNT,
+    "logging.interval_env_steps": _COUNT,
+}
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "env.image": ("gray84", "rgb96"),
+    "network.dtype": ("float32", "bfloat16"),
+    "codec.value.transform": ("muzero", "identity"),
+    "codec.reward.transform": ("muzero", "identity"),
+    "targets.value_source": ("search", "target_network"),
+}
+
+
+def check(config) -> None:
+    """Checks every number of a config by itself, then what several have to agree on.
+
+    Raises:
+      BadInputError: with field, value and what is allowed.
+    """
+    for name, value in _leaves(config.to_dict()):
+        if name in RANGES and value is not None and not RANGES[name].allows(value):
+            raise BadInputError(f"{name} must be {RANGES[name]} (got {value})")
+        if name in CHOICES and value not in CHOICES[name]:
+            raise BadInputError(f"{name} must be one of {CHOICES[name]} (got {value!r})")
+    _check_together(config)
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    found = []
+    for name, value in tree.items():
+        inner = f"{prefix}{name}"
+        found += _leaves(value, inner + ".") if isinstance(value, dict) else [(inner, value)]
+    return found
+
+
+def _check_together(config) -> None:
+    env, ring, target = config.env, config.replay, config.targets
+    if "game" in env:
+        try:
+            env.game = atari_games.canonical_name(env.game)
+        except ValueError as error:
+            raise BadInputError(f"env.game: {error}") from None
+    _divides("env.num_groups", env.num_groups, "env.num_envs", env.num_envs)
+    _divides(
+        "evaluation.num_envs",
+        config.evaluation.num_envs,
+        "evaluation.episodes",
+        config.evaluation.episodes,
+    )
+    for head in ("value", "reward"):
+        codec = config.codec[head]
+        if not codec.low < codec.high:
+            raise BadInputError(
+                f"codec.{head}.low must be < codec.{head}.high (got {codec.low}, {codec.high})"
+            )
+    history, steps = config.network.history_steps, target.unroll_steps + target.bootstrap_steps
+    window = history + 1 + steps
+    writes = 1 if env.num_groups > 1 or "game" in env else config.loop.steps_per_iteration
+    if ring.rows_per_env < window + writes:
+        raise BadInputError(
+            f"replay.rows_per_env must be >= {window + writes}, for {history} history +"
+            f" {target.unroll_steps} unroll + {target.bootstrap_steps} bootstrap steps and the"
+            f" {writes} written at once (got {ring.rows_per_env})"
+        )
+    # Only rows that have their whole future can be drawn.
+    fewest = env.num_envs * (steps + writes)
+    if ring.min_rows < fewest or ring.min_rows > env.num_envs * ring.rows_per_env:
+        raise BadInputError(
+            f"replay.min_rows must be >= {fewest} (envs x (unroll + bootstrap + written at once))"
+            f" and <= {env.num_envs * ring.rows_per_env}, the size of the ring"
+            f" (got {ring.min_rows})"
+        )
+    on_device = env.get("task") == "cartpole"
+    step = env.num_envs * config.loop.steps_per_iteration if on_device else (
+        env.num_envs // env.num_groups
+    )
+    if ring.rows_per_update % step and step % ring.rows_per_update:
+        raise BadInputError(
+            f"replay.rows_per_update must divide, or be divided by, the {step} rows of one step"
+            f" (got {ring.rows_per_update})"
+        )
+
+
+def _divides(part: str, a: int, whole: str, b: int) -> None:
+    if b % a:
+        raise BadInputError(f"{part} must divide {whole} (got {a} and {b})")

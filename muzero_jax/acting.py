@@ -1,0 +1,134 @@
+"""One act step, which searches and stores, and its scan over JAX environments."""
+
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from muzero_jax.frames import history_init, history_push
+from muzero_jax.types import Array, Env, EnvSpec, Explore, History, Params, Replay, SearchFn
+from muzero_jax.types import SearchOutput, TimeStep, Transition
+
+NO_EXPLORATION = Explore(
+    temperature=np.float32(0.0), noise_scale=np.float32(0.0), random_move=np.float32(0.0)
+)
+
+
+@chex.dataclass(frozen=True)
+class ActingCarry:
+    """What acting remembers between steps: `History` `[E, S]` and the newest action `[E]`."""
+
+    history: History
+    action: Array
+
+
+def init_carry(spec: EnvSpec, num_envs: int, history_steps: int) -> ActingCarry:
+    """The carry before the first time step."""
+    observation = jnp.zeros((num_envs, *spec.observation_shape), spec.observation_dtype)
+    return ActingCarry(
+        history=history_init(observation, history_steps),
+        action=jnp.zeros((num_envs,), jnp.int32),
+    )
+
+
+def act(
+    search: SearchFn,
+    params: Params,
+    key: chex.PRNGKey,
+    carry: ActingCarry,
+    timestep: TimeStep,
+    explore: Explore,
+) -> tuple[ActingCarry, SearchOutput]:
+    """Searches every environment at its newest time step `[E]`.
+
+    Rows that are `last` are searched too: their value bootstraps a truncation; the action then
+    means nothing.
+    """
+    history = history_push(carry.history, timestep, carry.action)
+    output = search(params, key, history, timestep.invalid_actions, explore)
+    return ActingCarry(history=history, action=output.action), output
+
+
+def transition(timestep: TimeStep, output: SearchOutput, made_at_updates: Array) -> Transition:
+    """The row `[E]` that replay stores for a time step and the search made at it."""
+    return Transition(
+        observation=timestep.observation,
+        reward=timestep.reward,
+        discount=timestep.discount,
+        first=timestep.first,
+        last=timestep.last,
+        invalid_actions=timestep.invalid_actions,
+        action=output.action,
+        policy=output.policy,
+        value=output.value,
+        made_at_updates=jnp.full(timestep.reward.shape, made_at_updates, jnp.int32),
+    )
+
+
+def example_row(spec: EnvSpec, search: SearchFn, params: Params, history_steps: int) -> Transition:
+    """Shapes and dtypes of one stored row, unbatched; nothing is computed."""
+
+    def row(params, key):
+        observation = jnp.zeros((1, *spec.observation_shape), spec.observation_dtype)
+        flags = jnp.zeros((1,), bool)
+        timestep = TimeStep(
+            observation=observation,
+            reward=jnp.zeros((1,), jnp.float32),
+            discount=jnp.zeros((1,), jnp.float32),
+            first=flags,
+            last=flags,
+            invalid_actions=None,
+        )
+        carry = init_carry(spec, 1, history_steps)
+        _, output = act(search, params, key, carry, timestep, NO_EXPLORATION)
+        return jax.tree.map(lambda x: x[0], transition(timestep, output, 0))
+
+    return jax.eval_shape(row, params, jax.random.key(0))
+
+
+def make_rollout(env: Env, search: SearchFn, *, num_steps: int) -> Callable[..., Any]:
+    """Acts `num_steps` (T) steps in a batch of JAX environments with `lax.scan`.
+
+    Returns:
+      `rollout(params, key, env_state, timestep, carry, explore, made_at_updates)` ->
+      `((env_state, timestep, carry), Transition [E, T])`. The time step passed in is the first
+      row; the one returned has not been searched yet.
+    """
+
+    def rollout(params, key, env_state, timestep, carry, explore, made_at_updates):
+        def step(state, key):
+            env_state, timestep, carry = state
+            search_key, env_key = jax.random.split(key)
+            carry, output = act(search, params, search_key, carry, timestep, explore)
+            row = transition(timestep, output, made_at_updates)
+            env_keys = jax.random.split(env_key, output.action.shape[0])
+            env_state, timestep = jax.vmap(env.step)(env_state, output.action, env_keys)
+            return (env_state, timestep, carry), row
+
+        keys = jax.random.split(key, num_steps)
+        state, rows = jax.lax.scan(step, (env_state, timestep, carry), keys)
+        return state, jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), rows)
+
+    return rollout
+
+
+def make_act_and_add(search: SearchFn, replay: Replay) -> Callable[..., Any]:
+    """One act step for a group of e host environments, stored at once.
+
+    Returns:
+      `act_and_add(params, replay_state, carry, timestep, env_start, key, explore,
+      made_at_updates)` -> `(replay_state, carry)`; the actions are `carry.action` `[e]`.
+    """
+
+    def act_and_add(
+        params, replay_state, carry, timestep, env_start, key, explore, made_at_updates
+    ):
+        carry, output = act(search, params, key, carry, timestep, explore)
+        rows = transition(timestep, output, made_at_updates)
+        rows = jax.tree.map(lambda x: x[:, None], rows)
+        return replay.add(replay_state, env_start, rows), carry
+
+    return act_and_add

@@ -1,0 +1,210 @@
+"""The one adapter from envpool to `HostEnv`; envpool resets in the next step, as `DESIGN` asks."""
+
+from collections.abc import Sequence
+import difflib
+from typing import Any
+
+import numpy as np
+
+from muzero_jax import types
+from muzero_jax.envs import atari_games
+
+TRAIN = 0
+EVAL = 1
+RANDOM = 2
+
+# Image style -> options of envpool; `stack_num` is 1 because acting and replay stack frames.
+_IMAGES = {
+    "gray84": {"img_height": 84, "img_width": 84, "gray_scale": True},
+    "rgb96": {"img_height": 96, "img_width": 96, "gray_scale": False},
+}
+
+
+def env_seeds(seed: int, purpose: int, resume: int, group: int, num_envs: int) -> list[int]:
+    """Returns `num_envs` seeds for envpool, each in `[0, 2^31)`.
+
+    envpool turns one number into `seed + i`, so that near seeds would share emulators.
+
+    Args:
+      seed: the run's seed, >= 0.
+      purpose: `TRAIN`, `EVAL` or `RANDOM`.
+      resume: how often the run was taken up again.
+      group: index of the group of environments.
+      num_envs: E.
+    """
+    words = np.random.SeedSequence([seed, purpose, resume, group]).generate_state(num_envs)
+    return [int(word) & 0x7FFFFFFF for word in words]
+
+
+def make_atari(
+    game: str,
+    *,
+    seeds: Sequence[int],
+    num_threads: int = 0,
+    image: str = "gray84",
+    frame_skip: int = 4,
+    sticky: float = 0.0,
+    noop_max: int = 30,
+    full_action_space: bool = False,
+    fire_reset: bool = True,
+    life_loss_is_end: bool = False,
+    max_steps: int = 27000,
+) -> types.HostEnv:
+    """Makes `len(seeds)` Atari emulators with frames `[E, H, W, C]` uint8 and raw rewards.
+
+    Args:
+      game: `"Pong"`, `"pong"` or `"Pong-v5"`.
+      seeds: one per environment, see `env_seeds`.
+      num_threads: of envpool; 0 lets it choose.
+      image: `"gray84"` (C = 1) or `"rgb96"` (C = 3).
+      frame_skip: emulator frames per step; the last two are merged by their maximum.
+      sticky: probability that the emulator repeats the former action.
+      noop_max: most no-ops at a reset, >= 1 (0 crashes envpool).
+      full_action_space: 18 actions instead of the game's own.
+      fire_reset: press FIRE once at a reset (never after a lost life) where the game has it.
+      life_loss_is_end: a lost life makes the discount of its row 0, and nothing else.
+      max_steps: agent steps until an episode is truncated.
+    """
+    name = atari_games.canonical_name(game)
+    if image not in _IMAGES:
+        raise ValueError(f"unknown image {image!r}; known: {', '.join(_IMAGES)}")
+    _check_range("frame_skip", frame_skip, 1, None)
+    _check_range("sticky", sticky, 0, 1)
+    _check_range("noop_max", noop_max, 1, None)
+    pool = _make_pool(
+        f"{name}-v5",
+        seeds,
+        num_threads=num_threads,
+        max_episode_steps=max_steps,
+        stack_num=1,
+        frame_skip=frame_skip,
+        repeat_action_probability=sticky,
+        noop_max=noop_max,
+        full_action_space=full_action_space,
+        use_fire_reset=fire_reset,
+        episodic_life=False,
+        zero_discount_on_life_loss=False,
+        reward_clip=False,
+        **_IMAGES[image],
+    )
+    channels, height, width = pool.observation_space.shape
+    spec = _spec(pool, (height, width, channels), "uint8")
+    return _host_env(pool, spec, len(seeds), life_loss_is_end)
+
+
+def make_classic(
+    task: str, *, seeds: Sequence[int], num_threads: int = 0, max_steps: int | None = None
+) -> types.HostEnv:
+    """Makes `len(seeds)` environments with float32 observations `[E, ...]` and discrete actions.
+
+    envpool reports an episode that ends at the very step of its limit as truncated, and for these
+    tasks nothing tells the two apart.
+
+    Args:
+      task: a name of envpool, e.g. `"CartPole-v1"`.
+      seeds: one per environment, see `env_seeds`.
+      num_threads: of envpool; 0 lets it choose.
+      max_steps: steps until an episode is truncated; None keeps the task's own limit.
+    """
+    options = {} if max_steps is None else {"max_episode_steps": max_steps}
+    pool = _make_pool(task, seeds, num_threads=num_threads, **options)
+    shape, dtype = pool.observation_space.shape, pool.observation_space.dtype
+    if not hasattr(pool.action_space, "n") or not shape or dtype != np.float32:
+        raise ValueError(
+            f"env {task!r} has actions {pool.action_space} and observations {shape} {dtype}; "
+            "needed: discrete actions and float32 observations"
+        )
+    return _host_env(pool, _spec(pool, shape, "float32"), len(seeds), life_loss_is_end=False)
+
+
+def _make_pool(task: str, seeds: Sequence[int], **options: Any):
+    """Makes the envpool; refuses what would crash it or raise an empty message."""
+    import envpool  # Takes seconds: only programs that need it pay.
+
+    if task not in (known := envpool.list_all_envs()):
+        near = difflib.get_close_matches(task, known, n=1)
+        raise ValueError(f"unknown env {task!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    _check_range("number of seeds", len(seeds), 1, None)
+    for seed in seeds:
+        _check_range("seed", seed, 0, 2**31 - 1)
+    if "max_episode_steps" in options:
+        _check_range("max_steps", options["max_episode_steps"], 1, None)
+    _check_range("num_threads", options["num_threads"], 0, None)
+    seeds = [int(seed) for seed in seeds]
+    return envpool.make_gymnasium(task, num_envs=len(seeds), seed=seeds, **options)
+
+
+def _spec(pool, shape: tuple[int, ...], dtype: str) -> types.EnvSpec:
+    """Describes the `pool` with observations of `shape` and `dtype`."""
+    return types.EnvSpec(
+        observation_shape=tuple(int(size) for size in shape),
+        observation_dtype=dtype,
+        num_actions=int(pool.action_space.n),
+        turn_sign=1,
+        truncates=True,
+        max_steps=int(pool.config["max_episode_steps"]),
+    )
+
+
+def _host_env(pool, spec: types.EnvSpec, num_envs: int, life_loss_is_end: bool) -> types.HostEnv:
+    """Wraps a `pool`; between calls it remembers each environment's `last` flag and lives."""
+    memory: dict[str, np.ndarray] = {}
+
+    def reset():
+        observation, info = pool.reset()
+        memory.update(last=np.zeros(num_envs, bool), lives=info.get("lives"))
+        return types.TimeStep(
+            observation=_layout(observation, spec),
+            reward=np.zeros(num_envs, np.float32),
+            discount=np.zeros(num_envs, np.float32),
+            first=np.ones(num_envs, bool),
+            last=np.zeros(num_envs, bool),
+            invalid_actions=None,
+        )
+
+    def step(action):
+        if not memory:
+            raise RuntimeError("step called before reset")
+        action = _check_action(action, num_envs, spec.num_actions)
+        observation, reward, terminated, truncated, info = pool.step(action)
+        first, last = memory["last"], terminated | truncated
+        # envpool calls a game that is over at the very limit truncated; Atari tells the truth.
+        dead = terminated | (truncated & info.get("terminated", terminated).astype(bool))
+        if life_loss_is_end:
+            dead = dead | (info["lives"] < memory["lives"])
+        memory.update(last=last, lives=info.get("lives"))
+        return types.TimeStep(
+            observation=_layout(observation, spec),
+            reward=np.where(first, 0, reward).astype(np.float32),
+            discount=np.where(first | dead, 0, 1).astype(np.float32),
+            first=first,
+            last=last,
+            invalid_actions=None,
+        )
+
+    return types.HostEnv(spec=spec, num_envs=num_envs, reset=reset, step=step)
+
+
+def _layout(observation: np.ndarray, spec: types.EnvSpec) -> np.ndarray:
+    """Returns contiguous observations in spec layout: images of envpool are `[E, C, H, W]`."""
+    if spec.observation_dtype == "uint8":
+        observation = np.moveaxis(observation, 1, -1)
+    return np.ascontiguousarray(observation, spec.observation_dtype)
+
+
+def _check_action(action, num_envs: int, num_actions: int) -> np.ndarray:
+    """Returns `action` `[E]` as int32; envpool itself accepts any number."""
+    action = np.asarray(action)
+    if action.shape != (num_envs,) or not np.issubdtype(action.dtype, np.integer):
+        raise ValueError(f"action {action.shape} {action.dtype}, needed ({num_envs},) integer")
+    outside = (action < 0) | (action >= num_actions)
+    if outside.any():
+        raise ValueError(f"action {action[outside][0]} outside [0, {num_actions})")
+    return action.astype(np.int32)
+
+
+def _check_range(name: str, value: float, low: float, high: float | None) -> None:
+    """Raises a one-line ValueError unless `low <= value <= high`."""
+    if value < low or (high is not None and value > high):
+        allowed = f">= {low}" if high is None else f"in [{low}, {high}]"
+        raise ValueError(f"{name} {value} must be {allowed}")

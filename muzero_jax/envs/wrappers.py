@@ -1,0 +1,122 @@
+"""Makes a plain environment reset itself; loops and acting hold no reset code."""
+
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from muzero_jax import types
+
+
+@chex.dataclass(frozen=True)
+class AutoResetState:
+    """State of the plain environment, and whether its newest row was `last` (`[]` bool)."""
+
+    env: Any
+    last: types.Array
+
+
+def auto_reset(env: types.Env, same_step: bool) -> types.Env:
+    """Wraps a plain `env`, whose `step` marks the final row `last` and never resets.
+
+    Args:
+      env: one unbatched environment; nobody steps it after a `last` row.
+      same_step: False: the row after a `last` row ignores the action and is the reset row. True:
+        the last reward, with discount 0, arrives on the `first` row of the next episode and no
+        row is `last`; refused where episodes can be truncated, because the observation that a
+        truncation bootstraps from would be lost.
+
+    Returns:
+      An `Env` that can be stepped for ever.
+    """
+    if same_step and env.spec.truncates:
+        raise ValueError("same_step=True needs an environment that never truncates")
+
+    def reset(key):
+        state, timestep = env.reset(key)
+        return AutoResetState(env=state, last=jnp.zeros((), bool)), _first_row(timestep, 0.0)
+
+    step = _same_step(env) if same_step else _next_step(env)
+    return types.Env(spec=env.spec, reset=reset, step=step)
+
+
+def _next_step(env: types.Env):
+    """Returns `step` in which the row after a `last` row is the reset row."""
+
+    def step(state, action, key):
+        step_key, reset_key = jax.random.split(key)
+        inner, timestep = jax.lax.cond(
+            state.last,
+            lambda: _reset_row(env, reset_key, 0.0),
+            lambda: _typed(*env.step(state.env, action, step_key)),
+        )
+        return AutoResetState(env=inner, last=timestep.last), timestep
+
+    return step
+
+
+def _same_step(env: types.Env):
+    """Returns `step` in which the final row is replaced by the next episode's first row."""
+
+    def step(state, action, key):
+        step_key, reset_key = jax.random.split(key)
+        inner, timestep = _typed(*env.step(state.env, action, step_key))
+        inner, timestep = jax.lax.cond(
+            timestep.last,
+            lambda: _reset_row(env, reset_key, timestep.reward),
+            lambda: (inner, timestep),
+        )
+        return AutoResetState(env=inner, last=state.last), timestep
+
+    return step
+
+
+def _reset_row(env: types.Env, key: chex.PRNGKey, reward):
+    """Returns a new episode's state and its first row, which carries `reward` `[]`."""
+    state, timestep = env.reset(key)
+    return state, _first_row(timestep, reward)
+
+
+def _first_row(timestep: types.TimeStep, reward) -> types.TimeStep:
+    """Keeps what `timestep` `[]` shows and pins the rest of a first row."""
+    return timestep.replace(
+        reward=jnp.asarray(reward, jnp.float32),
+        discount=jnp.zeros((), jnp.float32),
+        first=jnp.ones((), bool),
+        last=jnp.zeros((), bool),
+    )
+
+
+def _typed(state, timestep: types.TimeStep):
+    """Pins the dtypes of a stepped `timestep` `[]`: both branches of a reset must agree."""
+    return state, timestep.replace(
+        reward=jnp.asarray(timestep.reward, jnp.float32),
+        discount=jnp.asarray(timestep.discount, jnp.float32),
+        first=jnp.zeros((), bool),
+        last=jnp.asarray(timestep.last, bool),
+    )
+
+
+def as_host_env(env: types.Env, num_envs: int, key: chex.PRNGKey) -> types.HostEnv:
+    """Serves a JAX environment `[num_envs]` as a `HostEnv`, for evaluation and host-side loops."""
+    reset_key, run_key = jax.random.split(key)
+    reset_all = jax.jit(jax.vmap(env.reset))
+    step_all = jax.jit(
+        lambda state, action, key, count: jax.vmap(env.step)(
+            state, action, jax.random.split(jax.random.fold_in(key, count), num_envs)
+        )
+    )
+    memory: dict[str, Any] = {}
+
+    def reset():
+        state, timestep = reset_all(jax.random.split(reset_key, num_envs))
+        memory.update(state=state, count=0)
+        return jax.device_get(timestep)
+
+    def step(action):
+        memory["state"], timestep = step_all(memory["state"], action, run_key, memory["count"])
+        memory["count"] += 1
+        return jax.device_get(timestep)
+
+    return types.HostEnv(spec=env.spec, num_envs=num_envs, reset=reset, step=step)

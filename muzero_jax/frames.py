@@ -1,0 +1,69 @@
+"""What the representation sees: a `History` from stored rows, or kept while acting."""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from muzero_jax.types import Array, History, TimeStep, Transition
+
+
+def history_from_window(observations: Array, rows: Transition, row: Array, length: int) -> History:
+    """The `History` of one row of one window (unbatched).
+
+    Args:
+      observations: `[F, ...]`, frames of rows 1..F of the window.
+      rows: `Transition` `[L]`.
+      row: `[]` int32 in [length, F], the row whose history is wanted.
+      length: S.
+
+    Returns:
+      `History` `[S]`, equal to what acting saw at that row.
+    """
+    start = row - length + 1  # The oldest row in sight; rows before an episode's first are hidden.
+
+    def take(x: Array, begin: Array) -> Array:
+        return jax.lax.dynamic_slice_in_dim(x, begin, length)
+
+    position = jnp.arange(length)
+    first = take(rows.first, start)
+    # The newest `first` row in sight; -1 when the episode began earlier.
+    begin = jnp.max(jnp.where(first, position, -1))
+    valid = position >= begin
+    led_here = position > begin  # Nothing led to a `first` row.
+    frames = take(observations, start - 1)
+    return History(
+        observation=frames[jnp.maximum(position, begin)],
+        action=jnp.where(led_here, take(rows.action, start - 1), 0),
+        reward=jnp.where(led_here, take(rows.reward, start), 0.0),
+        valid=valid,
+    )
+
+
+def history_init(observation: Array, length: int) -> History:
+    """An empty acting carry for observations like `observation` `[E, ...]`."""
+    num_envs = observation.shape[0]
+    return History(
+        observation=jnp.zeros((num_envs, length, *observation.shape[1:]), observation.dtype),
+        action=jnp.zeros((num_envs, length), jnp.int32),
+        reward=jnp.zeros((num_envs, length), jnp.float32),
+        valid=jnp.zeros((num_envs, length), bool),
+    )
+
+
+def history_push(history: History, timestep: TimeStep, action: Array) -> History:
+    """Appends one time step `[E]` and the action `[E]` that led to it; `first` rows start anew."""
+    chex.assert_equal_shape_prefix([history.action, timestep.observation], 1)
+    first = timestep.first
+    frame = timestep.observation[:, None]
+    lead = first.reshape(first.shape + (1,) * (frame.ndim - 1))
+
+    def push(old: Array, new: Array) -> Array:
+        return jnp.concatenate([old[:, 1:], new[:, None]], axis=1)
+
+    shifted = jnp.concatenate([history.observation[:, 1:], frame], axis=1)
+    return History(
+        observation=jnp.where(lead, frame, shifted),
+        action=jnp.where(first[:, None], 0, push(history.action, action)),
+        reward=jnp.where(first[:, None], 0.0, push(history.reward, timestep.reward)),
+        valid=push(jnp.where(first[:, None], False, history.valid), jnp.ones_like(first)),
+    )

@@ -1,0 +1,218 @@
+"""From targets and a loss to an update; one learning step on the replay."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from muzero_jax.types import Array, LossFn, Network, Params, Replay, Sample, TargetFn, TrainState
+
+
+class UpdateOutput(NamedTuple):
+    """`priority` `[B]`, `applied` `[]` bool, `metrics` a dict of scalars."""
+
+    priority: Array
+    applied: Array
+    metrics: dict[str, Array]
+
+
+# After so many updates in a row that were not finite, none is applied any more: the run has to
+# stop, and whoever reads `skipped_in_a_row` later than that still sees it.
+MAX_SKIPPED_IN_A_ROW = 10
+
+UpdateFn = Callable[[TrainState, chex.PRNGKey, Sample], tuple[TrainState, UpdateOutput]]
+
+
+def make_optimizer(
+    *,
+    learning_rate: float,
+    warmup_updates: int = 0,
+    decay_updates: int | None = None,
+    final_fraction: float = 0.0,
+    weight_decay: float = 1e-4,
+    max_grad_norm: float = 5.0,
+    momentum: float | None = None,
+) -> optax.GradientTransformation:
+    """AdamW, or SGD with `momentum`, behind gradient clipping by global norm.
+
+    The rate rises linearly over `warmup_updates`, then falls by a cosine to `final_fraction` of
+    itself at `decay_updates` (None: it stays). Biases and norms are not decayed.
+    """
+    if decay_updates is None:
+        schedule = optax.linear_schedule(0.0, learning_rate, warmup_updates)
+        schedule = schedule if warmup_updates else learning_rate
+    else:
+        schedule = optax.warmup_cosine_decay_schedule(
+            0.0 if warmup_updates else learning_rate,
+            learning_rate,
+            warmup_updates,
+            max(decay_updates, warmup_updates + 1),
+            learning_rate * final_fraction,
+        )
+    clip = optax.clip_by_global_norm(max_grad_norm)
+    if momentum is None:
+        return optax.chain(
+            clip, optax.adamw(schedule, weight_decay=weight_decay, mask=_is_matrix)
+        )
+    return optax.chain(
+        clip,
+        optax.add_decayed_weights(weight_decay, mask=_is_matrix),
+        optax.sgd(schedule, momentum=momentum),
+    )
+
+
+def _is_matrix(params: Params) -> Params:
+    return jax.tree.map(lambda x: x.ndim > 1, params)
+
+
+def init_train_state(
+    network: Network, optimizer: optax.GradientTransformation, key: chex.PRNGKey
+) -> TrainState:
+    """Fresh parameters, the target equal to them."""
+    params = network.init(key)
+    return TrainState(
+        params=params,
+        target_params=jax.tree.map(jnp.copy, params),  # Donated buffers must not be shared.
+        opt_state=optimizer.init(params),
+        step=jnp.zeros((), jnp.int32),
+        skipped_in_a_row=jnp.zeros((), jnp.int32),
+    )
+
+
+def importance_weights(probability: Array, num_drawable: Array, exponent: float) -> Array:
+    """w = (N·P)^-β `[B]`; for β < 1 divided by the batch's largest (Schaul et al. 2016, 3.4).
+
+    At β = 1 the weighted loss is an unbiased estimate under uniform sampling, so that nothing is
+    divided.
+    """
+    weights = (num_drawable * jnp.maximum(probability, 1e-30)) ** -exponent
+    return weights / jnp.max(weights) if exponent < 1.0 else weights
+
+
+def make_update(
+    targets: TargetFn,
+    loss: LossFn,
+    optimizer: optax.GradientTransformation,
+    *,
+    target_interval_updates: int,
+    importance_exponent: float,
+    axis_name: str | None = None,
+) -> UpdateFn:
+    """One gradient step; an update that is not finite changes nothing but its counter.
+
+    Args:
+      targets: makes targets from a sample.
+      loss: per-example loss; importance weights are applied here and nowhere else.
+      optimizer: an optax chain.
+      target_interval_updates: applied updates between copies into `target_params`.
+      importance_exponent: β.
+      axis_name: mesh axis over which gradients and losses are averaged, or None.
+
+    Returns:
+      `UpdateFn`: `(TrainState, key, Sample) -> (TrainState, UpdateOutput)`.
+    """
+
+    def mean(tree):
+        return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
+
+    def update(train: TrainState, key, sample: Sample) -> tuple[TrainState, UpdateOutput]:
+        target_key, loss_key = jax.random.split(key)
+        target = targets(train.params, train.target_params, target_key, sample)
+        weights = importance_weights(
+            sample.probability, sample.num_drawable, importance_exponent
+        )
+
+        def objective(params):
+            per_example, aux = loss(params, loss_key, sample, target)
+            chex.assert_equal_shape([per_example, weights])
+            return jnp.mean(weights * per_example), aux
+
+        (value, aux), grads = jax.value_and_grad(objective, has_aux=True)(train.params)
+        value, grads = mean((value, grads))
+        norm = optax.tree.norm(grads)
+        # Judged on averages, so that every device decides alike.
+        finite = jnp.isfinite(value) & jnp.isfinite(norm)
+        finite &= train.skipped_in_a_row < MAX_SKIPPED_IN_A_ROW
+        updates, opt_state = optimizer.update(grads, train.opt_state, train.params)
+        params = optax.apply_updates(train.params, updates)
+        step = train.step + 1
+        refresh = step % target_interval_updates == 0
+        target_params = jax.tree.map(
+            lambda new, old: jnp.where(refresh, new, old), params, train.target_params
+        )
+        after = TrainState(
+            params=params,
+            target_params=target_params,
+            opt_state=opt_state,
+            step=step,
+            skipped_in_a_row=jnp.zeros_like(train.skipped_in_a_row),
+        )
+        before = train.replace(skipped_in_a_row=train.skipped_in_a_row + 1)
+        train = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, before)
+        metrics = {name: jnp.mean(x) for name, x in aux.items()}
+        metrics |= {
+            "loss": value,
+            "grad_norm": norm,
+            "importance_weight_min": jnp.min(weights),
+            "skipped_in_a_row": train.skipped_in_a_row.astype(jnp.float32),
+        }
+        return train, UpdateOutput(aux["priority"], finite, mean(metrics))
+
+    return update
+
+
+def make_learn(replay: Replay, update: UpdateFn, *, batch_size: int):
+    """Sample, update, refresh priorities: `(TrainState, replay state, key) -> (..., metrics)`.
+
+    A skipped update leaves priorities as they were.
+    """
+
+    def learn(train: TrainState, replay_state, key):
+        sample_key, update_key = jax.random.split(key)
+        sample = replay.sample(replay_state, sample_key, batch_size)
+        train, output = update(train, update_key, sample)
+        # Writing nobody's priority is an index out of range, which JAX drops.
+        nobody = jnp.iinfo(jnp.int32).max
+        index = jnp.where(output.applied, sample.index, nobody)
+        replay_state = replay.update_priorities(replay_state, index, output.priority)
+        return train, replay_state, output.metrics
+
+    return learn
+
+
+def updates_due(rows: int, *, min_rows: int, rows_per_update: int) -> int:
+    """Updates that should have been attempted once `rows` rows are stored; host integers."""
+    return max(0, rows - min_rows) // rows_per_update
+
+
+def check_ratio(rows_per_step: int, *, min_rows: int, rows_per_update: int) -> None:
+    """Refuses a ratio that steps of `rows_per_step` rows cannot keep exactly.
+
+    Raises:
+      ValueError: where neither of the two numbers divides the other, or one is out of range.
+    """
+    if rows_per_update < 1 or min_rows < 0:
+        raise ValueError(
+            "replay.rows_per_update must be >= 1 and replay.min_rows >= 0,"
+            f" got {rows_per_update} and {min_rows}"
+        )
+    if rows_per_update % rows_per_step and rows_per_step % rows_per_update:
+        raise ValueError(
+            f"replay.rows_per_update {rows_per_update} and the {rows_per_step} rows of one step"
+            " must divide one another"
+        )
+
+
+def fold_count(key: chex.PRNGKey, purpose: int, count: Array) -> chex.PRNGKey:
+    """The key of the `count`-th use for a purpose; `count` is uint32 `[2]`, see `split_count`."""
+    key = jax.random.fold_in(key, purpose)
+    return jax.random.fold_in(jax.random.fold_in(key, count[0]), count[1])
+
+
+def split_count(count: int) -> np.ndarray:
+    """A host counter as uint32 `[2]` (high, low), so that it may pass 2^32 inside a program."""
+    return np.array([count >> 32, count & 0xFFFFFFFF], np.uint32)

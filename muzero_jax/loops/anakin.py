@@ -1,0 +1,168 @@
+"""Environments, search, replay and learning in one compiled program on the device."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from muzero_jax.acting import init_carry
+from muzero_jax.learner import check_ratio, fold_count, split_count, updates_due
+from muzero_jax.types import Array, EnvSpec, Explore, Replay, RunState, Transition
+
+fetch = jax.device_get  # The only way in which this module reads the device.
+
+ITERATION, LEARN = 0, 1  # Purposes of keys.
+
+
+@chex.dataclass(frozen=True)
+class AnakinCarry:
+    """`acting` of a `RunState`: the `ActingCarry` `[E]`, the running raw return of each episode
+    `[E]`, and how many rows were resets since the run began (`[]` uint32, it may wrap)."""
+
+    carry: Any
+    running_return: Array
+    resets: Array
+
+
+def init_anakin_carry(spec: EnvSpec, num_envs: int, history_steps: int) -> AnakinCarry:
+    """The carry of a new run."""
+    return AnakinCarry(
+        carry=init_carry(spec, num_envs, history_steps),
+        running_return=jnp.zeros((num_envs,), jnp.float32),
+        resets=jnp.zeros((), jnp.uint32),
+    )
+
+
+def anakin(
+    run: RunState,
+    *,
+    rollout: Callable[..., Any],
+    replay: Replay,
+    learn: Callable[..., Any],
+    explore_at: Callable[[int], Explore],
+    key: chex.PRNGKey,
+    min_rows: int,
+    rows_per_update: int,
+    steps_per_iteration: int,
+) -> Iterator[tuple[RunState, dict[str, Any]]]:
+    """Yields `(run, metrics)` after every iteration, for ever (Podracer, Hessel et al. 2021).
+
+    An iteration is one program: act `steps_per_iteration` (T) steps in all E environments, store
+    them, run the updates that have become due.
+
+    Args:
+      run: where to start; `run.acting` is an `AnakinCarry`. Its buffers are donated, and so are
+        those of a yielded run once the next is asked for. `run.counters.env_steps` learns of the
+        resets of one iteration during the next, so that the device never waits for the host.
+      rollout: from `make_rollout` with T steps.
+      replay: takes the rows.
+      learn: from `make_learn`.
+      explore_at: `(attempted updates) -> Explore`.
+      key: of the run.
+      min_rows: rows stored before the first update.
+      rows_per_update: r; updates attempted = floor((rows - min_rows) / r), exactly.
+      steps_per_iteration: T.
+
+    Raises:
+      ValueError: where E·T and the ratio do not divide.
+    """
+    num_rows = run.timestep.reward.shape[0] * steps_per_iteration
+    check_ratio(num_rows, min_rows=min_rows, rows_per_update=rows_per_update)
+    iterate = jax.jit(make_iteration(rollout, replay, learn, key), donate_argnums=(0, 1, 2, 3, 4))
+    counters = run.counters
+    resets = jnp.copy(run.acting.resets)  # Outlives the donation.
+    resets_told = fetch(resets)
+    while True:
+        rows = counters.rows + num_rows
+        due = updates_due(rows, min_rows=min_rows, rows_per_update=rows_per_update)
+        train, replay_state, env, timestep, acting, metrics = iterate(
+            run.train,
+            run.replay,
+            run.env,
+            run.timestep,
+            run.acting,
+            explore_at(counters.updates),
+            split_count(counters.iteration),
+            split_count(counters.updates),
+            np.int32(due - counters.updates),
+        )
+        # Waits for the iteration before, while the device is busy with this one.
+        newly_told = fetch(resets)
+        resets = metrics.pop("resets")
+        counters = counters._replace(
+            iteration=counters.iteration + 1,
+            env_steps=counters.env_steps + num_rows - (newly_told - resets_told).item(),
+            rows=rows,
+            updates=due,
+        )
+        resets_told = newly_told
+        run = RunState(
+            train=train,
+            replay=replay_state,
+            env=env,
+            timestep=timestep,
+            acting=acting,
+            counters=counters,
+        )
+        yield run, {f"train/{name}": x for name, x in metrics.items()}
+
+
+def make_iteration(rollout, replay: Replay, learn, key: chex.PRNGKey) -> Callable[..., Any]:
+    """One iteration as a pure function; `num_updates` is traced, so that warm-up is no second
+    program."""
+
+    def iteration(
+        train, replay_state, env, timestep, acting, explore, count, updates, num_updates
+    ):
+        (env, timestep, carry), rows = rollout(
+            train.params,
+            fold_count(key, ITERATION, count),
+            env,
+            timestep,
+            acting.carry,
+            explore,
+            (updates[1] & 0x7FFFFFFF).astype(jnp.int32),
+        )
+        replay_state = replay.add(replay_state, 0, rows)
+
+        def one(i, state):
+            train, replay_state, _ = state
+            low = updates[1] + i.astype(jnp.uint32)
+            high = updates[0] + (low < updates[1]).astype(jnp.uint32)
+            learn_key = fold_count(key, LEARN, jnp.stack([high, low]))
+            return learn(train, replay_state, learn_key)
+
+        shapes = jax.eval_shape(learn, train, replay_state, key)[2]
+        nothing = jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), shapes)
+        train, replay_state, metrics = jax.lax.fori_loop(
+            0, num_updates, one, (train, replay_state, nothing)
+        )
+        running, returns = episode_returns(acting.running_return, rows)
+        resets = acting.resets + jnp.sum(rows.first).astype(jnp.uint32)
+        acting = AnakinCarry(carry=carry, running_return=running, resets=resets)
+        metrics = {**metrics, **returns, "resets": jnp.copy(resets)}
+        return train, replay_state, env, timestep, acting, metrics
+
+    return iteration
+
+
+def episode_returns(running: Array, rows: Transition) -> tuple[Array, dict[str, Array]]:
+    """Sum and number of the raw returns that finish in rows `[E, T]`; `running` is `[E]`.
+
+    The reward of a `first` row still belongs to the episode before (same-step resets), or is 0
+    (next-step resets).
+    """
+
+    def step(running, row):
+        reward, first = row
+        running = running + reward
+        return jnp.where(first, 0.0, running), jnp.where(first, running, 0.0)
+
+    running, finished = jax.lax.scan(step, running, (rows.reward.T, rows.first.T))
+    return running, {
+        "return_sum": jnp.sum(finished),
+        "episodes": jnp.sum(rows.first).astype(jnp.float32),
+    }

@@ -1,0 +1,204 @@
+"""Environments on the host, search and learning on the device, overlapped at an exact ratio.
+
+One group step is: fetch the actions of group g; dispatch the updates due; step the host for g;
+dispatch the search of g. While the host steps one group, the device works for the others. The
+parameters that each search sees are a function of the counters alone (Podracer, Hessel et al.
+2021, with the race taken out).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+import time
+from typing import Any
+
+import chex
+import jax
+import numpy as np
+
+from muzero_jax.learner import check_ratio, fold_count, split_count, updates_due
+from muzero_jax.types import Counters, Explore, HostEnv, RunState, TimeStep
+
+fetch = jax.device_get  # The only way in which this module reads the device.
+
+ACT, LEARN = 0, 1  # Purposes of keys.
+
+
+def sebulba(
+    run: RunState,
+    *,
+    envs: Sequence[HostEnv],
+    act_and_add: Callable[..., Any],
+    learn: Callable[..., Any],
+    explore_at: Callable[[int], Explore],
+    key: chex.PRNGKey,
+    min_rows: int,
+    rows_per_update: int,
+    steps_per_iteration: int,
+    probe_interval_iterations: int = 0,
+) -> Iterator[tuple[RunState, dict[str, Any]]]:
+    """Yields `(run, metrics)` after every iteration, for ever.
+
+    Args:
+      run: where to start; `run.acting` is a tuple with an `ActingCarry` for each group. Its
+        buffers are donated, and so are those of a yielded run once the next is asked for.
+      envs: groups of equal size e, not yet reset; group g owns replay environments g·e and on.
+      act_and_add: from `make_act_and_add`.
+      learn: from `make_learn`.
+      explore_at: `(attempted updates) -> Explore`.
+      key: of the run.
+      min_rows: rows stored before the first update.
+      rows_per_update: r; updates attempted = floor((rows - min_rows) / r), exactly.
+      steps_per_iteration: group steps of each group in an iteration.
+      probe_interval_iterations: every so many iterations run one in which each call is waited
+        for, so that the shares of time can be told; 0 is never.
+
+    Raises:
+      ValueError: where the ratio does not divide, or groups differ in size.
+    """
+    group_size = envs[0].num_envs
+    if any(env.num_envs != group_size for env in envs):
+        raise ValueError("env: all groups must have the same number of environments")
+    check_ratio(group_size, min_rows=min_rows, rows_per_update=rows_per_update)
+    act_step = _bind_act(act_and_add, explore_at, key)
+    learn_step = _bind_learn(learn, key)
+    train, replay, carries = run.train, run.replay, list(run.acting)
+    counters = run.counters
+    stats = EpisodeReturns(len(envs), group_size)
+    metrics: dict[str, Any] = {}
+    resets = [env.reset() for env in envs]
+    for g, timestep in enumerate(resets):
+        counters, replay, carries[g] = act_step(train, replay, carries[g], timestep, g, counters)
+    while True:
+        # A probe: one iteration in which every call is waited for tells the shares of time.
+        probe = probe_interval_iterations and (
+            counters.iteration % probe_interval_iterations == probe_interval_iterations - 1
+        )
+        watch = Stopwatch(wait=fetch if probe else None)
+        for g, env in list(enumerate(envs)) * steps_per_iteration:
+            action = watch.time("fetch", fetch, carries[g].action)
+            due = updates_due(counters.rows, min_rows=min_rows, rows_per_update=rows_per_update)
+            while counters.updates < due:
+                train, replay, metrics, counters = watch.time(
+                    "update", learn_step, train, replay, counters
+                )
+            timestep = watch.time("env", env.step, action)
+            stats.add(g, timestep)
+            counters, replay, carries[g] = watch.time(
+                "search", act_step, train, replay, carries[g], timestep, g, counters
+            )
+        counters = counters._replace(iteration=counters.iteration + 1)
+        run = RunState(
+            train=train,
+            replay=replay,
+            env=None,
+            timestep=None,
+            acting=tuple(carries),
+            counters=counters,
+        )
+        yield run, {
+            **{f"train/{name}": x for name, x in metrics.items()},
+            **stats.take(),
+            **watch.seconds(),
+        }
+
+
+def _bind_act(act_and_add, explore_at, key):
+    """A host function that dispatches one group's search and counts the rows it stores."""
+
+    def dispatched(params, replay, carry, timestep, start, count, explore, made_at_updates):
+        act_key = fold_count(key, ACT, count)
+        return act_and_add(
+            params, replay, carry, timestep, start, act_key, explore, made_at_updates
+        )
+
+    jitted = jax.jit(dispatched, donate_argnums=(1, 2))
+
+    def act_step(train, replay, carry, timestep: TimeStep, group: int, counters: Counters):
+        size = timestep.reward.shape[0]
+        replay, carry = jitted(
+            train.params,
+            replay,
+            carry,
+            timestep,
+            np.int32(group * size),
+            split_count(counters.rows),
+            explore_at(counters.updates),
+            np.int32(counters.updates & 0x7FFFFFFF),
+        )
+        counters = counters._replace(
+            rows=counters.rows + size,
+            env_steps=counters.env_steps + size - np.count_nonzero(timestep.first),
+        )
+        return counters, replay, carry
+
+    return act_step
+
+
+def _bind_learn(learn, key):
+    """A host function that dispatches one update and counts it as attempted."""
+
+    def dispatched(train, replay, count):
+        return learn(train, replay, fold_count(key, LEARN, count))
+
+    jitted = jax.jit(dispatched, donate_argnums=(0, 1))
+
+    def learn_step(train, replay, counters: Counters):
+        train, replay, metrics = jitted(train, replay, split_count(counters.updates))
+        return train, replay, metrics, counters._replace(updates=counters.updates + 1)
+
+    return learn_step
+
+
+class Stopwatch:
+    """Seconds per named kind of call in one iteration; with `wait`, each call is waited for."""
+
+    def __init__(self, wait: Callable[[Any], Any] | None):
+        self._wait = wait
+        self._seconds: dict[str, float] = {}
+        self._begin = time.perf_counter()
+
+    def time(self, name: str, call: Callable[..., Any], *args: Any) -> Any:
+        """`call(*args)`, with its time booked under `name`."""
+        begin = time.perf_counter()
+        output = call(*args)
+        if self._wait is not None:
+            self._wait(jax.tree.leaves(output)[-1:])
+        elapsed = time.perf_counter() - begin
+        self._seconds[name] = self._seconds.get(name, 0.0) + elapsed
+        return output
+
+    def seconds(self) -> dict[str, float]:
+        """Shares of the time since the start, as `speed/share_<name>`.
+
+        Without `wait`, only what the host itself spent (environments, and waiting in `fetch`) is
+        told; device work is told by the iterations that waited for it.
+        """
+        total = time.perf_counter() - self._begin
+        told = self._seconds if self._wait is not None else {
+            name: self._seconds.get(name, 0.0) for name in ("env", "fetch")
+        }
+        prefix = "speed/share_" if self._wait is not None else "speed/host_share_"
+        return {f"{prefix}{name}": x / total for name, x in told.items()}
+
+
+class EpisodeReturns:
+    """Raw returns of finished training episodes, from host time steps `[e]` of each group.
+
+    The reward of a `first` row still belongs to the episode before (same-step resets), or is 0
+    (next-step resets).
+    """
+
+    def __init__(self, num_groups: int, group_size: int):
+        self._running = np.zeros((num_groups, group_size), np.float64)
+        self._finished: list[float] = []
+
+    def add(self, group: int, timestep: TimeStep) -> None:
+        """Books one time step of one group."""
+        running = self._running[group]
+        running += timestep.reward
+        self._finished += running[timestep.first].tolist()
+        running[timestep.first] = 0.0
+
+    def take(self) -> dict[str, float]:
+        """Sum and number of the returns finished since the last call; then forgets them."""
+        finished, self._finished = self._finished, []
+        return {"train/return_sum": sum(finished), "train/episodes": len(finished)}

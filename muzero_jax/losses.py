@@ -1,0 +1,110 @@
+"""The unrolled loss. Every maker returns a `LossFn` of `types.py`."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from muzero_jax import frames
+from muzero_jax.types import Array, Codecs, History, LossFn, Network, Policy, Sample, Targets
+
+PolicyLoss = Callable[[Array, Policy], Array]
+
+
+def policy_cross_entropy(logits: Array, policy: Array) -> Array:
+    """Cross-entropy `[...]` of policy logits `[..., A]` against search weights `[..., A]`."""
+    return optax.softmax_cross_entropy(logits, policy)
+
+
+def make_loss(
+    network: Network,
+    codecs: Codecs,
+    *,
+    history_steps: int,
+    unroll_steps: int,
+    value_weight: float = 0.25,
+    reward_weight: float = 1.0,
+    policy_weight: float = 1.0,
+    policy_loss: PolicyLoss = policy_cross_entropy,
+) -> LossFn:
+    """MuZero's loss (equation 1, appendix G): K recurrent steps from each root, three heads.
+
+    Heads of the root weigh 1, those of step k >= 1 weigh 1/K; the gradient into the embedding is
+    halved at the start of each recurrent step; masked terms add 0 and nothing is renormalised.
+
+    Args:
+      network: what learns.
+      codecs: of value and reward; their `loss` is used.
+      history_steps: S.
+      unroll_steps: K.
+      value_weight: 0.25 in MuZero Reanalyze.
+      reward_weight: of the reward head.
+      policy_weight: of the policy head.
+      policy_loss: `(policy logits [..., A], search policy [...]) -> [...]`.
+
+    Returns:
+      `LossFn`: per-example loss `[B]` without importance weights, and aux of `[B]` arrays with
+      `priority` = |root value prediction - root value target|.
+    """
+
+    def loss(params, key, sample: Sample, targets: Targets) -> tuple[Array, dict[str, Array]]:
+        del key
+        prediction = network.initial_inference(params, root_history(sample, history_steps))
+        root_value = codecs.value.decode(prediction.value_logits)
+        actions = sample.rows.action[:, history_steps : history_steps + unroll_steps]
+
+        def step(embedding, action):
+            embedding = jax.tree.map(lambda x: scale_gradient(x, 0.5), embedding)
+            prediction = network.recurrent_inference(params, embedding, action)
+            return prediction.embedding, prediction.replace(embedding=None)
+
+        _, unrolled = jax.lax.scan(step, prediction.embedding, actions.T, unroll=True)
+        # [B, K+1, ...]: the root first.
+        logits = jax.tree.map(
+            lambda root, rest: jnp.concatenate([root[:, None], jnp.moveaxis(rest, 0, 1)], axis=1),
+            prediction.replace(embedding=None),
+            unrolled,
+        )
+        step_weight = jnp.where(jnp.arange(unroll_steps + 1) == 0, 1.0, 1.0 / unroll_steps)
+
+        def total(per_step, mask):
+            # `where` and not a product: 0 · inf of a masked step must not poison the sum.
+            return jnp.sum(jnp.where(mask > 0, step_weight * mask * per_step, 0.0), axis=1)
+
+        value = total(codecs.value.loss(logits.value_logits, targets.value), targets.value_mask)
+        reward = total(
+            codecs.reward.loss(logits.reward_logits, targets.reward), targets.reward_mask
+        )
+        policy = total(policy_loss(logits.policy_logits, targets.policy), targets.policy_mask)
+        aux = {
+            "value_loss": value,
+            "reward_loss": reward,
+            "policy_loss": policy,
+            "root_value": root_value,
+            "value_target": targets.value[:, 0],
+            "policy_entropy": _entropy(logits.policy_logits[:, 0]),
+            "priority": jnp.abs(root_value - targets.value[:, 0]),
+        }
+        return value_weight * value + reward_weight * reward + policy_weight * policy, aux
+
+    return loss
+
+
+def root_history(sample: Sample, history_steps: int) -> History:
+    """The `History` `[B, S]` of every root of a sample."""
+    return jax.vmap(
+        lambda observations, rows: frames.history_from_window(
+            observations, rows, history_steps, history_steps
+        )
+    )(sample.observations, sample.rows)
+
+
+def scale_gradient(x: Array, scale: float) -> Array:
+    """`x` itself, with its gradient multiplied by `scale`."""
+    return x * scale + jax.lax.stop_gradient(x) * (1.0 - scale)
+
+
+def _entropy(logits: Array) -> Array:
+    log_probabilities = jax.nn.log_softmax(logits)
+    return -jnp.sum(jnp.exp(log_probabilities) * log_probabilities, axis=-1)

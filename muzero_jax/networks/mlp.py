@@ -1,0 +1,103 @@
+"""A fully connected network for observations that are vectors."""
+
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from muzero_jax.networks.blocks import Head, make_network, scale_embedding
+from muzero_jax.types import Array, Codecs, EnvSpec, History, Network
+
+
+class _Trunk(nn.Module):
+    """`num_layers` of Dense, LayerNorm and ReLU: `[B, D]` -> `[B, width]`."""
+
+    width: int
+    num_layers: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        for _ in range(self.num_layers):
+            x = nn.Dense(self.width, dtype=self.dtype, use_bias=False)(x)
+            x = nn.relu(nn.LayerNorm(dtype=self.dtype)(x))
+        return x
+
+
+class _Representation(nn.Module):
+    """`History` `[B, S]` -> embedding `[B, width]`."""
+
+    num_actions: int
+    width: int
+    num_layers: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, history: History) -> Array:
+        batch, length = history.action.shape
+        x = history.observation.reshape(batch, -1).astype(self.dtype)
+        if length > 1:  # With one frame there is nothing between frames to tell.
+            actions = jax.nn.one_hot(history.action, self.num_actions, dtype=self.dtype)
+            seen = history.valid[..., None].astype(self.dtype)
+            x = jnp.concatenate([x, (actions * seen).reshape(batch, -1), seen[..., 0]], axis=-1)
+        x = _Trunk(self.width, self.num_layers, self.dtype)(x)
+        return scale_embedding(nn.Dense(self.width, dtype=self.dtype)(x))
+
+
+class _Dynamics(nn.Module):
+    """(embedding `[B, width]`, action `[B]`) -> (embedding, reward logits)."""
+
+    num_actions: int
+    num_logits: int
+    width: int
+    num_layers: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, embedding: Array, action: Array) -> tuple[Array, Array]:
+        one_hot = jax.nn.one_hot(action, self.num_actions, dtype=self.dtype)
+        x = jnp.concatenate([embedding, one_hot], axis=-1)
+        x = _Trunk(self.width, self.num_layers, self.dtype)(x)
+        reward_logits = Head(self.num_logits, self.width, self.dtype)(x)
+        moved = nn.Dense(self.width, dtype=self.dtype)(x)
+        return scale_embedding(embedding + moved), reward_logits
+
+
+class _Prediction(nn.Module):
+    """embedding `[B, width]` -> (policy logits, value logits)."""
+
+    num_actions: int
+    num_logits: int
+    width: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, embedding: Array) -> tuple[Array, Array]:
+        policy_logits = Head(self.num_actions, self.width, self.dtype)(embedding)
+        return policy_logits, Head(self.num_logits, self.width, self.dtype)(embedding)
+
+
+def make_mlp_network(
+    spec: EnvSpec,
+    codecs: Codecs,
+    *,
+    history_steps: int,
+    width: int = 128,
+    num_layers: int = 1,
+    dtype: str = "float32",
+) -> Network:
+    """An MLP network: every layer has `width` units, the body computes in `dtype`.
+
+    Parameters, heads and what comes out stay float32.
+    """
+    actions, value, reward = spec.num_actions, codecs.value.num_logits, codecs.reward.num_logits
+    dtype = jnp.dtype(dtype)
+    return make_network(
+        spec,
+        history_steps=history_steps,
+        num_reward_logits=reward,
+        representation=_Representation(actions, width, num_layers, dtype),
+        dynamics=_Dynamics(actions, reward, width, num_layers, dtype),
+        prediction=_Prediction(actions, value, width, dtype),
+    )

@@ -1,0 +1,208 @@
+"""Device-resident replay: a ring of rows `[E, T]`, drawn uniformly or by priority.
+
+A row is *drawable* when it is not `last`, when `future_steps` newer rows of its environment are in
+the ring, and when `history_steps` older ones are (before the ring is full, what lies before the
+first row counts as present: row 0 is `first`, so nothing there is ever read). Its weight is
+(priority + floor)^exponent; weight 0 means "not drawable" and nothing else. An exponent of 0 is
+uniform sampling.
+"""
+
+from collections.abc import Callable
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from muzero_jax.types import Array, Replay, Sample, Transition
+
+
+@chex.dataclass(frozen=True)
+class ReplayState:
+    """The ring.
+
+    Attributes:
+      rows: `Transition` with leading `[E, T]`; every leaf is stored flat, `[E, T, size]`, because
+        TPUs tile the two minor axes.
+      weights: `[E, T]` float32.
+      cursor: `[E]` int32, the slot that is written next.
+      filled: `[E]` int32, how many slots hold rows.
+    """
+
+    rows: Transition
+    weights: Array
+    cursor: Array
+    filled: Array
+
+
+def make_replay(
+    row: Transition,
+    initial_priority: Callable[[Transition], Array],
+    *,
+    num_envs: int,
+    rows_per_env: int,
+    history_steps: int,
+    future_steps: int,
+    observed_steps: int,
+    lookahead_steps: int,
+    priority_exponent: float,
+    priority_floor: float,
+) -> Replay:
+    """A ring for `num_envs` environments (E) of `rows_per_env` rows each (T).
+
+    Args:
+      row: one example row, unbatched; arrays or `jax.ShapeDtypeStruct`s.
+      initial_priority: `(Transition [t + lookahead_steps] of scalars) -> [t]`, the priority of the
+        first t rows; it sees neither observations nor policies.
+      num_envs: E.
+      rows_per_env: T.
+      history_steps: S.
+      future_steps: K + n.
+      observed_steps: F, frames in a sample.
+      lookahead_steps: n, the newer rows that `initial_priority` needs; at most `future_steps`.
+      priority_exponent: α (Schaul et al. 2016).
+      priority_floor: added to every priority, > 0.
+
+    Raises:
+      ValueError: where the ring is too short for a single window.
+    """
+    window = history_steps + 1 + future_steps
+    if rows_per_env < window + 1:
+        raise ValueError(
+            f"replay.rows_per_env must be > {window} (history + 1 + unroll + bootstrap),"
+            f" got {rows_per_env}"
+        )
+    if not priority_floor > 0:
+        raise ValueError(f"replay.priority_floor must be > 0, got {priority_floor}")
+    ring = rows_per_env
+
+    def to_weight(priority: Array) -> Array:
+        return (priority + priority_floor) ** priority_exponent
+
+    def init() -> ReplayState:
+        def empty(x):
+            return jnp.zeros((num_envs, ring, math.prod(x.shape)), x.dtype)
+
+        return ReplayState(
+            rows=jax.tree.map(empty, row),
+            weights=jnp.zeros((num_envs, ring), jnp.float32),
+            cursor=jnp.zeros((num_envs,), jnp.int32),
+            filled=jnp.zeros((num_envs,), jnp.int32),
+        )
+
+    def add(state: ReplayState, env_start: Array, rows: Transition) -> ReplayState:
+        num_rows_envs, steps = rows.reward.shape
+        if steps + window > ring:
+            raise ValueError(f"cannot add {steps} rows at once to a ring of {ring}")
+        envs = env_start + jnp.arange(num_rows_envs)
+        cursor, filled = state.cursor[envs], state.filled[envs]
+        slots = (cursor[:, None] + jnp.arange(steps)) % ring
+        stored = jax.tree.map(
+            lambda ring_leaf, new: ring_leaf.at[envs[:, None], slots].set(
+                new.reshape(num_rows_envs, steps, -1).astype(ring_leaf.dtype)
+            ),
+            state.rows,
+            rows,
+        )
+        # The rows just written have no future yet, and the next S have lost their history.
+        stale = (cursor[:, None] + jnp.arange(steps + history_steps)) % ring
+        weights = state.weights.at[envs[:, None], stale].set(0.0)
+        # Exactly `steps` rows per environment have just got their last missing newer row.
+        age = future_steps + steps - jnp.arange(steps + lookahead_steps)
+        matured = (cursor[:, None] + steps - 1 - (age - 1)) % ring
+        scalars = _scalars(stored, envs[:, None], matured)
+        priority = jax.vmap(initial_priority)(scalars)
+        written = filled[:, None] + steps >= age[:steps]
+        drawable = written & ~scalars.last[:, :steps]
+        weights = weights.at[envs[:, None], matured[:, :steps]].set(
+            jnp.where(drawable, to_weight(priority), 0.0)
+        )
+        return ReplayState(
+            rows=stored,
+            weights=weights,
+            cursor=state.cursor.at[envs].set((cursor + steps) % ring),
+            filled=state.filled.at[envs].set(jnp.minimum(filled + steps, ring)),
+        )
+
+    def sample(state: ReplayState, key: chex.PRNGKey, batch_size: int) -> Sample:
+        env, slot, probability = draw(state.weights, key, batch_size)
+        offsets = jnp.arange(-history_steps, future_steps + 1)
+        slots = (slot[:, None] + offsets) % ring
+        rows = state.rows.replace(observation=None)
+        rows = jax.tree.map(
+            lambda leaf, like: leaf[env[:, None], slots].reshape(*slots.shape, *like.shape),
+            rows,
+            row.replace(observation=None),
+        )
+        frames = state.rows.observation[env[:, None], slots[:, 1 : 1 + observed_steps]]
+        return Sample(
+            rows=rows,
+            observations=frames.reshape(batch_size, observed_steps, *row.observation.shape),
+            index=jnp.stack([env, slot], axis=-1),
+            probability=probability,
+            num_drawable=jnp.sum(state.weights > 0).astype(jnp.float32),
+        )
+
+    def update_priorities(state: ReplayState, index: Array, priority: Array) -> ReplayState:
+        env, slot = index[:, 0], index[:, 1]
+        old = state.weights[env, slot]
+        new = jnp.where(old > 0, to_weight(priority), 0.0)
+        # A row drawn twice gets the larger weight, in whatever order a GPU scatters.
+        weights = state.weights.at[env, slot].set(0.0).at[env, slot].max(new)
+        return state.replace(weights=weights)
+
+    def abandon(state: ReplayState) -> ReplayState:
+        newest = (state.cursor - 1) % ring
+        envs = jnp.arange(num_envs)
+        last = state.rows.last.at[envs, newest].set(True)
+        return state.replace(rows=state.rows.replace(last=last))
+
+    return Replay(init, add, sample, update_priorities, abandon)
+
+
+def _scalars(rows: Transition, envs: Array, slots: Array) -> Transition:
+    """The scalar fields of stored rows at `[e, t]`; what is not a scalar is None."""
+    names = ("reward", "discount", "first", "last", "value")
+    return Transition(
+        observation=None,
+        invalid_actions=None,
+        action=None,
+        policy=None,
+        made_at_updates=None,
+        **{name: getattr(rows, name)[envs, slots, 0] for name in names},
+    )
+
+
+def draw(weights: Array, key: chex.PRNGKey, batch_size: int) -> tuple[Array, Array, Array]:
+    """Draws (environment, slot, true probability), each `[batch_size]`, by `weights` `[E, T]`.
+
+    Two levels, a block and then a row inside it, each with its own uniform number: a single
+    float32 cumulative sum over 1e6 weights loses 18 % of the rows, and one 23-bit uniform is too
+    coarse for them. Where all weights are 0 it draws row 0 with probability 0.
+    """
+    block_key, row_key = jax.random.split(key)
+    num_rows = weights.size
+    block = math.ceil(math.sqrt(num_rows))
+    num_blocks = math.ceil(num_rows / block)
+    flat = jnp.pad(weights.reshape(-1), (0, num_blocks * block - num_rows))
+    blocks = flat.reshape(num_blocks, block)
+    sums = jnp.sum(blocks, axis=-1)
+    which_block = _inverse_cdf(sums, jax.random.uniform(block_key, (batch_size,)))
+    inside = jax.vmap(_inverse_cdf)(
+        blocks[which_block], jax.random.uniform(row_key, (batch_size,))
+    )
+    index = which_block * block + inside
+    total = jnp.sum(sums)
+    probability = jnp.where(total > 0, flat[index] / jnp.where(total > 0, total, 1.0), 0.0)
+    return index // weights.shape[1], index % weights.shape[1], probability
+
+
+def _inverse_cdf(weights: Array, uniform: Array) -> Array:
+    """Indices drawn by `weights` `[N]` with numbers in [0, 1); weight 0 is never drawn."""
+    # Rounding makes a parallel cumulative sum dip; the running maximum over positive entries
+    # leaves entries of weight 0 exactly no width.
+    total = jnp.where(weights > 0, jnp.cumsum(weights), 0.0)
+    edges = jax.lax.cummax(total)
+    index = jnp.searchsorted(edges, uniform * edges[-1], side="right")
+    # uniform * total may round up to total: then the last entry with a width is meant.
+    return jnp.minimum(index, jnp.searchsorted(edges, edges[-1], side="left")).astype(jnp.int32)

@@ -1,0 +1,144 @@
+"""Search functions on mctx. Every one has the signature `SearchFn` of `types.py`."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import mctx
+
+from muzero_jax.types import Array, Codecs, Explore, Network, Params, SearchFn, SearchOutput
+
+
+def make_gumbel_search(
+    network: Network,
+    codecs: Codecs,
+    *,
+    num_actions: int,
+    turn_sign: int,
+    discount: float,
+    num_simulations: int,
+    max_num_considered_actions: int = 16,
+    max_depth: int | None = None,
+    value_scale: float = 0.1,
+    maxvisit_init: float = 50.0,
+) -> SearchFn:
+    """Gumbel MuZero (Danihelka et al. 2022): sequential halving at the root, completed Q-values.
+
+    Args:
+      network: what is searched; its logits are decoded by `codecs`.
+      codecs: of value and reward.
+      num_actions: A.
+      turn_sign: +1 one player, -1 two players who alternate.
+      discount: γ per step.
+      num_simulations: N.
+      max_num_considered_actions: how many root actions enter sequential halving.
+      max_depth: of the tree; None is N.
+      value_scale: c_scale of the paper's σ.
+      maxvisit_init: c_visit of the paper's σ.
+
+    Returns:
+      `SearchFn`; its `policy` is `[B, A]` float32, the improved policy.
+    """
+    recurrent_fn = make_recurrent_fn(network, codecs, signed_discount=discount * turn_sign)
+
+    def qtransform(tree, node_index):
+        return mctx.qtransform_completed_by_mix_value(
+            tree, node_index, value_scale=value_scale, maxvisit_init=maxvisit_init
+        )
+
+    def search(params, key, history, invalid_actions, explore: Explore) -> SearchOutput:
+        search_key, action_key = jax.random.split(key)
+        root = root_of(network, codecs, params, history)
+        chex.assert_axis_dimension(root.prior_logits, -1, num_actions)
+        output = mctx.gumbel_muzero_policy(
+            params,
+            search_key,
+            root,
+            recurrent_fn,
+            num_simulations=num_simulations,
+            invalid_actions=invalid_actions,
+            max_depth=max_depth,
+            qtransform=qtransform,
+            max_num_considered_actions=min(max_num_considered_actions, num_actions),
+            gumbel_scale=explore.noise_scale,
+        )
+        policy = output.action_weights
+        return SearchOutput(
+            action=choose_action(action_key, output.action, policy, invalid_actions, explore),
+            policy=policy,
+            value=search_value(output.search_tree, policy),
+        )
+
+    return search
+
+
+def root_of(network: Network, codecs: Codecs, params: Params, history) -> mctx.RootFnOutput:
+    """The root that mctx wants, from `History` `[B, S]`."""
+    prediction = network.initial_inference(params, history)
+    return mctx.RootFnOutput(
+        prior_logits=prediction.policy_logits.astype(jnp.float32),
+        value=codecs.value.decode(prediction.value_logits),
+        embedding=prediction.embedding,
+    )
+
+
+def make_recurrent_fn(network: Network, codecs: Codecs, *, signed_discount: float):
+    """The model that mctx steps: `signed_discount` is γ times `turn_sign`.
+
+    Nothing terminates inside the tree: past an end the model has learned reward and value 0
+    (MuZero appendix A).
+    """
+
+    def recurrent_fn(params, key, action, embedding):
+        del key
+        prediction = network.recurrent_inference(params, embedding, action)
+        reward = codecs.reward.decode(prediction.reward_logits)
+        return mctx.RecurrentFnOutput(
+            reward=reward,
+            discount=jnp.full_like(reward, signed_discount),
+            prior_logits=prediction.policy_logits.astype(jnp.float32),
+            value=codecs.value.decode(prediction.value_logits),
+        ), prediction.embedding
+
+    return recurrent_fn
+
+
+def search_value(tree: mctx.Tree, policy: Array) -> Array:
+    """Σ π'(a) q(a) / Σ π'(a) over the visited root actions, `[B]`; `policy` is π' `[B, A]`.
+
+    Not the root node's value: under sequential halving that averages over forced visits, and does
+    not converge with more simulations.
+    """
+    summary = tree.summary()
+    weight = jnp.where(summary.visit_counts > 0, policy, 0.0)
+    q = jnp.where(summary.visit_counts > 0, summary.qvalues, 0.0)
+    total = jnp.sum(weight, axis=-1)
+    # A policy may put (almost) nothing on what was visited; then visits count alike.
+    visits = jnp.maximum(summary.visit_counts, 0).astype(q.dtype)
+    fallback = jnp.sum(visits * q, axis=-1) / jnp.maximum(jnp.sum(visits, axis=-1), 1.0)
+    tiny = 1e-8
+    return jnp.where(
+        total > tiny, jnp.sum(weight * q, axis=-1) / jnp.maximum(total, tiny), fallback
+    )
+
+
+def choose_action(
+    key: chex.PRNGKey,
+    greedy: Array,
+    policy: Array,
+    invalid_actions: Array | None,
+    explore: Explore,
+) -> Array:
+    """The action to execute `[B]`: the search's own choice, or a draw as `Explore` says.
+
+    With a temperature τ > 0 it is drawn from `policy` `[B, A]` to the power 1/τ (MuZero appendix
+    D); with probability `random_move` it is a uniform legal action instead.
+    """
+    draw_key, random_key, coin_key = jax.random.split(key, 3)
+    legal = jnp.ones_like(policy, bool) if invalid_actions is None else ~invalid_actions
+    safe_temperature = jnp.maximum(explore.temperature, 1e-3)
+    logits = jnp.log(jnp.maximum(policy, 1e-30)) / safe_temperature
+    drawn = jax.random.categorical(draw_key, jnp.where(legal, logits, -jnp.inf))
+    action = jnp.where(explore.temperature > 0, drawn, greedy)
+    uniform = jax.random.categorical(random_key, jnp.where(legal, 0.0, -jnp.inf))
+    coin = jax.random.uniform(coin_key, action.shape) < explore.random_move
+    return jnp.where(coin, uniform, action).astype(jnp.int32)

@@ -1,0 +1,133 @@
+"""Training targets from stored rows. Every maker returns a `TargetFn` of `types.py`."""
+
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from muzero_jax import frames
+from muzero_jax.returns import bootstrap_offsets, n_step_returns, unroll_masks
+from muzero_jax.types import Array, Codec, History, Network, Params, Sample, TargetFn, Targets
+from muzero_jax.types import Transition
+
+RewardTransform = Callable[[Array], Array]
+
+
+def make_targets(
+    *,
+    history_steps: int,
+    unroll_steps: int,
+    bootstrap_steps: int,
+    discount: float,
+    reward_transform: RewardTransform | None = None,
+    bootstrap_value: Callable[[Params, History], Array] | None = None,
+) -> TargetFn:
+    """MuZero's targets (section 3 and appendix G): policy, n-step value and reward.
+
+    Args:
+      history_steps: S, the root's index in a sample's rows.
+      unroll_steps: K.
+      bootstrap_steps: n.
+      discount: γ per step.
+      reward_transform: elementwise, for example `jnp.sign`; None keeps raw rewards.
+      bootstrap_value: `(target_params, History [B*(K+1), S]) -> [B*(K+1)]`, evaluated at exactly
+        the rows that returns bootstrap from; None takes the stored search values. It needs
+        samples with S + K + n frames.
+
+    Returns:
+      `TargetFn`.
+    """
+
+    def targets(params, target_params, key, sample: Sample) -> Targets:
+        del params, key  # The stored search made policies and, by default, values.
+        rows = sample.rows
+        length = history_steps + 1 + unroll_steps + bootstrap_steps
+        chex.assert_axis_dimension(rows.reward, 1, length)
+        if reward_transform is not None:
+            rows = rows.replace(reward=reward_transform(rows.reward))
+        future = jax.tree.map(lambda x: x[:, history_steps:], rows)
+        offsets = jax.vmap(lambda x: bootstrap_offsets(x, bootstrap_steps))(future.last)
+        positions = jnp.arange(unroll_steps + 1) + offsets
+        if bootstrap_value is None:
+            bootstraps = jnp.take_along_axis(future.value, positions, axis=1)
+        else:
+            histories = _histories(sample, history_steps + positions, history_steps)
+            values = bootstrap_value(target_params, histories)
+            bootstraps = values.reshape(positions.shape)
+        make = jax.vmap(lambda r, o, b: _unroll_targets(r, o, b, unroll_steps, discount))
+        return jax.lax.stop_gradient(make(future, offsets, bootstraps))
+
+    return targets
+
+
+def _unroll_targets(
+    future: Transition, offsets: Array, bootstraps: Array, unroll_steps: int, discount: float
+) -> Targets:
+    """Targets `[K+1]` of one root from its rows t..t+K+n, unbatched."""
+    steps = unroll_steps + 1
+    returns = n_step_returns(
+        future.reward,
+        future.discount,
+        offsets,
+        bootstraps,
+        n=future.reward.shape[0] - steps,
+        gamma=discount,
+    )
+    alive, cut, last, truncated = unroll_masks(future.discount[:steps], future.last[:steps])
+    alive_before = jnp.concatenate([jnp.ones((1,), bool), alive[:-1]])
+    is_step = jnp.arange(steps) > 0
+    return Targets(
+        policy=jax.tree.map(lambda x: x[:steps].astype(jnp.float32), future.policy),
+        value=jnp.where(alive, returns, 0.0),
+        reward=jnp.where(alive_before & is_step, future.reward[:steps], 0.0),
+        policy_mask=(alive & ~cut & ~last).astype(jnp.float32),
+        value_mask=(~cut & ~(alive & truncated)).astype(jnp.float32),
+        reward_mask=(~cut & is_step).astype(jnp.float32),
+    )
+
+
+def _histories(sample: Sample, positions: Array, history_steps: int) -> History:
+    """`History` `[B*P, S]` of rows `positions` `[B, P]` of every window, flattened."""
+
+    def of_window(observations, rows, positions):
+        return jax.vmap(
+            lambda row: frames.history_from_window(observations, rows, row, history_steps)
+        )(positions)
+
+    histories = jax.vmap(of_window)(sample.observations, sample.rows, positions)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), histories)
+
+
+def make_network_bootstrap(network: Network, value: Codec) -> Callable[[Params, History], Array]:
+    """Bootstrap values from a (target) network's value head, for `make_targets`."""
+
+    def bootstrap_value(target_params: Params, history: History) -> Array:
+        return value.decode(network.initial_inference(target_params, history).value_logits)
+
+    return bootstrap_value
+
+
+def make_initial_priority(
+    *,
+    bootstrap_steps: int,
+    discount: float,
+    reward_transform: RewardTransform | None = None,
+) -> Callable[[Transition], Array]:
+    """|stored search value - n-step return| of rows, for `make_replay` (MuZero appendix G).
+
+    The function takes `Transition` `[t + n]` and returns `[t]`: the same return and the same
+    reward transform as the targets that are learned.
+    """
+
+    def initial_priority(rows: Transition) -> Array:
+        rewards = rows.reward if reward_transform is None else reward_transform(rows.reward)
+        offsets = bootstrap_offsets(rows.last, bootstrap_steps)
+        num_rows = offsets.shape[0]
+        bootstraps = rows.value[jnp.arange(num_rows) + offsets]
+        returns = n_step_returns(
+            rewards, rows.discount, offsets, bootstraps, n=bootstrap_steps, gamma=discount
+        )
+        return jnp.abs(rows.value[:num_rows] - returns)
+
+    return initial_priority

@@ -1,0 +1,1 @@
+"""Slow, plain references written from the published descriptions, never from the library."""

@@ -1,0 +1,257 @@
+"""The rows that the envpool adapter makes, from running emulators."""
+
+import numpy as np
+import pytest
+
+from muzero_jax.envs import host
+
+
+def _play(env, actions):
+    """Rows `[T+1, E]`, the reset row included, for `actions` `[T, E]`."""
+    rows = [env.reset()] + [env.step(action) for action in actions]
+    names = ("observation", "reward", "discount", "first", "last")
+    return {name: np.stack([getattr(row, name) for row in rows]) for name in names}
+
+
+def _random_actions(env, steps, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, env.spec.num_actions, (steps, env.num_envs)).astype(np.int32)
+
+
+def test_seeds_of_purposes_groups_and_resumes_are_disjoint():
+    """Planted bug seen: the purpose left out of the SeedSequence."""
+    seeds = [
+        each
+        for seed in range(10)
+        for purpose in (host.TRAIN, host.EVAL, host.RANDOM)
+        for resume in range(2)
+        for group in range(2)
+        for each in host.env_seeds(seed, purpose, resume, group, 32)
+    ]
+    assert len(set(seeds)) == len(seeds) == 10 * 3 * 2 * 2 * 32
+    assert 0 <= min(seeds) and max(seeds) < 2**31
+    assert all(type(seed) is int for seed in seeds)
+    assert host.env_seeds(3, host.EVAL, 0, 0, 4) == host.env_seeds(3, host.EVAL, 0, 0, 8)[:4]
+
+
+@pytest.mark.envpool
+def test_cartpole_truncates_at_its_limit():
+    """Limit 12, alternating actions. Planted bugs seen: d = 0 on truncation; first one row late."""
+    env = host.make_classic("CartPole-v1", seeds=[1, 2, 3], max_steps=12)
+    assert env.num_envs == 3 and env.spec.max_steps == 12 and env.spec.truncates
+    assert env.spec.observation_shape == (4,) and env.spec.num_actions == 2
+    rows = _play(env, np.tile(np.arange(40)[:, None] % 2, (1, 3)))
+    index = np.arange(41) % 13  # 12 steps and a reset row.
+    for e in range(3):
+        np.testing.assert_array_equal(rows["first"][:, e], index == 0)
+        np.testing.assert_array_equal(rows["last"][:, e], index == 12)
+        np.testing.assert_array_equal(rows["discount"][:, e], index != 0)
+        np.testing.assert_array_equal(rows["reward"][:, e], index != 0)
+    assert np.abs(rows["observation"][rows["first"]]).max() <= 0.05
+
+
+@pytest.mark.envpool
+def test_cartpole_terminates_and_the_reset_row_ignores_its_action():
+    """Planted bugs seen: d = 1 on a terminated row; d = 1 on a reset row."""
+    env = host.make_classic("CartPole-v1", seeds=[1, 2, 3])
+    rows = _play(env, np.ones((40, 3), np.int64))
+    assert rows["last"].sum() >= 9
+    np.testing.assert_array_equal(rows["first"][1:], rows["last"][:-1])
+    np.testing.assert_array_equal(rows["discount"], ~(rows["first"] | rows["last"]))
+    np.testing.assert_array_equal(rows["reward"], ~rows["first"])
+    assert (np.abs(rows["observation"][rows["last"]][:, 2]) > 12 * np.pi / 180).all()
+    other = _play(
+        host.make_classic("CartPole-v1", seeds=[1, 2, 3]),
+        np.where(rows["last"][:-1], 0, 1),
+    )
+    np.testing.assert_array_equal(other["observation"], rows["observation"])
+
+
+@pytest.mark.envpool
+@pytest.mark.parametrize(
+    "task,shape,actions,limit",
+    [
+        ("Acrobot-v1", (6,), 3, 500),
+        ("MountainCar-v0", (2,), 3, 200),
+        ("LunarLander-v3", (8,), 4, 1000),
+    ],
+)
+def test_other_classic_tasks(task, shape, actions, limit):
+    """Planted bug seen: the limit of the spec fixed at 500."""
+    env = host.make_classic(task, seeds=[1, 2])
+    assert env.spec.observation_shape == shape and env.spec.num_actions == actions
+    assert env.spec.max_steps == limit and env.spec.observation_dtype == "float32"
+    row = env.reset()
+    assert row.observation.shape == (2, *shape) and row.observation.dtype == np.float32
+    rows = _play(env, _random_actions(env, 205))
+    if task == "MountainCar-v0":  # Random play never arrives: -1 per step and a truncation.
+        np.testing.assert_array_equal(np.flatnonzero(rows["last"][:, 0]), [200])
+        assert rows["discount"][200, 0] == 1 and rows["reward"][:201, 0].sum() == -200
+
+
+@pytest.mark.envpool
+@pytest.mark.parametrize("image,shape", [("gray84", (84, 84, 1)), ("rgb96", (96, 96, 3))])
+def test_atari_frames(image, shape):
+    """Breakout's picture is upright and in colour. Planted bug seen: reshape for transpose."""
+    env = host.make_atari("breakout", seeds=[1, 2], image=image)
+    assert env.spec.observation_shape == shape and env.spec.observation_dtype == "uint8"
+    assert env.spec.num_actions == 4 and env.spec.max_steps == 27000
+    row = env.reset()
+    for _ in range(4):
+        kept, copy = row, row.observation.copy()
+        row = env.step(np.array([3, 3], np.int32))
+        np.testing.assert_array_equal(kept.observation, copy)  # No buffer is written again.
+    frame = row.observation
+    assert frame.shape == (2, *shape) and frame.dtype == np.uint8 and frame.flags.c_contiguous
+    height, width, _ = shape
+    bricks = frame[0, int(height * 0.28) : int(height * 0.42), 10:-10]
+    below = frame[0, int(height * 0.5) : int(height * 0.8), 10:-10]
+    assert bricks.min(axis=(0, 1)).max() > 60 and (below == 0).mean() > 0.95
+    # Rows of bricks have one colour each: columns agree, rows do not.
+    assert np.ptp(bricks.astype(int), axis=1).max() <= 2
+    assert np.ptp(bricks.astype(int), axis=0).max() > 20
+    if image == "rgb96":  # The uppermost bricks are red.
+        red, green, blue = bricks[0, 0].astype(int)
+        assert red > green + 50 and red > blue + 50
+    assert row.reward.dtype == row.discount.dtype == np.float32
+    assert row.first.dtype == row.last.dtype == bool and row.invalid_actions is None
+    assert row.reward.shape == row.discount.shape == row.first.shape == row.last.shape == (2,)
+
+
+@pytest.mark.envpool
+def test_full_action_space():
+    """Planted bug seen: the option not handed on."""
+    env = host.make_atari("Pong", seeds=[1], full_action_space=True)
+    assert env.spec.num_actions == 18
+    assert host.make_atari("Pong", seeds=[1]).spec.num_actions == 6
+
+
+@pytest.fixture(scope="module")
+def breakout():
+    """FIRE always, in three versions: life loss no end, life loss an end, limit at the game over.
+
+    The paddle never moves, so that five balls are soon lost.
+    """
+
+    def play(steps, **options):
+        env = host.make_atari("Breakout", seeds=[1, 7], **options)
+        return _play(env, np.ones((steps, 2), np.int32))
+
+    plain = play(400)
+    over = int(np.flatnonzero(plain["last"][:, 0])[0])
+    lives = play(400, life_loss_is_end=True)
+    limited = play(over + 3, max_steps=over)
+    return plain, lives, limited, over
+
+
+@pytest.mark.envpool
+def test_a_lost_life_is_only_a_zero_discount(breakout):
+    """Planted bugs seen: a lost life marks `last`; lives compared with the start of the game."""
+    plain, lives, _, over = breakout
+    for name in ("observation", "reward", "first", "last"):
+        np.testing.assert_array_equal(plain[name], lives[name])
+    np.testing.assert_array_equal(plain["discount"], ~(plain["first"] | plain["last"]))
+    episode = lives["discount"][1 : over + 1, 0]
+    # Five lives: four losses in the game, the fifth is the game over.
+    assert (episode == 0).sum() == 5 and episode[-1] == 0
+    assert not lives["last"][1:over, 0].any()
+    # The second game counts its own lives anew.
+    second = lives["discount"][over + 2 :, 0]
+    assert 1 <= (second[: over // 2] == 0).sum() < 5
+
+
+@pytest.mark.envpool
+def test_game_over_at_the_limit_is_a_termination(breakout):
+    """envpool itself calls it truncated. Planted bugs seen: `info["terminated"]`
+    not read; every truncation taken for a game over.
+    """
+    plain, _, limited, over = breakout
+    assert limited["last"][over, 0] and limited["discount"][over, 0] == 0
+    np.testing.assert_array_equal(
+        limited["observation"][: over + 1], plain["observation"][: over + 1]
+    )
+    assert limited["first"][over + 1, 0] and limited["discount"][over + 1, 0] == 0
+    # With the limit one step before, the same game is truncated and not dead.
+    env = host.make_atari("Breakout", seeds=[1, 7], max_steps=over - 1)
+    earlier = _play(env, np.ones((over, 2), np.int32))
+    assert earlier["last"][over - 1, 0] and earlier["discount"][over - 1, 0] == 1
+
+
+@pytest.mark.envpool
+def test_rewards_are_raw():
+    """SpaceInvaders pays 5 to 30 a hit. Planted bug seen: reward_clip=True."""
+    env = host.make_atari("SpaceInvaders", seeds=[1, 2])
+    rewards = _play(env, _random_actions(env, 200))["reward"]
+    assert rewards.max() >= 5 and set(np.unique(rewards)) <= {0, 5, 10, 15, 20, 25, 30, 200}
+
+
+@pytest.mark.envpool
+def test_seeds_decide_the_stream():
+    """Planted bug seen: only `seeds[0]` is handed on (envpool then takes seed + i)."""
+
+    def play(seeds):
+        env = host.make_atari("Pong", seeds=seeds, sticky=0.25)
+        return _play(env, np.tile(np.arange(60)[:, None] % 6, (1, len(seeds))))["observation"]
+
+    ours = play([11, 500, 11])
+    np.testing.assert_array_equal(ours, play([11, 500, 11]))
+    np.testing.assert_array_equal(ours[:, 0], ours[:, 2])
+    assert (ours[:, 0] != ours[:, 1]).any()
+    np.testing.assert_array_equal(play([500])[:, 0], ours[:, 1])
+
+
+@pytest.mark.envpool
+def test_sticky_and_noop_options_act():
+    """Same seeds and actions, other options. Planted bug seen: sticky not handed on."""
+
+    def play(**options):
+        env = host.make_atari("Pong", seeds=[5, 6], **options)
+        return _play(env, _random_actions(env, 40))["observation"]
+
+    assert (play() != play(sticky=0.25)).any()
+    # Cars in Freeway never stand still, so that a start shows the number of no-ops.
+    starts = host.make_atari("Freeway", seeds=list(range(8)), noop_max=1).reset().observation
+    assert (starts == starts[0]).all()  # One no-op leaves no chance.
+    starts = host.make_atari("Freeway", seeds=list(range(8)), noop_max=30).reset().observation
+    assert len(np.unique(starts.reshape(8, -1), axis=0)) >= 4
+
+
+@pytest.mark.envpool
+def test_actions_are_checked():
+    """envpool accepts them all. Planted bugs seen: `>` for `>=`; the dtype check left out."""
+    env = host.make_atari("Pong", seeds=[1, 2])
+    with pytest.raises(RuntimeError, match="step called before reset"):
+        env.step(np.zeros(2, np.int32))
+    env.reset()
+    for bad, message in (
+        ([0, 99], r"^action 99 outside \[0, 6\)$"),
+        ([6, 0], r"^action 6 outside \[0, 6\)$"),
+        ([-1, 0], r"^action -1 outside \[0, 6\)$"),
+        ([0.0, 1.0], r"^action \(2,\) float64, needed \(2,\) integer$"),
+        ([0], r"^action \(1,\) int64, needed \(2,\) integer$"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            env.step(np.array(bad))
+    env.step(np.array([5, 0]))
+
+
+@pytest.mark.envpool
+@pytest.mark.parametrize(
+    "make,name,options,message",
+    [
+        (host.make_atari, "Pongg", {}, r"^unknown game 'Pongg'; did you mean 'Pong'\?$"),
+        (host.make_classic, "CartPol-v1", {}, r"^unknown env 'CartPol-v1'; did you mean 'CartPole"),
+        (host.make_classic, "Pendulum-v1", {}, "needed: discrete actions and float32"),
+        (host.make_classic, "FrozenLake-v1", {}, "needed: discrete actions and float32"),
+        (host.make_atari, "Pong", {"image": "gray"}, "unknown image 'gray'; known: gray84, rgb96"),
+        (host.make_atari, "Pong", {"noop_max": 0}, "noop_max 0 must be >= 1"),
+        (host.make_atari, "Pong", {"max_steps": 0}, "max_steps 0 must be >= 1"),
+        (host.make_atari, "Pong", {"sticky": 1.5}, r"sticky 1.5 must be in \[0, 1\]"),
+        (host.make_atari, "Pong", {"seeds": []}, "number of seeds 0 must be >= 1"),
+        (host.make_atari, "Pong", {"seeds": [2**31]}, "seed 2147483648 must be in"),
+    ],
+)
+def test_bad_options_are_named(make, name, options, message):
+    """Each of these crashes envpool, is ignored by it, or has an empty or vague message."""
+    with pytest.raises(ValueError, match=message):
+        make(name, **{"seeds": [1], **options})

@@ -1,0 +1,155 @@
+"""Tests of the writers and the reader of metrics."""
+
+import io
+import json
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from muzero_jax import metrics
+
+
+def _record(env_steps, resumes=0, **more):
+    return {"env_steps": env_steps, "updates": 1, "wall_s": 0.5, "resumes": resumes, **more}
+
+
+def test_jsonl_writes_plain_valid_json(tmp_path):
+    """Fails if NaN is written as such (not JSON), or if an array scalar stays a string."""
+    path = tmp_path / "deep" / "metrics.jsonl"
+    writer = metrics.make_jsonl_writer(path)
+    record = _record(
+        np.int64(2**40),
+        a=jnp.float32(0.5),
+        b=jnp.bfloat16(1.5),
+        c=np.float32("nan"),
+        d=float("inf"),
+        e=[np.float64(1), float("nan"), 2],
+        f=jnp.arange(3),
+        g=np.bool_(True),
+        h=None,
+        i="text\nwith a line",
+    )
+    writer.write(record)
+    # Read before `close`: a line must not wait in a buffer for a kill to lose it.
+    (line,) = path.read_text().splitlines()
+    writer.close()
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    assert json.loads(line, parse_constant=refuse) == _record(
+        2**40, a=0.5, b=1.5, c=None, d=None, e=[1.0, None, 2], f=[0, 1, 2], g=True, h=None,
+        i="text\nwith a line",
+    )
+
+
+@pytest.mark.parametrize("value", [object(), {1, 2}, b"bytes"])
+def test_jsonl_refuses_what_json_cannot_hold(tmp_path, value):
+    """Fails if an unknown object is written as its `repr`."""
+    writer = metrics.make_jsonl_writer(tmp_path / "m.jsonl")
+    with pytest.raises(TypeError):
+        writer.write(_record(1, bad=value))
+    writer.close()
+    assert (tmp_path / "m.jsonl").read_bytes() == b""
+
+
+@pytest.mark.parametrize("cut", range(1, 12))
+def test_jsonl_goes_on_after_a_kill(tmp_path, cut):
+    """Fails if the writer appends to a torn line: the next record would be lost with it."""
+    path = tmp_path / "m.jsonl"
+    for step in (10, 20):
+        writer = metrics.make_jsonl_writer(path)
+        writer.write(_record(step))
+        writer.close()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-cut])
+    writer = metrics.make_jsonl_writer(path)
+    writer.write(_record(20, resumes=1))
+    writer.write(_record(30, resumes=1))
+    writer.close()
+    assert path.read_bytes().startswith(whole[:-cut]), "what was there must stay"
+    kept = metrics.read_jsonl(path)
+    assert kept == [_record(10), _record(20, resumes=1), _record(30, resumes=1)]
+
+
+def test_reader_drops_abandoned_stretches(tmp_path):
+    """Fails if records are only compared at equal `env_steps`: 45 was abandoned, too."""
+    path = tmp_path / "m.jsonl"
+    writer = metrics.make_jsonl_writer(path)
+    stretches = {0: [10, 20, 30, 40], 1: [30, 40, 45, 50, 60], 2: [40], 3: [20, 21, 35]}
+    kept_of = {0: [10], 1: [], 2: [], 3: [20, 21, 35]}
+    for resumes, steps in stretches.items():
+        for step in steps:
+            writer.write(_record(step, resumes))
+    writer.close()
+    expected = [_record(step, resumes) for resumes, steps in kept_of.items() for step in steps]
+    assert metrics.read_jsonl(path) == expected
+
+
+def test_reader_keeps_all_records_of_one_step(tmp_path):
+    """Fails if a training and an evaluation record of the same step replace one another."""
+    path = tmp_path / "m.jsonl"
+    writer = metrics.make_jsonl_writer(path)
+    records = [_record(10, a=1), _record(10, b=2), _record(20, 1, a=1), _record(20, 1, b=2)]
+    for record in records:
+        writer.write(record)
+    writer.close()
+    with path.open("a") as file:
+        file.write('{"env_steps": 3')
+    assert metrics.read_jsonl(path) == records
+
+
+def test_tensorboard_writes_scalars_and_names_its_extra(tmp_path, monkeypatch):
+    """Fails if a list stops the run, or if the missing extra is not named."""
+    pytest.importorskip("tensorboardX")
+    writer = metrics.make_tensorboard_writer(tmp_path)
+    values = {"train/loss": jnp.float32(1), "eval/returns": [1.0, 2.0], "none": None}
+    writer.write(_record(10, **values))
+    writer.close()
+    (events,) = tmp_path.iterdir()
+    assert b"train/loss" in events.read_bytes() and b"eval/returns" in events.read_bytes()
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(ImportError, match=r"muzero_jax\[tensorboard\]"):
+        metrics.make_tensorboard_writer(tmp_path)
+
+
+def test_progress_prints_plain_lines_when_not_on_a_terminal():
+    """Fails if a bar's carriage returns get into a log file, or if every record makes a line."""
+    stream = io.StringIO()
+    writer = metrics.make_progress_writer(1000, stream)
+    speed = {"speed/env_steps_per_s": np.float32(250)}
+    writer.write(_record(100, **speed))
+    writer.write(_record(200, **speed))
+    writer.write(_record(300, **speed, **{"eval/return_mean": 7.5, "eval/returns": [7.0, 8.0]}))
+    writer.write(_record(1000, **speed))
+    writer.close()
+    lines = stream.getvalue().splitlines()
+    assert "\r" not in stream.getvalue()
+    assert [line.split(" ")[0] for line in lines] == ["100/1000", "300/1000", "1000/1000"]
+    assert lines[0].endswith("? left, 250 env_steps/s")
+    assert lines[2].endswith("00:00 left, return 7.5, 250 env_steps/s")
+
+
+def test_progress_draws_a_bar_on_a_terminal():
+    """Fails if the bar counts from zero on a resume."""
+    stream = io.StringIO()
+    stream.isatty = lambda: True
+    writer = metrics.make_progress_writer(1000, stream)
+    writer.write(_record(500, **{"eval/return_mean": 3.0}))
+    writer.close()
+    assert "50%" in stream.getvalue() and "return 3" in stream.getvalue()
+
+
+def test_combine_writes_to_all_and_closes_all():
+    """Fails if one of the writers is left out."""
+    seen = []
+    writers = [
+        metrics.Writer(lambda record, n=n: seen.append((n, record)), lambda n=n: seen.append(n))
+        for n in range(2)
+    ]
+    both = metrics.combine(*writers)
+    both.write({"env_steps": 1})
+    both.close()
+    assert seen == [(0, {"env_steps": 1}), (1, {"env_steps": 1}), 0, 1]

@@ -1,0 +1,367 @@
+"""Targets against brute force over lists of episodes, and against literal rows."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from muzero_jax import targets as targets_lib
+from muzero_jax import types
+from tests.oracles import episodes as oracle
+
+
+def make_sample(rows, roots, *, history_steps, unroll_steps, bootstrap_steps, num_frames=None):
+    """Windows around `roots`; what lies before the first row is poison."""
+    poison = oracle.Row((oracle.POISON,) * 2, oracle.POISON, 1.0, False, False, 1,
+                        np.full_like(rows[0].policy, oracle.POISON), oracle.POISON, (-1, -1))
+    rows = [poison] * history_steps + list(rows)
+    window = history_steps + 1 + unroll_steps + bootstrap_steps
+    index = np.asarray(roots)[:, None] + np.arange(window)
+
+    def column(name, dtype):
+        return jnp.asarray(np.array([getattr(row, name) for row in rows], dtype)[index])
+
+    batch = len(index)
+    frames = history_steps if num_frames is None else num_frames
+    return types.Sample(
+        rows=types.Transition(
+            observation=None,
+            reward=column("reward", np.float32),
+            discount=column("discount", np.float32),
+            first=column("first", bool),
+            last=column("last", bool),
+            invalid_actions=None,
+            action=column("action", np.int32),
+            policy=column("policy", np.float32),
+            value=column("value", np.float32),
+            made_at_updates=jnp.zeros(index.shape, jnp.int32),
+        ),
+        observations=column("observation", np.float32)[:, 1 : frames + 1],
+        index=jnp.zeros((batch, 2), jnp.int32),
+        probability=jnp.ones(batch),
+        num_drawable=jnp.float32(batch),
+    )
+
+
+def assert_targets(got, want, atol=1e-3):
+    """`want` is a list (roots) of lists (unroll steps) of oracle targets; None is masked."""
+    got = jax.tree.map(np.asarray, got)
+    for name in ("reward", "value", "policy"):
+        expected = [[getattr(target, name) for target in steps] for steps in want]
+        mask = np.array([[target is not None for target in steps] for steps in expected])
+        values, values_mask = getattr(got, name), getattr(got, name + "_mask")
+        if name == "reward":  # The root's own reward is not a target.
+            assert np.all((values_mask[:, 0] == 0) | (values[:, 0] == 0))
+            mask, values, values_mask = mask[:, 1:], values[:, 1:], values_mask[:, 1:]
+            expected = [steps[1:] for steps in expected]
+        np.testing.assert_array_equal(values_mask, mask.astype(np.float32), err_msg=name)
+        assert np.isfinite(values).all(), name  # A mask times NaN is NaN.
+        flat = [target for steps in expected for target in steps if target is not None]
+        if flat:
+            np.testing.assert_allclose(values[mask], np.array(flat), atol=atol, rtol=1e-4,
+                                       err_msg=name)
+
+
+def drawable(rows, unroll_steps, bootstrap_steps):
+    newest = len(rows) - unroll_steps - bootstrap_steps
+    return [i for i in range(newest) if not rows[i].last]
+
+
+# (players, same_step, truncates, life_loss, S, K, n, gamma)
+WORLDS = {
+    "one player, next step": (1, False, 0.0, 0.0, 1, 5, 3, 0.9),
+    "truncated": (1, False, 0.5, 0.0, 4, 5, 5, 0.97),
+    "abandoned often": (1, False, 1.0, 0.0, 2, 3, 10, 0.9),
+    "life loss": (1, False, 0.3, 0.2, 4, 5, 4, 0.997),
+    "life loss, same step": (1, True, 0.0, 0.2, 2, 4, 2, 0.9),
+    "one player, same step": (1, True, 0.1, 0.0, 1, 5, 5, 1.0),
+    "two players, same step": (2, True, 0.0, 0.0, 1, 5, 9, 1.0),
+    "two players, same step, abandoned": (2, True, 0.3, 0.0, 1, 4, 2, 0.9),
+    "two players, next step": (2, False, 0.4, 0.0, 3, 5, 3, 0.95),
+    "two players, life loss": (2, False, 0.4, 0.2, 1, 5, 1, 0.95),
+}
+
+
+def random_world(name, num_roots, seed=0, num_actions=3):
+    players, same_step, truncates, life_loss, steps, unroll, n, gamma = WORLDS[name]
+    rng = np.random.default_rng([seed, sorted(WORLDS).index(name)])
+    episodes = oracle.random_episodes(rng, 600, num_actions=num_actions, max_length=12,
+                                      truncates=truncates, life_loss=life_loss)
+    rows = oracle.lay_out(episodes, players=players, same_step=same_step)
+    roots = rng.choice(drawable(rows, unroll, n), num_roots)
+    sizes = {"history_steps": steps, "unroll_steps": unroll, "bootstrap_steps": n}
+    rule = {"unroll_steps": unroll, "td_steps": n, "gamma": gamma, "players": players}
+    return episodes, rows, roots, sizes, rule
+
+
+def expected_targets(episodes, rows, roots, **rule):
+    known = functools.lru_cache(maxsize=None)(
+        lambda number, state: oracle.targets_of(episodes[number], state, **rule))
+    return [known(*rows[root].where) for root in roots]
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_equals_brute_force_over_episodes(name):
+    """2,500 random roots of each kind of world (25,000 in all).
+
+    Planted: return through a truncated `last` (plain recursion); `last` of the next episode's rows
+    cutting an unroll that had terminated before; turn sign left out of the product; off by one in
+    the bootstrap; value of a truncated `last` not masked; the reward of dying masked.
+    """
+    episodes, rows, roots, sizes, rule = random_world(name, 2500)
+    make = targets_lib.make_targets(discount=rule["gamma"], **sizes)
+    got = jax.jit(make)(None, None, jax.random.key(0), make_sample(rows, roots, **sizes))
+    assert_targets(got, expected_targets(episodes, rows, roots, **rule))
+
+
+def test_brute_force_sees_a_wrong_sign_and_a_wrong_discount():
+    """Negative controls: the comparison above can fail."""
+    episodes, rows, roots, sizes, rule = random_world("two players, next step", 200)
+    sample = make_sample(rows, roots, **sizes)
+    want = expected_targets(episodes, rows, roots, **rule)
+    make = targets_lib.make_targets(discount=rule["gamma"], **sizes)
+    wrong = sample.replace(rows=sample.rows.replace(discount=jnp.abs(sample.rows.discount)))
+    with pytest.raises(AssertionError):
+        assert_targets(make(None, None, jax.random.key(0), wrong), want)
+    wrong = sample.replace(rows=sample.rows.replace(last=jnp.zeros_like(sample.rows.last)))
+    with pytest.raises(AssertionError):
+        assert_targets(make(None, None, jax.random.key(0), wrong), want)
+    wrong = sample.replace(rows=sample.rows.replace(value=sample.rows.value + 0.01))
+    with pytest.raises(AssertionError):
+        assert_targets(make(None, None, jax.random.key(0), wrong), want)
+
+
+@pytest.mark.parametrize("name", ["life loss", "two players, same step, abandoned"])
+def test_rewards_are_transformed_once(name):
+    """Clipping acts on every reward of the return and on the reward target, not on values."""
+    episodes, rows, roots, sizes, rule = random_world(name, 500, seed=1)
+    make = targets_lib.make_targets(
+        discount=rule["gamma"], reward_transform=lambda r: jnp.clip(r, -1, 1) / 2, **sizes)
+    got = jax.jit(make)(None, None, jax.random.key(0), make_sample(rows, roots, **sizes))
+    want = expected_targets(episodes, rows, roots, **rule,
+                            transform=lambda reward: min(max(reward, -1), 1) / 2)
+    assert_targets(got, want)
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_root_row_itself_is_not_read(name):
+    """The root's own reward, discount and `first` belong to the past (planted: z includes r_t).
+
+    Nor are the rows before it, and no observation without a value function.
+    """
+    _, rows, roots, sizes, rule = random_world(name, 64, seed=2)
+    sample = make_sample(rows, roots, **sizes)
+    root = sizes["history_steps"]
+    wrong = {key: getattr(sample.rows, key).at[:, : root + 1].set(value)
+             for key, value in (("reward", 321.0), ("discount", 0.5), ("first", True))}
+    wrong["last"] = sample.rows.last.at[:, :root].set(True)
+    wrong["value"] = sample.rows.value.at[:, :root].set(oracle.POISON)
+    other = sample.replace(rows=sample.rows.replace(**wrong),
+                           observations=jnp.full_like(sample.observations, jnp.nan))
+    make = jax.jit(targets_lib.make_targets(discount=rule["gamma"], **sizes))
+    got, again = (make(None, None, jax.random.key(0), s) for s in (sample, other))
+    jax.tree.map(np.testing.assert_array_equal, got, again)
+
+
+# Values from a function of the history.
+
+AGE = np.array([1.0, 0.7, -0.4, 0.9])  # Weight of the newest frame, the one before, ...
+
+
+def value_of_history(target_params, history):
+    """Reads all of a history `[N, S]`; the tag of the episode is in every frame."""
+    assert history.valid.dtype == bool and history.action.dtype == jnp.int32
+    steps = history.action.shape[1]
+    assert history.observation.shape[1:] == (steps, 2)
+    seen = (history.observation[..., 0] + 0.1 * history.observation[..., 1]
+            + 0.5 * history.action + 0.9 * history.reward + 1.3 * history.valid)
+    return target_params["scale"] * (seen @ AGE[:steps][::-1].astype(np.float32))
+
+
+def value_at_state(episode, state, steps):
+    """The same number from the episode: before its beginning the first frame is repeated."""
+    total = 0.0
+    for age in range(steps):
+        then = state - age
+        seen = episode.tag + 0.1 * max(then, 0) + 1.3 * (then >= 0)
+        if then >= 1:
+            seen += 0.5 * episode.actions[then - 1] + 0.9 * episode.rewards[then - 1]
+        total += AGE[age] * seen
+    return 2.0 * total
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_bootstrap_function_sees_the_right_history(name):
+    """Values come from `target_params`, at row t+k+m_k, from frames of one episode only.
+
+    The return has clipped rewards, the history has raw ones.
+
+    Planted: `params` instead of `target_params`; bootstrap at t+k+n; action of the frame's own row
+    instead of the one that led to it; repeated frames from the episode before; a first row that
+    keeps the final reward of the game before (same step); clipped rewards in the history; history
+    ended at a life loss.
+    """
+    episodes, rows, roots, sizes, rule = random_world(name, 500, seed=3)
+    make = targets_lib.make_targets(
+        discount=rule["gamma"], bootstrap_value=value_of_history,
+        reward_transform=lambda r: jnp.clip(r, -1, 1), **sizes)
+    sample = make_sample(rows, roots, num_frames=sum(sizes.values()), **sizes)
+    got = jax.jit(make)({"scale": 99.0}, {"scale": 2.0}, jax.random.key(0), sample)
+    steps = sizes["history_steps"]
+    want = expected_targets(
+        episodes, rows, roots, **rule, transform=lambda reward: min(max(reward, -1), 1),
+        value_at=lambda episode, state: value_at_state(episode, state, steps))
+    assert_targets(got, want)
+
+    # The stored values are not read at all.
+    blank = sample.replace(rows=sample.rows.replace(value=0 * sample.rows.value + 50.0))
+    again = jax.jit(make)({"scale": 99.0}, {"scale": 2.0}, jax.random.key(0), blank)
+    jax.tree.map(np.testing.assert_array_equal, got, again)
+
+
+# Literal rows: (reward, discount, first, last, value), worked out by hand.
+
+
+def literal(rows, root, *, unroll_steps, bootstrap_steps, discount):
+    """Reward, value and policy targets as lists, None where masked; history of 1."""
+    sizes = {"history_steps": 1, "unroll_steps": unroll_steps, "bootstrap_steps": bootstrap_steps}
+    rows = [oracle.Row((0.0, i), *row[:4], 0, np.full(2, i), row[4], (0, i))
+            for i, row in enumerate(rows)]
+    sample = make_sample(rows, [root], **sizes)
+    got = targets_lib.make_targets(discount=discount, **sizes)(
+        None, None, jax.random.key(0), sample)
+
+    def read(values, mask):
+        return [None if m == 0 else round(float(v), 4) for v, m in zip(values[0], mask[0])]
+
+    return (read(got.reward, got.reward_mask)[1:], read(got.value, got.value_mask),
+            read(got.policy[..., 0], got.policy_mask))
+
+
+FIRST = (0.0, 0.0, True, False)
+BEYOND = [(*FIRST, 500.0)] + 7 * [(77.0, 1.0, False, False, 500.0)]  # Another episode: keep out.
+
+
+def test_terminated():
+    """Published example (RELIABILITY 4): rewards 1 2 3, values 10 20 30, gamma 1/2, two steps.
+
+    z0 = 1 + 2/2 + 30/4 = 9.5; z1 = 2 + 3/2 = 3.5; z2 = 3; then absorbing, and no policy.
+    """
+    rows = [(*FIRST, 10.0), (1.0, 1.0, False, False, 20.0), (2.0, 1.0, False, False, 30.0),
+            (3.0, 0.0, False, True, 999.0)] + BEYOND
+    reward, value, policy = literal(rows, 0, unroll_steps=4, bootstrap_steps=2, discount=0.5)
+    assert reward == [1, 2, 3, 0]
+    assert value == [9.5, 3.5, 3, 0, 0]
+    assert policy == [0, 1, 2, None, None]
+
+
+def test_terminated_same_step():
+    """The same game where the next one begins in the row of the final reward."""
+    rows = [(*FIRST, 10.0), (1.0, 1.0, False, False, 20.0), (2.0, 1.0, False, False, 30.0),
+            (3.0, 0.0, True, False, 999.0)] + BEYOND[1:]
+    reward, value, policy = literal(rows, 0, unroll_steps=4, bootstrap_steps=2, discount=0.5)
+    assert reward == [1, 2, 3, 0]
+    assert value == [9.5, 3.5, 3, 0, 0]
+    assert policy == [0, 1, 2, None, None]
+
+
+def test_truncated():
+    """The same, cut off in row 3, which is worth 40: z1 = 2 + 3/2 + 40/4 = 13.5; z2 = 3 + 40/2.
+
+    In row 3 the reward is known, its value would need what came after; beyond it nothing is known.
+    """
+    rows = [(*FIRST, 10.0), (1.0, 1.0, False, False, 20.0), (2.0, 1.0, False, False, 30.0),
+            (3.0, 1.0, False, True, 40.0)] + BEYOND
+    reward, value, policy = literal(rows, 0, unroll_steps=5, bootstrap_steps=2, discount=0.5)
+    assert reward == [1, 2, 3, None, None]
+    assert value == [9.5, 13.5, 23, None, None, None]
+    assert policy == [0, 1, 2, None, None, None]
+
+
+def test_truncated_return_stops_at_the_end():
+    """A long horizon ends at the cut: 1 + 0.9 * 2 + 0.81 * 40 = 35.2, not 1 + 1.8 + 0 = 2.8."""
+    rows = [(*FIRST, 10.0), (1.0, 1.0, False, False, 20.0), (2.0, 1.0, False, True, 40.0)] + BEYOND
+    _, value, _ = literal(rows, 0, unroll_steps=2, bootstrap_steps=6, discount=0.9)
+    assert value == [35.2, 38.0, None]
+
+
+def test_abandoned():
+    """A resume marks the newest row `last`; the game that begins next adds nothing to it.
+
+    The root is the row before it: z = 2 + 1/2 * 30 = 17.
+    """
+    rows = [(*FIRST, 10.0), (1.0, 1.0, False, False, 20.0), (2.0, 1.0, False, True, 30.0)] + BEYOND
+    reward, value, policy = literal(rows, 1, unroll_steps=3, bootstrap_steps=3, discount=0.5)
+    assert reward == [2, None, None]
+    assert value == [17, None, None, None]
+    assert policy == [1, None, None, None]
+
+
+def test_abandoned_on_the_first_row_of_a_same_step_game():
+    """Row 2 ends one game (reward 3) and begins another that is abandoned at once: still dead."""
+    rows = [(*FIRST, 10.0), (1.0, 1.0, False, False, 20.0), (3.0, 0.0, True, True, 30.0)] + BEYOND
+    reward, value, policy = literal(rows, 0, unroll_steps=4, bootstrap_steps=2, discount=0.5)
+    assert reward == [1, 3, 0, 0]
+    assert value == [2.5, 3, 0, 0, 0]
+    assert policy == [0, 1, None, None, None]
+
+
+@pytest.mark.parametrize("unroll_steps", [3, 4])
+def test_two_players(unroll_steps):
+    """Published example: gamma -1, rewards 0 0 1 to the mover -> 1 -1 1 0; odd and even unroll."""
+    rows = [(*FIRST, 0.3), (0.0, -1.0, False, False, 0.1), (0.0, -1.0, False, False, -0.2),
+            (1.0, 0.0, True, False, 0.9)] + [(0.0, -1.0, False, False, 0.5)] * 12
+    reward, value, policy = literal(rows, 0, unroll_steps=unroll_steps, bootstrap_steps=9,
+                                    discount=1.0)
+    assert reward == [0, 0, 1, 0][:unroll_steps]
+    assert value == [1, -1, 1, 0, 0][: unroll_steps + 1]
+    assert policy == [0, 1, 2, None, None][: unroll_steps + 1]
+
+
+def test_two_players_bootstrap():
+    """Two moves on the same player is to move: z0 = 0.5 - 0.25 + 0.4; one move on: z = 0.5 - 0.7.
+
+    Row 1 has reward 0.5 (mine), row 2 has 0.25 (the other's), values 0.7 and 0.4, gamma 1.
+    """
+    rows = [(*FIRST, 0.1), (0.5, -1.0, False, False, 0.7), (0.25, -1.0, False, False, 0.4)]
+    rows += 4 * [(0.0, -1.0, False, False, 0.0)]
+    assert literal(rows, 0, unroll_steps=0, bootstrap_steps=2, discount=1.0)[1] == [0.65]
+    assert literal(rows, 0, unroll_steps=0, bootstrap_steps=1, discount=1.0)[1] == [-0.2]
+
+
+def test_one_step_in_the_middle():
+    """Published example: rewards 1..5, values 10..50, one step, start 2, gamma 1/2 -> 23 29 5."""
+    rows = [(*FIRST, 10.0)] + [(float(i), 1.0, False, False, 10.0 * i + 10) for i in range(1, 5)]
+    rows += [(5.0, 0.0, False, True, 999.0)] + BEYOND
+    reward, value, _ = literal(rows, 2, unroll_steps=3, bootstrap_steps=1, discount=0.5)
+    assert reward == [3, 4, 5]
+    assert value == [23, 29, 5, 0]
+
+
+def test_life_loss():
+    """Row 2 costs a life: absorbing for what came before, an ordinary root for what comes after.
+
+    z0 = 1 + 2/2 = 2 though the return could reach on to row 3; from row 2: z = 3 + 40/2 = 23.
+    """
+    rows = [(*FIRST, 10.0), (1.0, 1.0, False, False, 20.0), (2.0, 0.0, False, False, 30.0),
+            (3.0, 1.0, False, False, 40.0), (4.0, 1.0, False, False, 50.0)]
+    rows += 4 * [(0.0, 1.0, False, False, 0.0)]
+    reward, value, policy = literal(rows, 0, unroll_steps=3, bootstrap_steps=3, discount=0.5)
+    assert reward == [1, 2, 0]
+    assert value == [2, 2, 0, 0]
+    assert policy == [0, 1, None, None]
+    reward, value, policy = literal(rows, 2, unroll_steps=1, bootstrap_steps=1, discount=0.5)
+    assert reward == [3]
+    assert value == [23, 29]
+    assert policy == [2, 3]
+
+
+def test_life_lost_on_a_truncated_row_is_dead():
+    """Row 2 is `last` with d = 0: no bootstrap, absorbing, nothing cut."""
+    rows = [(*FIRST, 10.0), (1.0, 1.0, False, False, 20.0), (2.0, 0.0, False, True, 30.0)] + BEYOND
+    reward, value, policy = literal(rows, 0, unroll_steps=3, bootstrap_steps=4, discount=0.5)
+    assert reward == [1, 2, 0]
+    assert value == [2, 2, 0, 0]
+    assert policy == [0, 1, None, None]
