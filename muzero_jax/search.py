@@ -109,16 +109,12 @@ def search_value(tree: mctx.Tree, policy: Array) -> Array:
     not converge with more simulations.
     """
     summary = tree.summary()
-    weight = jnp.where(summary.visit_counts > 0, policy, 0.0)
-    q = jnp.where(summary.visit_counts > 0, summary.qvalues, 0.0)
-    total = jnp.sum(weight, axis=-1)
-    # A policy may put (almost) nothing on what was visited; then visits count alike.
-    visits = jnp.maximum(summary.visit_counts, 0).astype(q.dtype)
-    fallback = jnp.sum(visits * q, axis=-1) / jnp.maximum(jnp.sum(visits, axis=-1), 1.0)
-    tiny = 1e-8
-    return jnp.where(
-        total > tiny, jnp.sum(weight * q, axis=-1) / jnp.maximum(total, tiny), fallback
-    )
+    visited = summary.visit_counts > 0
+    weight = jnp.where(visited, policy, 0.0)
+    # A policy that underflows to 0 on all that was visited leaves nothing to weigh by.
+    weight = jnp.where(jnp.any(weight > 0, axis=-1, keepdims=True), weight, visited)
+    weight /= jnp.sum(weight, axis=-1, keepdims=True)
+    return jnp.sum(jnp.where(visited, weight * summary.qvalues, 0.0), axis=-1)
 
 
 def choose_action(
@@ -134,7 +130,10 @@ def choose_action(
     D); with probability `random_move` it is a uniform legal action instead.
     """
     draw_key, random_key, coin_key = jax.random.split(key, 3)
-    legal = jnp.ones_like(policy, bool) if invalid_actions is None else ~invalid_actions
+    legal = jnp.ones_like(policy, bool)
+    if invalid_actions is not None:
+        chex.assert_type(invalid_actions, bool)
+        legal = ~invalid_actions
     safe_temperature = jnp.maximum(explore.temperature, 1e-3)
     logits = jnp.log(jnp.maximum(policy, 1e-30)) / safe_temperature
     drawn = jax.random.categorical(draw_key, jnp.where(legal, logits, -jnp.inf))

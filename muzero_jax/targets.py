@@ -78,7 +78,7 @@ def _unroll_targets(
     alive_before = jnp.concatenate([jnp.ones((1,), bool), alive[:-1]])
     is_step = jnp.arange(steps) > 0
     return Targets(
-        policy=jax.tree.map(lambda x: x[:steps].astype(jnp.float32), future.policy),
+        policy=jax.tree.map(lambda x: x[:steps], future.policy),
         value=jnp.where(alive, returns, 0.0),
         reward=jnp.where(alive_before & is_step, future.reward[:steps], 0.0),
         policy_mask=(alive & ~cut & ~last).astype(jnp.float32),

@@ -1,0 +1,13 @@
+"""Settings that every test shares."""
+
+from pathlib import Path
+
+# Tests run where the library runs: JAX_PLATFORMS, if set, decides; else JAX takes what is there.
+
+import jax
+
+_CACHE = Path(__file__).parent.parent / ".jax_cache"
+
+jax.config.update("jax_compilation_cache_dir", str(_CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
