@@ -15,7 +15,8 @@ def get_config(game: str | None = None) -> ConfigDict:
     """The config for one game, e.g. `configs/atari.py:Pong`."""
     config = ConfigDict()
     config.seed = 0
-    config.total_env_steps = 10_000_000
+    config.total_env_steps = 2_000_000
+    config.max_wall_minutes = config_dict.placeholder(float)
     config.env = dict(
         game=game or "RoadRunner",
         num_envs=32,

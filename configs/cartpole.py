@@ -18,6 +18,7 @@ def get_config(where: str | None = None) -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.total_env_steps = 200_000
+    config.max_wall_minutes = config_dict.placeholder(float)
     config.env = dict(
         task="cartpole" if on_device else "CartPole-v1",
         num_envs=32,

@@ -16,8 +16,19 @@ from muzero_jax.loops.anakin import anakin, init_anakin_carry
 from muzero_jax.loops.sebulba import sebulba
 from muzero_jax.networks.conv import make_conv_network
 from muzero_jax.networks.mlp import make_mlp_network
-from muzero_jax.types import Codecs, Counters, Env, EnvSpec, Explore, HostEnv, Network, Replay
-from muzero_jax.types import RunState, SearchFn, TrainState
+from muzero_jax.types import (
+    Codecs,
+    Counters,
+    Env,
+    EnvSpec,
+    Explore,
+    HostEnv,
+    Network,
+    Replay,
+    RunState,
+    SearchFn,
+    TrainState,
+)
 
 JAX_ENVS: dict[str, Callable[..., Env]] = {"cartpole": make_cartpole}
 

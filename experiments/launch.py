@@ -65,7 +65,8 @@ def _explain(error: Exception) -> str:
     if wrong := re.search(r"flag --config\.(\S+?)=(.*?): (?:invalid literal|could not)", text):
         kind = "int" if "for int()" in text else "float"
         return f"{wrong[1]}: expected {kind}, got {wrong[2]!r}"
-    if isinstance(error, (KeyError, AttributeError)) and (name := re.fullmatch(r"\W*(\w+)\W*", text)):
+    name = re.fullmatch(r"\W*(\w+)\W*", text)
+    if name and isinstance(error, (KeyError, AttributeError)):
         return f"unknown field {name[1]!r}; the config file lists those there are"
     if missing := re.search(r"No such file or directory: (\S+)$", text):
         return f"--config: config file not found: {missing[1]}"

@@ -102,17 +102,17 @@ class _Driver:
         """Runs the loop to its end; every cadence counts env steps."""
         config, done = self._config, run.counters.env_steps >= self._config.total_env_steps
         interval = _Interval(run.counters)
+        before = run.counters.env_steps
         late = None  # Metrics are read one iteration late: the device never waits for a log.
         loop: Iterator = iter(()) if done else self._experiment.iterate(run)
         for run, news in loop:
-            before = late[0].env_steps if late else run.counters.env_steps
             after = run.counters.env_steps
             if late is not None:
                 self._read(interval, *late)
                 if interval.is_over(late[0], config.logging.interval_env_steps):
                     self._write(late[0], interval.take(late[0], config))
             late = (run.counters, news)
-            done = after >= config.total_env_steps
+            done = after >= config.total_env_steps or self._out_of_time()
             extra = {}
             if done or _crossed(before, after, config.evaluation.interval_env_steps):
                 with interval.paused():
@@ -124,9 +124,14 @@ class _Driver:
                 self._save(run, before, done)
             if done:
                 break
+            before = after
         if late is not None:
             self._read(interval, *late)
             self._write(late[0], interval.take(late[0], config))
+
+    def _out_of_time(self) -> bool:
+        limit = self._config.max_wall_minutes
+        return limit is not None and time.perf_counter() - self._begin > 60 * limit
 
     def _read(self, interval: "_Interval", counters: Counters, news: dict[str, Any]) -> None:
         news = jax.device_get(news)
@@ -149,7 +154,7 @@ class _Driver:
         # Every evaluation plays other games: its index is the group of the seeds.
         index = counters.iteration
         seeds = host.env_seeds(
-            config.seed, host.EVAL, counters.resumes, index, config.evaluation.num_envs
+            config.seed, host.EVAL, 0, index, config.evaluation.num_envs
         )
         begin = time.perf_counter()
         result = self._score(run.train.params, seeds)
@@ -169,7 +174,8 @@ class _Driver:
             "wall_s": time.perf_counter() - self._begin,
         }
         step = run.counters.iteration
-        if params_due:
+        # Before a kill the run may have been further on than its newest resume point.
+        if params_due and step > max(self._params_saves.steps(), default=-1):
             self._params_saves.save(step, {"params": run.train.params}, meta)
         if resume_due:
             self._resume_points.save(step, saved_tree(run), meta)

@@ -33,6 +33,7 @@ _POSITIVE, _COUNT, _NATURAL, _UNIT = Range(above=0), Range(low=1), Range(low=0),
 RANGES: dict[str, Range] = {
     "seed": _NATURAL,
     "total_env_steps": _COUNT,
+    "max_wall_minutes": _POSITIVE,
     "env.num_envs": _COUNT,
     "env.num_groups": _COUNT,
     "env.num_threads": _NATURAL,

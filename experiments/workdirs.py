@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 import launch
 
 # Fields that may differ when a run is taken up again; a trailing dot means a whole group.
-MAY_CHANGE = ("total_env_steps", "evaluation.", "checkpoint.", "logging.")
+MAY_CHANGE = ("total_env_steps", "max_wall_minutes", "evaluation.", "checkpoint.", "logging.")
 
 
 def choose(workdir: str | None, name: str) -> Path:

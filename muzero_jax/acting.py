@@ -9,8 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from muzero_jax.frames import history_init, history_push
-from muzero_jax.types import Array, Env, EnvSpec, Explore, History, Params, Replay, SearchFn
-from muzero_jax.types import SearchOutput, TimeStep, Transition
+from muzero_jax.types import (
+    Array,
+    Env,
+    EnvSpec,
+    Explore,
+    History,
+    Params,
+    Replay,
+    SearchFn,
+    SearchOutput,
+    TimeStep,
+    Transition,
+)
 
 NO_EXPLORATION = Explore(
     temperature=np.float32(0.0), noise_scale=np.float32(0.0), random_move=np.float32(0.0)

@@ -8,8 +8,17 @@ import jax.numpy as jnp
 
 from muzero_jax import frames
 from muzero_jax.returns import bootstrap_offsets, n_step_returns, unroll_masks
-from muzero_jax.types import Array, Codec, History, Network, Params, Sample, TargetFn, Targets
-from muzero_jax.types import Transition
+from muzero_jax.types import (
+    Array,
+    Codec,
+    History,
+    Network,
+    Params,
+    Sample,
+    TargetFn,
+    Targets,
+    Transition,
+)
 
 RewardTransform = Callable[[Array], Array]
 

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-# Tests run where the library runs: JAX_PLATFORMS, if set, decides; else JAX takes what is there.
-
 import jax
 
 _CACHE = Path(__file__).parent.parent / ".jax_cache"

@@ -20,7 +20,8 @@ ITERATION, LEARN = 0, 1  # Purposes of keys.
 @chex.dataclass(frozen=True)
 class AnakinCarry:
     """`acting` of a `RunState`: the `ActingCarry` `[E]`, the running raw return of each episode
-    `[E]`, and how many rows were resets since the run began (`[]` uint32, it may wrap)."""
+    `[E]` (NaN before the first one), and how many steps were but next-step resets since the run
+    began (`[]` uint32, it may wrap)."""
 
     carry: Any
     running_return: Array
@@ -31,7 +32,7 @@ def init_anakin_carry(spec: EnvSpec, num_envs: int, history_steps: int) -> Anaki
     """The carry of a new run."""
     return AnakinCarry(
         carry=init_carry(spec, num_envs, history_steps),
-        running_return=jnp.zeros((num_envs,), jnp.float32),
+        running_return=jnp.full((num_envs,), jnp.nan, jnp.float32),
         resets=jnp.zeros((), jnp.uint32),
     )
 
@@ -74,7 +75,6 @@ def anakin(
     iterate = jax.jit(make_iteration(rollout, replay, learn, key), donate_argnums=(0, 1, 2, 3, 4))
     counters = run.counters
     resets = jnp.copy(run.acting.resets)  # Outlives the donation.
-    resets_told = fetch(resets)
     while True:
         rows = counters.rows + num_rows
         due = updates_due(rows, min_rows=min_rows, rows_per_update=rows_per_update)
@@ -90,15 +90,15 @@ def anakin(
             np.int32(due - counters.updates),
         )
         # Waits for the iteration before, while the device is busy with this one.
-        newly_told = fetch(resets)
+        resets_told = np.uint32((counters.rows - counters.env_steps) & 0xFFFFFFFF)
+        newly_told = fetch(resets) - resets_told  # Uint32, right even where the sum has wrapped.
         resets = metrics.pop("resets")
         counters = counters._replace(
             iteration=counters.iteration + 1,
-            env_steps=counters.env_steps + num_rows - (newly_told - resets_told).item(),
+            env_steps=counters.env_steps + num_rows - int(newly_told),
             rows=rows,
             updates=due,
         )
-        resets_told = newly_told
         run = RunState(
             train=train,
             replay=replay_state,
@@ -141,7 +141,8 @@ def make_iteration(rollout, replay: Replay, learn, key: chex.PRNGKey) -> Callabl
             0, num_updates, one, (train, replay_state, nothing)
         )
         running, returns = episode_returns(acting.running_return, rows)
-        resets = acting.resets + jnp.sum(rows.first).astype(jnp.uint32)
+        arrived = jnp.concatenate([rows.first[:, 1:], timestep.first[:, None]], axis=1)
+        resets = acting.resets + jnp.sum(arrived & rows.last).astype(jnp.uint32)
         acting = AnakinCarry(carry=carry, running_return=running, resets=resets)
         metrics = {**metrics, **returns, "resets": jnp.copy(resets)}
         return train, replay_state, env, timestep, acting, metrics
@@ -153,16 +154,17 @@ def episode_returns(running: Array, rows: Transition) -> tuple[Array, dict[str, 
     """Sum and number of the raw returns that finish in rows `[E, T]`; `running` is `[E]`.
 
     The reward of a `first` row still belongs to the episode before (same-step resets), or is 0
-    (next-step resets).
+    (next-step resets). `running` is NaN before the run's first row, which finishes nothing.
     """
 
     def step(running, row):
         reward, first = row
+        ends = first & ~jnp.isnan(running)
         running = running + reward
-        return jnp.where(first, 0.0, running), jnp.where(first, running, 0.0)
+        return jnp.where(first, 0.0, running), (jnp.where(ends, running, 0.0), ends)
 
-    running, finished = jax.lax.scan(step, running, (rows.reward.T, rows.first.T))
+    running, (finished, ends) = jax.lax.scan(step, running, (rows.reward.T, rows.first.T))
     return running, {
         "return_sum": jnp.sum(finished),
-        "episodes": jnp.sum(rows.first).astype(jnp.float32),
+        "episodes": jnp.sum(ends).astype(jnp.float32),
     }

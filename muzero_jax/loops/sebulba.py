@@ -1,12 +1,13 @@
 """Environments on the host, search and learning on the device, overlapped at an exact ratio.
 
-One group step is: fetch the actions of group g; dispatch the updates due; step the host for g;
-dispatch the search of g. While the host steps one group, the device works for the others. The
-parameters that each search sees are a function of the counters alone (Podracer, Hessel et al.
-2021, with the race taken out).
+One group step is: fetch the actions of group g; step the host for g; dispatch the search of g and
+the updates that its rows have made due. While the host steps one group, the device works for the
+others. The parameters that each search sees are a function of the counters alone (Podracer, Hessel
+et al. 2021, with the race taken out).
 """
 
 from collections.abc import Callable, Iterator, Sequence
+import functools
 import time
 from typing import Any
 
@@ -65,8 +66,11 @@ def sebulba(
     stats = EpisodeReturns(len(envs), group_size)
     metrics: dict[str, Any] = {}
     resets = [env.reset() for env in envs]
+    due = functools.partial(updates_due, min_rows=min_rows, rows_per_update=rows_per_update)
     for g, timestep in enumerate(resets):
         counters, replay, carries[g] = act_step(train, replay, carries[g], timestep, g, counters)
+        while counters.updates < due(counters.rows):
+            counters, train, replay, metrics = learn_step(train, replay, counters)
     while True:
         # A probe: one iteration in which every call is waited for tells the shares of time.
         probe = probe_interval_iterations and (
@@ -75,16 +79,15 @@ def sebulba(
         watch = Stopwatch(wait=fetch if probe else None)
         for g, env in list(enumerate(envs)) * steps_per_iteration:
             action = watch.time("fetch", fetch, carries[g].action)
-            due = updates_due(counters.rows, min_rows=min_rows, rows_per_update=rows_per_update)
-            while counters.updates < due:
-                train, replay, metrics, counters = watch.time(
-                    "update", learn_step, train, replay, counters
-                )
             timestep = watch.time("env", env.step, action)
             stats.add(g, timestep)
             counters, replay, carries[g] = watch.time(
                 "search", act_step, train, replay, carries[g], timestep, g, counters
             )
+            while counters.updates < due(counters.rows):
+                counters, train, replay, metrics = watch.time(
+                    "update", learn_step, train, replay, counters
+                )
         counters = counters._replace(iteration=counters.iteration + 1)
         run = RunState(
             train=train,
@@ -126,7 +129,7 @@ def _bind_act(act_and_add, explore_at, key):
         )
         counters = counters._replace(
             rows=counters.rows + size,
-            env_steps=counters.env_steps + size - sum(timestep.first.tolist()),
+            env_steps=counters.env_steps + size - np.count_nonzero(timestep.first),
         )
         return counters, replay, carry
 
@@ -143,7 +146,7 @@ def _bind_learn(learn, key):
 
     def learn_step(train, replay, counters: Counters):
         train, replay, metrics = jitted(train, replay, split_count(counters.updates))
-        return train, replay, metrics, counters._replace(updates=counters.updates + 1)
+        return counters._replace(updates=counters.updates + 1), train, replay, metrics
 
     return learn_step
 
@@ -161,7 +164,8 @@ class Stopwatch:
         begin = time.perf_counter()
         output = call(*args)
         if self._wait is not None:
-            self._wait(jax.tree.leaves(output)[-1:])
+            # One leaf is enough, a program's outputs are ready together; host counters come first.
+            self._wait(jax.tree.leaves(output)[-1])
         elapsed = time.perf_counter() - begin
         self._seconds[name] = self._seconds.get(name, 0.0) + elapsed
         return output
@@ -195,7 +199,7 @@ class EpisodeReturns:
         """Books one time step of one group."""
         running = self._running[group]
         running += timestep.reward
-        self._finished += running[timestep.first].tolist()
+        self._finished.extend(running[timestep.first])
         running[timestep.first] = 0.0
 
     def take(self) -> dict[str, float]:

@@ -1,0 +1,154 @@
+"""Learning proofs: trains by the scripts a user would run, scores the last checkpoint, keeps data.
+
+  python benchmarks/learning.py --suite=walk            (about an hour on 2 CPU cores)
+  python benchmarks/learning.py --only=cartpole_host-0
+
+Every result is a JSON file in benchmarks/results/: command, score with a 95 % interval, seeds,
+protocol, times, hardware, commit, date. Scores come from the last checkpoint, on games never seen
+in training. `benchmarks/plot.py` draws the curves.
+"""
+
+import argparse
+import datetime
+import json
+import os
+from pathlib import Path
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+EVAL_SEED = 12345
+
+ATARI = ["experiments/atari.py", "--config.max_wall_minutes=15"]
+SUITES = {
+    "walk": {
+        **{
+            f"cartpole_host-{seed}": [
+                "experiments/control.py",
+                "--config=configs/cartpole.py",
+                f"--config.seed={seed}",
+            ]
+            for seed in range(3)
+        },
+        **{
+            f"cartpole_on_device-{seed}": [
+                "experiments/control.py",
+                "--config=configs/cartpole.py:on_device",
+                f"--config.seed={seed}",
+            ]
+            for seed in range(3)
+        },
+        "atari_road_runner": [*ATARI, "--config=configs/atari.py:RoadRunner"],
+        "atari_pong": [*ATARI, "--config=configs/atari.py:Pong"],
+    },
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--suite", default="walk", choices=sorted(SUITES))
+    parser.add_argument("--only", help="Name of one entry of the suite.")
+    parser.add_argument("--episodes", type=int, default=20)
+    args = parser.parse_args()
+    suite = SUITES[args.suite]
+    if args.only and args.only not in suite:
+        parser.error(f"--only: unknown {args.only!r}; the suite has {', '.join(suite)}")
+    RESULTS.mkdir(exist_ok=True)
+    for name in [args.only] if args.only else suite:
+        with tempfile.TemporaryDirectory() as folder:
+            result = measure(suite[name], Path(folder) / "run", args.episodes)
+        path = RESULTS / f"{name}.json"
+        path.write_text(json.dumps(result, indent=1) + "\n")
+        print(name, result["score"]["mean"], result["score"]["interval_95"], flush=True)
+
+
+def measure(command: list[str], workdir: Path, episodes: int) -> dict:
+    """Trains with `command`, then scores it and, under the same protocol, random play."""
+    begin = time.time()
+    load = os.getloadavg()[0]
+    train_s = timed(command + [f"--workdir={workdir}"])
+    evaluate = ["experiments/evaluate.py", f"--workdir={workdir}", f"--episodes={episodes}"]
+    score = json.loads(output([*evaluate, f"--seed={EVAL_SEED}"]))
+    random = json.loads(output([*evaluate, f"--seed={EVAL_SEED}", "--policy=random"]))
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    curve = [record for record in map(json.loads, lines) if "eval/return_mean" in record]
+    speeds = [record for record in map(json.loads, lines) if "speed/env_steps_per_s" in record]
+    return {
+        "command": "python " + " ".join(command),
+        "train_seconds_from_process_start": round(train_s, 1),
+        "env_steps": score["env_steps"],
+        "updates": score["updates"],
+        "score": summary(score["returns"]) | {"episodes_cut": score["episodes_cut"]},
+        "random": summary(random["returns"]) | {"episodes_cut": random["episodes_cut"]},
+        "evaluation_seed": EVAL_SEED,
+        "protocol": score["protocol"],
+        "curve": [
+            {k: r[k] for k in ("env_steps", "wall_s", "eval/return_mean", "eval/returns")}
+            for r in curve
+        ],
+        "speed": {
+            name: float(np.median([r[name] for r in speeds if name in r]))
+            for name in sorted(speeds[-1])
+            if name.startswith("speed/")
+        },
+        "config": json.loads((workdir / "config.json").read_text()),
+        **provenance(begin, load),
+    }
+
+
+def summary(returns: list[float]) -> dict:
+    """Mean and 95 % percentile bootstrap interval (10,000 resamples, seed 0) of scores."""
+    x = np.asarray(returns)
+    draws = np.random.default_rng(0).choice(x, (10_000, len(x))).mean(axis=1)
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return {
+        "mean": float(x.mean()),
+        "interval_95": [float(low), float(high)],
+        "returns": x.tolist(),
+    }
+
+
+def provenance(begin: float, load: float) -> dict:
+    """Where and when a result was made."""
+    import jax
+
+    def git(*words):
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True).stdout
+
+    return {
+        "commit": git("rev-parse", "HEAD").strip(),
+        "uncommitted_changes": bool(git("status", "--porcelain", "--", "*.py").strip()),
+        "date": datetime.datetime.fromtimestamp(begin, datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "hardware": f"{os.cpu_count()} CPU cores ({platform.machine()}),"
+        f" {jax.device_count()} {jax.devices()[0].device_kind} device",
+        "load_average_at_start": round(load, 2),
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+    }
+
+
+def timed(command: list[str]) -> float:
+    """Seconds from starting the process to its end; it must end well."""
+    begin = time.perf_counter()
+    subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
+    return time.perf_counter() - begin
+
+
+def output(command: list[str]) -> str:
+    """The last line that a script prints."""
+    done = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
+    )
+    return done.stdout.strip().splitlines()[-1]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""The history of a stored window is what acting saw, at every row of every kind of stream."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from muzero_jax import frames
+from muzero_jax.types import TimeStep, Transition
+
+POISON = 777.0
+NUM_ENVS, NUM_ROWS = 3, 160
+
+
+def random_stream(style, seed=0):
+    """Rows `[E, T]` as NumPy; episodes of 1 to 7 rows, so that resets are everywhere.
+
+    "next step": a `last` row (its action means nothing), then a `first` row with reward 0.
+    "same step": no `last` row; the `first` row carries the reward of the episode before.
+    """
+    rng = np.random.default_rng(seed)
+    shape = (NUM_ENVS, NUM_ROWS)
+    rows = Transition(
+        observation=rng.normal(size=(*shape, 2, 3)).astype(np.float32),
+        reward=rng.normal(size=shape).astype(np.float32),
+        discount=rng.choice([0.0, 1.0, -1.0], shape).astype(np.float32),  # Life losses are no end.
+        first=rng.random(shape) < 0.3,
+        last=np.zeros(shape, bool),
+        invalid_actions=None,
+        action=rng.integers(1, 5, shape).astype(np.int32),
+        policy=None,
+        value=None,
+        made_at_updates=None,
+    )
+    rows.first[:, 0] = True
+    if style == "next step":
+        rows.last[:, :-1] = rows.first[:, 1:]
+        rows.action[rows.last] = int(POISON)
+        rows.reward[rows.first] = 0.0
+    return rows
+
+
+def histories_of_acting(rows, length):
+    """`History` `[T, E, S]` by pushing one time step after another."""
+
+    def step(carry, inputs):
+        history, action = carry
+        timestep, next_action = inputs
+        history = frames.history_push(history, timestep, action)
+        return (history, next_action), history
+
+    timesteps = TimeStep(
+        observation=rows.observation, reward=rows.reward, discount=rows.discount,
+        first=rows.first, last=rows.last, invalid_actions=None)
+    by_time = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), (timesteps, rows.action))
+    empty = frames.history_init(jnp.full((NUM_ENVS, 2, 3), POISON), length)
+    stray = jnp.full((NUM_ENVS,), int(POISON), jnp.int32)
+    return jax.lax.scan(step, (empty, stray), by_time)[1]
+
+
+@pytest.mark.parametrize("style", ["next step", "same step"])
+@pytest.mark.parametrize("length", [1, 3, 4])
+def test_a_window_shows_at_every_row_what_acting_saw(style, length):
+    """All rows that a window of F = S + 5 frames can ask for, at all 160 places, bit for bit.
+
+    What lies before the first row of the ring is poison.
+
+    Planted: the action of the row itself instead of the one before; the reward of a `first` row
+    kept; frames before an episode zero instead of repeated; `last` in place of `first`; a push
+    that keeps the actions of the old episode; valid False at the `first` row.
+    """
+    rows = random_stream(style)
+    seen = jax.tree.map(np.asarray, jax.jit(histories_of_acting, static_argnums=1)(rows, length))
+    num_frames = length + 5
+
+    def pad(x):
+        before = np.full((NUM_ENVS, length + num_frames, *x.shape[2:]), POISON).astype(x.dtype)
+        if x.dtype == bool:
+            before[:] = False
+        return np.concatenate([before, x], axis=1)
+
+    padded = jax.tree.map(pad, rows)
+    wanted_rows = np.arange(length, num_frames + 1)
+
+    @jax.jit
+    def windows(start):
+        """Histories `[E, len(wanted_rows), S]` of the window whose row 0 is `start`."""
+        cut = jax.tree.map(
+            lambda x: jax.lax.dynamic_slice_in_dim(x, start, num_frames + 1, axis=1), padded)
+        make = jax.vmap(frames.history_from_window, in_axes=(None, None, 0, None))
+        return jax.vmap(lambda rows: make(
+            rows.observation[1:], rows.replace(observation=None), wanted_rows, length))(cut)
+
+    starts = np.arange(NUM_ROWS - 1 + length)
+    got = jax.tree.map(np.asarray, jax.lax.map(windows, starts))
+    places = starts[:, None] - (length + num_frames) + wanted_rows  # The row each one asks for.
+    valid_place = (places >= 0) & (places < NUM_ROWS)
+    assert set(places[valid_place]) >= set(range(NUM_ROWS - num_frames))
+    start, which = np.nonzero(valid_place)
+    for name in ("observation", "action", "reward", "valid"):
+        mine, theirs = getattr(got, name), getattr(seen, name)
+        np.testing.assert_array_equal(mine[start, :, which], theirs[places[start, which]],
+                                      err_msg=name)
+    assert not (got.action[start, :, which] == POISON).any()
+    assert not (got.observation[start, :, which] == POISON).any()
+
+
+def test_a_literal_history():
+    """S = 3: the first frame is repeated; it came with no action and no reward, and it is valid.
+
+    Planted: the newest frame at index 0; the reward of a `first` row kept.
+    """
+    observations = jnp.array([10.0, 20.0, 30.0, 40.0])  # Rows 1 to 4.
+    rows = Transition(
+        observation=None, discount=None, last=None, invalid_actions=None, policy=None, value=None,
+        made_at_updates=None,
+        reward=jnp.array([0.5, 1.5, 2.5, 3.5, 4.5]),
+        first=jnp.array([False, False, False, True, False]),
+        action=jnp.array([5, 6, 7, 8, 9]),
+    )
+
+    def at(row):
+        return frames.history_from_window(observations, rows, jnp.int32(row), 3)
+
+    # Row 3 is `first`: the episode before it is out of sight.
+    np.testing.assert_array_equal(at(3).observation, [30.0, 30.0, 30.0])
+    np.testing.assert_array_equal(at(3).action, [0, 0, 0])
+    np.testing.assert_array_equal(at(3).reward, [0.0, 0.0, 0.0])
+    np.testing.assert_array_equal(at(3).valid, [False, False, True])
+    # Action 8, done at row 3, led to row 4, whose reward is 4.5.
+    np.testing.assert_array_equal(at(4).observation, [30.0, 30.0, 40.0])
+    np.testing.assert_array_equal(at(4).action, [0, 0, 8])
+    np.testing.assert_array_equal(at(4).reward, [0.0, 0.0, 4.5])
+    np.testing.assert_array_equal(at(4).valid, [False, True, True])
+
+    # The same two rows while acting.
+    def timestep(observation, reward, first):
+        return TimeStep(observation=jnp.array([observation]), reward=jnp.array([reward]),
+                        discount=jnp.ones(1), first=jnp.array([first]), last=jnp.array([False]),
+                        invalid_actions=None)
+
+    history = frames.history_init(jnp.zeros((1,)), 3)
+    history = frames.history_push(history, timestep(30.0, 3.5, True), jnp.array([7]))
+    for name, value in at(3).items():
+        np.testing.assert_array_equal(getattr(history, name)[0], value)
+    history = frames.history_push(history, timestep(40.0, 4.5, False), jnp.array([8]))
+    for name, value in at(4).items():
+        np.testing.assert_array_equal(getattr(history, name)[0], value)
+
+
+def test_an_empty_history_holds_nothing_valid():
+    """Frames keep their dtype, so that the carry of acting has one type for ever.
+
+    Planted: the frames made float32.
+    """
+    history = frames.history_init(jnp.ones((2, 4, 4, 1), jnp.uint8), 3)
+    assert history.observation.shape == (2, 3, 4, 4, 1)
+    assert history.observation.dtype == jnp.uint8
+    assert not history.valid.any()
