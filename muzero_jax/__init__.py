@@ -1,0 +1,57 @@
+"""MuZero and its family in JAX: pure functions to run as they are, or to recombine.
+
+Environments (`muzero_jax.envs`) and checkpoints (`muzero_jax.checkpoint`) are imported from their
+modules: envpool and orbax take seconds to load.
+"""
+
+from muzero_jax import types
+from muzero_jax.acting import example_row
+from muzero_jax.acting import init_carry
+from muzero_jax.acting import make_act_and_add
+from muzero_jax.acting import make_rollout
+from muzero_jax.codecs import identity_codec
+from muzero_jax.codecs import make_two_hot_codec
+from muzero_jax.evaluate import make_random_player
+from muzero_jax.evaluate import make_search_player
+from muzero_jax.evaluate import play_episodes
+from muzero_jax.learner import init_train_state
+from muzero_jax.learner import make_learn
+from muzero_jax.learner import make_optimizer
+from muzero_jax.learner import make_update
+from muzero_jax.losses import make_loss
+from muzero_jax.networks.blocks import make_network
+from muzero_jax.networks.conv import make_conv_network
+from muzero_jax.networks.mlp import make_mlp_network
+from muzero_jax.replay import make_replay
+from muzero_jax.search import make_gumbel_search
+from muzero_jax.targets import make_initial_priority
+from muzero_jax.targets import make_network_bootstrap
+from muzero_jax.targets import make_targets
+
+__version__ = "0.1.0"
+
+__all__ = (
+    "example_row",
+    "identity_codec",
+    "init_carry",
+    "init_train_state",
+    "make_act_and_add",
+    "make_conv_network",
+    "make_gumbel_search",
+    "make_initial_priority",
+    "make_learn",
+    "make_loss",
+    "make_mlp_network",
+    "make_network",
+    "make_network_bootstrap",
+    "make_optimizer",
+    "make_random_player",
+    "make_replay",
+    "make_rollout",
+    "make_search_player",
+    "make_targets",
+    "make_two_hot_codec",
+    "make_update",
+    "play_episodes",
+    "types",
+)

@@ -180,8 +180,7 @@ class RunState:
       replay: the replay's state.
       env: states of JAX environments `[E, ...]`, or None for host environments.
       timestep: newest `TimeStep` `[E, ...]` of JAX environments, or None.
-      acting: the acting carry.
-      counters: `Counters`.
+      acting, counters: the acting carry, and `Counters`.
     """
 
     train: TrainState

@@ -1,0 +1,192 @@
+"""The house rules of the design: who imports whom, what a loop may read, how long things are."""
+
+import ast
+from pathlib import Path
+import subprocess
+import sys
+
+import pytest
+
+_ROOT = Path(__file__).resolve().parents[1]
+_PACKAGE = _ROOT / "muzero_jax"
+_FILES = sorted(_PACKAGE.rglob("*.py"))
+
+# A module imports only modules of a strictly lower level.
+_LEVELS = {
+    "types": 0,
+    "codecs": 1,
+    "returns": 1,
+    "frames": 1,
+    "replay": 1,
+    "checkpoint": 1,
+    "metrics": 1,
+    "networks.blocks": 1,
+    "networks.mlp": 2,
+    "networks.conv": 2,
+    "envs.atari_games": 1,
+    "envs.wrappers": 1,
+    "envs.cartpole": 2,
+    "envs.host": 2,
+    "search": 2,
+    "targets": 2,
+    "losses": 2,
+    "acting": 3,
+    "learner": 3,
+    "evaluate": 4,
+    "loops.anakin": 4,
+    "loops.sebulba": 4,
+}
+
+# Ways to read the device that are no `fetch`, and to wait for it.
+_READS = {"item", "tolist", "tobytes", "block_until_ready", "copy_to_host_async", "device_get"}
+_READS |= {"effects_barrier", "addressable_data", "process_allgather"}
+_CONVERSIONS = {"float", "int", "bool", "complex", "print", "str", "repr", "list", "sum"}
+_NUMPY_READS = {"asarray", "array", "copy", "ascontiguousarray"}
+
+
+def _name(path):
+    return ".".join(path.relative_to(_PACKAGE).with_suffix("").parts)
+
+
+def _imports(tree):
+    """Names inside `muzero_jax` that a module imports, wherever in the module."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative import"
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    inside = {name.removeprefix("muzero_jax.") for name in found if name.startswith("muzero_jax.")}
+    return inside & set(_LEVELS)
+
+
+def _reads(source):
+    """(line, what) of each device read in a loop's source that does not go through `fetch`."""
+    tree = ast.parse(source)
+    allowed = {id(node.value) for node in tree.body if _is_fetch_alias(node)}
+    faults = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr in _READS and id(node) not in allowed:
+            faults.append((node.lineno, node.attr))
+        if not isinstance(node, ast.Call):
+            continue
+        # What `fetch` returned lies on the host already, alone or in arithmetic.
+        fetched = all(_is_host(argument) for argument in node.args)
+        function = node.func
+        if isinstance(function, ast.Name) and function.id in _CONVERSIONS and not fetched:
+            faults.append((node.lineno, function.id))
+        if isinstance(function, ast.Attribute) and ast.unparse(function.value) in ("np", "numpy"):
+            if function.attr in _NUMPY_READS and not fetched:
+                faults.append((node.lineno, function.attr))
+    return faults
+
+
+def _is_fetch_alias(node):
+    return isinstance(node, ast.Assign) and ast.unparse(node) == "fetch = jax.device_get"
+
+
+# Host values of the loops by name: time steps of NumPy, sums of Python numbers, Python lists.
+_HOST_NAMES = {"finished", "newly_told", "enumerate(envs)", "run.acting"}
+
+
+def _is_host(node):
+    return ast.unparse(node) in _HOST_NAMES or ast.unparse(node).startswith("fetch(")
+
+
+def _own_lines(function):
+    """How many lines of code a function has, without its docstring and the functions inside it."""
+    body = function.body
+    if isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+        body = body[1:]
+    inner = [node for node in body if isinstance(node, ast.FunctionDef)]
+    lines = {line for node in body for line in range(node.lineno, node.end_lineno + 1)}
+    return len(lines - {line for n in inner for line in range(n.lineno, n.end_lineno + 1)})
+
+
+def test_each_module_imports_only_lower_levels():
+    """Planted bugs seen: `frames` importing `acting`; a module that the table does not know."""
+    assert {_name(path) for path in _FILES if path.stem != "__init__"} == set(_LEVELS)
+    wrong = [
+        f"{_name(path)} imports {other}"
+        for path in _FILES
+        if path.stem != "__init__"
+        for other in _imports(ast.parse(path.read_text()))
+        if _LEVELS[other] >= _LEVELS[_name(path)]
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("path", sorted((_PACKAGE / "loops").glob("*.py")), ids=lambda p: p.stem)
+def test_loops_read_the_device_only_through_fetch(path):
+    """Planted bugs seen: `np.asarray(carries[g].action)`; `float(metrics["loss"])`."""
+    assert not _reads(path.read_text())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "np.asarray(carry.action)",
+        "float(metrics['loss'])",
+        "int(carry.resets)",
+        "bool(train.step > 1)",
+        "metrics['loss'].item()",
+        "carry.action.tolist()",
+        "jax.block_until_ready(train)",
+        "train.step.block_until_ready()",
+        "jax.device_get(train)",
+        "read = jax.device_get",
+    ],
+)
+def test_the_check_of_device_reads_sees_each_kind(line):
+    """What the check above would let through is written here as a planted bug."""
+    assert _reads(line)
+    assert not _reads("fetch = jax.device_get\nactions = fetch(carry.action)\nn = int(fetch(x))")
+
+
+@pytest.mark.parametrize("path", _FILES, ids=_name)
+def test_modules_and_bodies_are_short_and_load_no_code(path):
+    """Planted bugs seen: a module of 301 lines; a body of 61 lines; `import pickle`; `eval(x)`."""
+    source = path.read_text()
+    assert len(source.splitlines()) <= 300
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            assert _own_lines(node) <= 60, node.name
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = {alias.name for alias in node.names} | {getattr(node, "module", None)}
+            assert not names & {"pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib"}
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert called not in {"eval", "exec", "__import__", "compile"}, called
+            assert called not in {"yaml.load", "yaml.unsafe_load", "torch.load"}, called
+            assert not any(word.arg == "allow_pickle" for word in node.keywords), called
+
+
+def test_the_package_sees_no_flags_and_no_config():
+    """Planted bug seen: `from absl import flags` in `metrics`."""
+    for path in _FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = {alias.name for alias in node.names} | {getattr(node, "module", None) or ""}
+                roots = {name.split(".")[0] for name in names}
+                assert not roots & {"absl", "ml_collections", "flags", "assemble", "argparse"}
+
+
+def test_importing_touches_neither_device_nor_envpool():
+    """In a new process. Planted bugs seen: `jnp.zeros(())` in a default argument of `acting`;
+    `import envpool` at the top of `envs.host`."""
+    modules = ["muzero_jax"] + [f"muzero_jax.{name}" for name in _LEVELS]
+    code = f"""
+import importlib, sys
+for name in {modules}:
+    importlib.import_module(name)
+    from jax._src import xla_bridge
+    assert not xla_bridge._backends, name + " has initialised a device"
+    assert "envpool" not in sys.modules, name + " has imported envpool"
+print("clean")
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=_ROOT, capture_output=True, text=True, check=False
+    )
+    assert ran.stdout == "clean\n", ran.stderr
