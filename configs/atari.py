@@ -55,6 +55,25 @@ def get_config(game: str | None = None) -> ConfigDict:
         maxvisit_init=50.0,
     )
     config.explore = dict(temperature=0.0, noise_scale=1.0, random_move=0.0)
+    config.update(_learning())
+    config.loop = dict(steps_per_iteration=20, probe_interval_iterations=50)
+    config.evaluation = dict(
+        interval_env_steps=200_000,
+        episodes=16,
+        num_envs=16,
+        max_steps=3_000,
+        stop_at=config_dict.placeholder(float),
+    )
+    config.checkpoint = dict(
+        resume_interval_env_steps=400_000, params_interval_env_steps=200_000, max_to_keep=2
+    )
+    config.logging = dict(interval_env_steps=10_000, tensorboard=False)
+    return config
+
+
+def _learning() -> ConfigDict:
+    """Everything between stored rows and new parameters."""
+    config = ConfigDict()
     config.replay = dict(
         rows_per_env=4_000,
         min_rows=6_400,
@@ -82,16 +101,4 @@ def get_config(game: str | None = None) -> ConfigDict:
         max_grad_norm=5.0,
         momentum=config_dict.placeholder(float),
     )
-    config.loop = dict(steps_per_iteration=20, probe_interval_iterations=50)
-    config.evaluation = dict(
-        interval_env_steps=200_000,
-        episodes=16,
-        num_envs=16,
-        max_steps=3_000,
-        stop_at=config_dict.placeholder(float),
-    )
-    config.checkpoint = dict(
-        resume_interval_env_steps=400_000, params_interval_env_steps=200_000, max_to_keep=2
-    )
-    config.logging = dict(interval_env_steps=10_000, tensorboard=False)
     return config

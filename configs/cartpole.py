@@ -39,6 +39,21 @@ def get_config(where: str | None = None) -> ConfigDict:
         maxvisit_init=50.0,
     )
     config.explore = dict(temperature=0.0, noise_scale=1.0, random_move=0.0)
+    config.update(_learning())
+    config.loop = dict(steps_per_iteration=8, probe_interval_iterations=50)
+    config.evaluation = dict(
+        interval_env_steps=10_000, episodes=20, num_envs=20, max_steps=500, stop_at=490.0
+    )
+    config.checkpoint = dict(
+        resume_interval_env_steps=25_000, params_interval_env_steps=25_000, max_to_keep=2
+    )
+    config.logging = dict(interval_env_steps=2_000, tensorboard=False)
+    return config
+
+
+def _learning() -> ConfigDict:
+    """Everything between stored rows and new parameters."""
+    config = ConfigDict()
     config.replay = dict(
         rows_per_env=2_000,
         min_rows=1_024,
@@ -66,12 +81,4 @@ def get_config(where: str | None = None) -> ConfigDict:
         max_grad_norm=5.0,
         momentum=config_dict.placeholder(float),
     )
-    config.loop = dict(steps_per_iteration=8, probe_interval_iterations=50)
-    config.evaluation = dict(
-        interval_env_steps=10_000, episodes=20, num_envs=20, max_steps=500, stop_at=490.0
-    )
-    config.checkpoint = dict(
-        resume_interval_env_steps=25_000, params_interval_env_steps=25_000, max_to_keep=2
-    )
-    config.logging = dict(interval_env_steps=2_000, tensorboard=False)
     return config

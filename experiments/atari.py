@@ -11,6 +11,8 @@ def main() -> None:
     import workdirs
 
     config = flags.FLAGS.config
+    if "game" not in config.env:
+        raise launch.BadInputError("--config: it has no env.game; try experiments/control.py")
     train.train(config, workdirs.choose(flags.FLAGS.workdir, config.env.game.lower()))
 
 

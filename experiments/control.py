@@ -11,6 +11,8 @@ def main() -> None:
     import workdirs
 
     config = flags.FLAGS.config
+    if "task" not in config.env:
+        raise launch.BadInputError("--config: it has no env.task; try experiments/atari.py")
     train.train(config, workdirs.choose(flags.FLAGS.workdir, config.env.task.lower()))
 
 

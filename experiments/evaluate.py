@@ -83,6 +83,12 @@ def newest_params(workdir: Path, abstract: Params) -> tuple[int, Params, dict]:
     raise launch.BadInputError(f"--workdir: no checkpoint in {workdir}; has the run saved one?")
 
 
+def _check_saved(workdir: Path) -> None:
+    """Tells of a missing checkpoint before anything is built."""
+    if not any(checkpoint.committed_steps(workdir / name) for name in ("params", "checkpoints")):
+        raise launch.BadInputError(f"--workdir: no checkpoint in {workdir}; has the run saved one?")
+
+
 def main() -> None:
     args = flags.FLAGS
     if not args.workdir:
@@ -94,6 +100,8 @@ def main() -> None:
     num_envs = args.num_envs or min(args.episodes, config.evaluation.num_envs)
     config.evaluation.update(episodes=args.episodes, num_envs=num_envs)
     validate.check(config)
+    if args.policy == "search":
+        _check_saved(workdir)
     step, params, meta = None, None, {"counters": {}}
     experiment = assemble.build(config)
     if args.policy == "search":

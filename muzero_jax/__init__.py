@@ -5,28 +5,17 @@ modules: envpool and orbax take seconds to load.
 """
 
 from muzero_jax import types
-from muzero_jax.acting import example_row
-from muzero_jax.acting import init_carry
-from muzero_jax.acting import make_act_and_add
-from muzero_jax.acting import make_rollout
-from muzero_jax.codecs import identity_codec
-from muzero_jax.codecs import make_two_hot_codec
-from muzero_jax.evaluate import make_random_player
-from muzero_jax.evaluate import make_search_player
-from muzero_jax.evaluate import play_episodes
-from muzero_jax.learner import init_train_state
-from muzero_jax.learner import make_learn
-from muzero_jax.learner import make_optimizer
-from muzero_jax.learner import make_update
+from muzero_jax.acting import example_row, init_carry, make_act_and_add, make_rollout
+from muzero_jax.codecs import identity_codec, make_two_hot_codec
+from muzero_jax.evaluate import make_random_player, make_search_player, play_episodes
+from muzero_jax.learner import init_train_state, make_learn, make_optimizer, make_update
 from muzero_jax.losses import make_loss
 from muzero_jax.networks.blocks import make_network
 from muzero_jax.networks.conv import make_conv_network
 from muzero_jax.networks.mlp import make_mlp_network
 from muzero_jax.replay import make_replay
 from muzero_jax.search import make_gumbel_search
-from muzero_jax.targets import make_initial_priority
-from muzero_jax.targets import make_network_bootstrap
-from muzero_jax.targets import make_targets
+from muzero_jax.targets import make_initial_priority, make_network_bootstrap, make_targets
 
 __version__ = "0.1.0"
 

@@ -8,7 +8,9 @@ uniform sampling.
 """
 
 from collections.abc import Callable
+import functools
 import math
+from typing import NamedTuple
 
 import chex
 import jax
@@ -74,90 +76,126 @@ def make_replay(
         )
     if not priority_floor > 0:
         raise ValueError(f"replay.priority_floor must be > 0, got {priority_floor}")
-    ring = rows_per_env
+    layout = _Layout(
+        row, num_envs, rows_per_env, history_steps, future_steps, observed_steps, lookahead_steps
+    )
 
     def to_weight(priority: Array) -> Array:
         return (priority + priority_floor) ** priority_exponent
 
-    def init() -> ReplayState:
-        def empty(x):
-            return jnp.zeros((num_envs, ring, math.prod(x.shape)), x.dtype)
+    return Replay(
+        init=functools.partial(_init, layout),
+        add=functools.partial(_add, layout, initial_priority, to_weight),
+        sample=functools.partial(_sample, layout),
+        update_priorities=functools.partial(_update_priorities, to_weight),
+        abandon=_abandon,
+    )
 
-        return ReplayState(
-            rows=jax.tree.map(empty, row),
-            weights=jnp.zeros((num_envs, ring), jnp.float32),
-            cursor=jnp.zeros((num_envs,), jnp.int32),
-            filled=jnp.zeros((num_envs,), jnp.int32),
-        )
 
-    def add(state: ReplayState, env_start: Array, rows: Transition) -> ReplayState:
-        num_rows_envs, steps = rows.reward.shape
-        if steps + window > ring:
-            raise ValueError(f"cannot add {steps} rows at once to a ring of {ring}")
-        envs = env_start + jnp.arange(num_rows_envs)
-        cursor, filled = state.cursor[envs], state.filled[envs]
-        slots = (cursor[:, None] + jnp.arange(steps)) % ring
-        stored = jax.tree.map(
-            lambda ring_leaf, new: ring_leaf.at[envs[:, None], slots].set(
-                new.reshape(num_rows_envs, steps, -1).astype(ring_leaf.dtype)
-            ),
-            state.rows,
-            rows,
-        )
-        # The rows just written have no future yet, and the next S have lost their history.
-        stale = (cursor[:, None] + jnp.arange(steps + history_steps)) % ring
-        weights = state.weights.at[envs[:, None], stale].set(0.0)
-        # Exactly `steps` rows per environment have just got their last missing newer row.
-        age = future_steps + steps - jnp.arange(steps + lookahead_steps)
-        matured = (cursor[:, None] + steps - 1 - (age - 1)) % ring
-        scalars = _scalars(stored, envs[:, None], matured)
-        priority = jax.vmap(initial_priority)(scalars)
-        written = filled[:, None] + steps >= age[:steps]
-        drawable = written & ~scalars.last[:, :steps]
-        weights = weights.at[envs[:, None], matured[:, :steps]].set(
-            jnp.where(drawable, to_weight(priority), 0.0)
-        )
-        return ReplayState(
-            rows=stored,
-            weights=weights,
-            cursor=state.cursor.at[envs].set((cursor + steps) % ring),
-            filled=state.filled.at[envs].set(jnp.minimum(filled + steps, ring)),
-        )
+class _Layout(NamedTuple):
+    """The sizes of a ring, as `make_replay` names them; `ring` is T."""
 
-    def sample(state: ReplayState, key: chex.PRNGKey, batch_size: int) -> Sample:
-        env, slot, probability = draw(state.weights, key, batch_size)
-        offsets = jnp.arange(-history_steps, future_steps + 1)
-        slots = (slot[:, None] + offsets) % ring
-        rows = state.rows.replace(observation=None)
-        rows = jax.tree.map(
-            lambda leaf, like: leaf[env[:, None], slots].reshape(*slots.shape, *like.shape),
-            rows,
-            row.replace(observation=None),
-        )
-        frames = state.rows.observation[env[:, None], slots[:, 1 : 1 + observed_steps]]
-        return Sample(
-            rows=rows,
-            observations=frames.reshape(batch_size, observed_steps, *row.observation.shape),
-            index=jnp.stack([env, slot], axis=-1),
-            probability=probability,
-            num_drawable=jnp.sum(state.weights > 0).astype(jnp.float32),
-        )
+    row: Transition
+    num_envs: int
+    ring: int
+    history_steps: int
+    future_steps: int
+    observed_steps: int
+    lookahead_steps: int
 
-    def update_priorities(state: ReplayState, index: Array, priority: Array) -> ReplayState:
-        env, slot = index[:, 0], index[:, 1]
-        old = state.weights[env, slot]
-        new = jnp.where(old > 0, to_weight(priority), 0.0)
-        # A row drawn twice gets the larger weight, in whatever order a GPU scatters.
-        weights = state.weights.at[env, slot].set(0.0).at[env, slot].max(new)
-        return state.replace(weights=weights)
 
-    def abandon(state: ReplayState) -> ReplayState:
-        newest = (state.cursor - 1) % ring
-        envs = jnp.arange(num_envs)
-        last = state.rows.last.at[envs, newest].set(True)
-        return state.replace(rows=state.rows.replace(last=last))
+def _init(layout: _Layout) -> ReplayState:
+    def empty(x):
+        return jnp.zeros((layout.num_envs, layout.ring, math.prod(x.shape)), x.dtype)
 
-    return Replay(init, add, sample, update_priorities, abandon)
+    return ReplayState(
+        rows=jax.tree.map(empty, layout.row),
+        weights=jnp.zeros((layout.num_envs, layout.ring), jnp.float32),
+        cursor=jnp.zeros((layout.num_envs,), jnp.int32),
+        filled=jnp.zeros((layout.num_envs,), jnp.int32),
+    )
+
+
+def _add(
+    layout: _Layout,
+    initial_priority: Callable[[Transition], Array],
+    to_weight: Callable[[Array], Array],
+    state: ReplayState,
+    env_start: Array,
+    rows: Transition,
+) -> ReplayState:
+    num_envs, steps = rows.reward.shape
+    ring, future_steps = layout.ring, layout.future_steps
+    if steps + layout.history_steps + 1 + future_steps > ring:
+        raise ValueError(f"cannot add {steps} rows at once to a ring of {ring}")
+    envs = env_start + jnp.arange(num_envs)
+    cursor, filled = state.cursor[envs], state.filled[envs]
+    slots = (cursor[:, None] + jnp.arange(steps)) % ring
+    stored = jax.tree.map(
+        lambda ring_leaf, new: ring_leaf.at[envs[:, None], slots].set(
+            new.reshape(num_envs, steps, -1).astype(ring_leaf.dtype)
+        ),
+        state.rows,
+        rows,
+    )
+    # The rows just written have no future yet, and the next S have lost their history.
+    stale = (cursor[:, None] + jnp.arange(steps + layout.history_steps)) % ring
+    weights = state.weights.at[envs[:, None], stale].set(0.0)
+    # Exactly `steps` rows per environment have just got their last missing newer row. The age of
+    # the newest row is 1.
+    age = future_steps + steps - jnp.arange(steps + layout.lookahead_steps)
+    matured = (cursor[:, None] + steps - age) % ring
+    scalars = _scalars(stored, envs[:, None], matured)
+    priority = jax.vmap(initial_priority)(scalars)
+    written = filled[:, None] + steps >= age[:steps]
+    drawable = written & ~scalars.last[:, :steps]
+    weights = weights.at[envs[:, None], matured[:, :steps]].set(
+        jnp.where(drawable, to_weight(priority), 0.0)
+    )
+    return ReplayState(
+        rows=stored,
+        weights=weights,
+        cursor=state.cursor.at[envs].set((cursor + steps) % ring),
+        filled=state.filled.at[envs].set(jnp.minimum(filled + steps, ring)),
+    )
+
+
+def _sample(layout: _Layout, state: ReplayState, key: chex.PRNGKey, batch_size: int) -> Sample:
+    env, slot, probability = draw(state.weights, key, batch_size)
+    offsets = jnp.arange(-layout.history_steps, layout.future_steps + 1)
+    slots = (slot[:, None] + offsets) % layout.ring
+    rows = jax.tree.map(
+        lambda leaf, like: leaf[env[:, None], slots].reshape(*slots.shape, *like.shape),
+        state.rows.replace(observation=None),
+        layout.row.replace(observation=None),
+    )
+    observed = slots[:, 1 : 1 + layout.observed_steps]
+    frames = state.rows.observation[env[:, None], observed]
+    return Sample(
+        rows=rows,
+        observations=frames.reshape(*observed.shape, *layout.row.observation.shape),
+        index=jnp.stack([env, slot], axis=-1),
+        probability=probability,
+        num_drawable=jnp.sum(state.weights > 0).astype(jnp.float32),
+    )
+
+
+def _update_priorities(
+    to_weight: Callable[[Array], Array], state: ReplayState, index: Array, priority: Array
+) -> ReplayState:
+    env, slot = index[:, 0], index[:, 1]
+    old = state.weights[env, slot]
+    new = jnp.where(old > 0, to_weight(priority), 0.0)
+    # A row drawn twice gets the larger weight, in whatever order a GPU scatters.
+    weights = state.weights.at[env, slot].set(0.0).at[env, slot].max(new)
+    return state.replace(weights=weights)
+
+
+def _abandon(state: ReplayState) -> ReplayState:
+    num_envs, ring = state.weights.shape
+    newest = (state.cursor - 1) % ring
+    last = state.rows.last.at[jnp.arange(num_envs), newest].set(True)
+    return state.replace(rows=state.rows.replace(last=last))
 
 
 def _scalars(rows: Transition, envs: Array, slots: Array) -> Transition:

@@ -90,13 +90,11 @@ class _Dynamics(nn.Module):
 
     @nn.compact
     def __call__(self, embedding: Array, action: Array) -> tuple[Array, Array]:
-        # A convolution over A constant one-hot planes is, inside the border, one vector per action.
+        channels = embedding.shape[-1]
         one_hot = jax.nn.one_hot(action, self.num_actions, dtype=self.dtype)
-        planes = jnp.broadcast_to(
-            one_hot[:, None, None, :], (*embedding.shape[:3], self.num_actions)
-        )
-        x = jnp.concatenate([embedding, planes], axis=-1)
-        x = nn.Conv(embedding.shape[-1], (3, 3), dtype=self.dtype, use_bias=False)(x)
+        # A one-hot action is A constant planes; a 1x1 convolution over them is one vector each.
+        planes = nn.Dense(channels, dtype=self.dtype, use_bias=False)(one_hot)[:, None, None, :]
+        x = nn.Conv(channels, (3, 3), dtype=self.dtype, use_bias=False)(embedding) + planes
         x = nn.relu(nn.LayerNorm(dtype=self.dtype)(x) + embedding)
         for _ in range(self.num_blocks):
             x = ResidualBlock(self.dtype)(x)

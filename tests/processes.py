@@ -1,0 +1,99 @@
+"""Real processes of the experiments: started, killed, looked into."""
+
+import json
+import os
+from pathlib import Path
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+from ml_collections import ConfigDict
+
+import assemble
+from muzero_jax import checkpoint
+import train
+
+ROOT = Path(__file__).resolve().parents[1]
+_PATIENCE_SECONDS = 240
+
+TINY = {
+    "env.num_envs": 4,
+    "search.num_simulations": 2,
+    "codec.value.num_bins": 11,
+    "replay.rows_per_env": 512,
+    "replay.min_rows": 48,
+    "replay.rows_per_update": 8,
+    "replay.batch_size": 8,
+    "targets.unroll_steps": 2,
+    "targets.bootstrap_steps": 3,
+    "loop.steps_per_iteration": 4,
+    "loop.probe_interval_iterations": 2,
+    "evaluation.episodes": 4,
+    "evaluation.num_envs": 2,
+    "evaluation.max_steps": 30,
+}
+TINY_CONTROL = TINY | {"network.width": 16, "network.history_steps": 2}
+TINY_ATARI = TINY | {
+    "network.stages": "((4, 8, 8, 0), (4, 4, 4, 0))",
+    "network.channels": 4,
+    "network.representation_blocks": 0,
+    "network.head_planes": 1,
+    "network.head_width": 8,
+}
+
+
+def command(script, *words, **options):
+    """The command line of `experiments/<script>.py`; options are config fields with `__`."""
+    fields = [f"--config.{name}={value}" for name, value in options.items()]
+    return [sys.executable, str(ROOT / "experiments" / f"{script}.py"), *words, *fields]
+
+
+def start(arguments, *, output, errors=None):
+    """Starts a process with compiled programs kept between tests."""
+    environment = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+    }
+    with open(output, "ab") as out, open(errors or output, "ab") as err:
+        return subprocess.Popen(arguments, cwd=ROOT, env=environment, stdout=out, stderr=err)
+
+
+def finish(arguments, *, output):
+    """Runs to the end; returns the exit code."""
+    return start(arguments, output=output).wait(timeout=_PATIENCE_SECONDS)
+
+
+def kill_after_a_save(arguments, workdir, *, output):
+    """Starts, waits for a new resume point, then kills -9 at a random moment soon after.
+
+    Returns the newest committed resume point.
+    """
+    before = set(checkpoint.committed_steps(workdir / "checkpoints"))
+    process = start(arguments, output=output)
+    give_up = time.monotonic() + _PATIENCE_SECONDS
+    while not set(checkpoint.committed_steps(workdir / "checkpoints")) - before:
+        assert process.poll() is None, Path(output).read_text()
+        assert time.monotonic() < give_up, "no resume point"
+        time.sleep(0.02)
+    delay = random.uniform(0, 0.5)
+    time.sleep(delay)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, f"ended before a kill after {delay} s"
+    return checkpoint.committed_steps(workdir / "checkpoints")[-1]
+
+
+def build(workdir):
+    """(config, experiment) of the run in a folder."""
+    config = ConfigDict(json.loads((workdir / "config.json").read_text()))
+    return config, assemble.build(config)
+
+
+def resume_point(experiment, workdir):
+    """(step, tree, meta) of the newest resume point."""
+    target = jax.eval_shape(lambda: train.saved_tree(experiment.fresh()))
+    return checkpoint.restore_newest(workdir / "checkpoints", target)

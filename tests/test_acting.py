@@ -1,0 +1,134 @@
+"""Acting against a list of rows that a Python loop writes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fakes
+from muzero_jax import acting
+from muzero_jax.types import Explore
+
+_E, _T = 3, 9
+
+
+def _list_of_rows(env, key, params, explore):
+    """`(timestep, history, output)` of each step, by `jit`ted single steps in a Python loop."""
+    state, timestep = jax.vmap(env.reset)(jax.random.split(jax.random.key(5), _E))
+    carry = acting.init_carry(env.spec, _E, 2)
+    step = jax.jit(jax.vmap(env.step))
+    act = jax.jit(lambda *args: acting.act(fakes.search, *args))
+    rows = []
+    for step_key in jax.random.split(key, _T):
+        search_key, env_key = jax.random.split(step_key)
+        carry, output = act(params, search_key, carry, timestep, explore)
+        rows.append((timestep, carry.history, output))
+        state, timestep = step(state, output.action, jax.random.split(env_key, _E))
+    return rows, (state, timestep, carry)
+
+
+@pytest.mark.parametrize("same_step", [False, True])
+def test_rollout_equals_a_python_loop_bit_for_bit(same_step):
+    """Planted bugs seen: the row holds the time step after the action; axes `[T, E]`."""
+    env = fakes.make_jax_env(same_step=same_step)
+    key, params = jax.random.key(1), fakes.make_params(1.0)
+    rows, end = _list_of_rows(env, key, params, fakes.EXPLORE)
+    state, timestep = jax.vmap(env.reset)(jax.random.split(jax.random.key(5), _E))
+    rollout = jax.jit(acting.make_rollout(env, fakes.search, num_steps=_T))
+    carry = acting.init_carry(env.spec, _E, 2)
+    rolled_end, rolled = rollout(params, key, state, timestep, carry, fakes.EXPLORE, jnp.int32(7))
+    fakes.assert_trees_equal(rolled_end, end)
+    assert rolled.reward.shape == (_E, _T) and rolled.policy.shape == (_E, _T, 3)
+    for t, (timestep, _, output) in enumerate(rows):
+        for name in ("observation", "reward", "discount", "first", "last"):
+            np.testing.assert_array_equal(getattr(rolled, name)[:, t], getattr(timestep, name))
+        for name in ("action", "policy", "value"):
+            np.testing.assert_array_equal(getattr(rolled, name)[:, t], getattr(output, name))
+    assert np.all(rolled.made_at_updates == 7) and rolled.made_at_updates.dtype == jnp.int32
+    assert rolled.first[:, 1:].sum() >= 3 and rolled.last.any() != same_step
+
+
+def test_history_begins_anew_on_first_rows_and_last_rows_are_searched():
+    """Planted bugs seen: `history_push` skipped; values of `last` rows set to 0."""
+    env = fakes.make_jax_env(same_step=False)
+    rows, _ = _list_of_rows(env, jax.random.key(1), fakes.make_params(), fakes.EXPLORE)
+    for t, (timestep, history, output) in enumerate(rows):
+        assert (output.value >= 0.25).all()  # The noise scale is in each value: nothing skipped.
+        for e in range(_E):
+            np.testing.assert_array_equal(history.observation[e, 1], timestep.observation[e])
+            if timestep.first[e]:
+                np.testing.assert_array_equal(history.valid[e], [False, True])
+                np.testing.assert_array_equal(history.observation[e, 0], timestep.observation[e])
+                assert history.action[e].tolist() == [0, 0]
+                assert history.reward[e].tolist() == [0.0, 0.0]
+            else:
+                before, _, chosen = rows[t - 1]
+                assert history.valid[e].tolist() == [True, True]
+                np.testing.assert_array_equal(history.observation[e, 0], before.observation[e])
+                assert history.action[e, 1] == chosen.action[e]
+                assert history.reward[e, 1] == timestep.reward[e] == chosen.action[e] + 1
+    assert any(timestep.last.any() for timestep, *_ in rows)
+
+
+def test_act_and_add_stores_the_rows_of_its_group():
+    """Planted bugs seen: `env_start` ignored; the action of the step before stored."""
+    ring = fakes.make_replay(num_envs=4, rows_per_env=16)
+    state, params = ring.init(), fakes.make_params(2.0)
+    carry = acting.init_carry(fakes.SPEC, 2, 2)
+    act_and_add = jax.jit(acting.make_act_and_add(fakes.search, ring))
+    env = fakes.make_host_env([2, 3], [2, 3])
+    timestep, rows = env.reset(), []
+    for t in range(6):
+        state, carry = act_and_add(
+            params, state, carry, timestep, 2, jax.random.key(t), fakes.EXPLORE, t
+        )
+        rows.append((timestep, carry.action))
+        timestep = env.step(np.asarray(carry.action))
+    np.testing.assert_array_equal(state.filled, [0, 0, 6, 6])
+    for t, (timestep, action) in enumerate(rows):
+        for name in ("reward", "discount", "first", "last"):
+            np.testing.assert_array_equal(
+                getattr(state.rows, name)[2:, t, 0], getattr(timestep, name)
+            )
+        np.testing.assert_array_equal(state.rows.observation[2:, t], timestep.observation)
+        np.testing.assert_array_equal(state.rows.action[2:, t, 0], action)
+        np.testing.assert_array_equal(state.rows.policy[2:, t], np.full((2, 3), 2.0))
+        np.testing.assert_array_equal(state.rows.made_at_updates[2:, t, 0], [t, t])
+
+
+def test_example_row_has_shapes_and_computes_nothing():
+    """Planted bugs seen: a batch axis left on; `eval_shape` left out."""
+    ran = []
+
+    def search(params, key, history, invalid_actions, explore):
+        jax.debug.callback(lambda: ran.append(1))
+        return fakes.search(params, key, history, invalid_actions, explore)
+
+    row = acting.example_row(fakes.SPEC, search, fakes.make_params(), 4)
+    jax.effects_barrier()
+    assert not ran
+    assert all(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(row))
+    kinds = {
+        name: (getattr(row, name).shape, str(getattr(row, name).dtype))
+        for name in row.keys()
+        if getattr(row, name) is not None
+    }
+    assert kinds == {
+        "observation": ((2,), "float32"),
+        "reward": ((), "float32"),
+        "discount": ((), "float32"),
+        "first": ((), "bool"),
+        "last": ((), "bool"),
+        "action": ((), "int32"),
+        "policy": ((3,), "float32"),
+        "value": ((), "float32"),
+        "made_at_updates": ((), "int32"),
+    }
+    assert row.invalid_actions is None
+
+
+def test_no_exploration_is_three_zeros():
+    """Planted bug seen: a noise scale of 1."""
+    assert isinstance(acting.NO_EXPLORATION, Explore)
+    assert [float(x) for x in jax.tree.leaves(acting.NO_EXPLORATION)] == [0.0, 0.0, 0.0]
+    assert all(x.dtype == np.float32 for x in jax.tree.leaves(acting.NO_EXPLORATION))

@@ -1,0 +1,294 @@
+"""The host loop on tiny environments: exact counts, the order of events, rows in replay."""
+
+import itertools
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fakes
+from muzero_jax import acting
+from muzero_jax.loops import sebulba as module
+from muzero_jax.types import Counters, RunState
+
+_GROUPS, _SIZE, _STEPS = 2, 2, 3
+_E = _GROUPS * _SIZE
+_LENGTHS = ([2, 3], [4, 1])
+
+
+def _groups(log=None):
+    def recorder(group):
+        return lambda action: log.append(("env", group)) if log is not None else None
+
+    return [
+        fakes.make_host_env([2 * g, 2 * g + 1], _LENGTHS[g], on_step=recorder(g))
+        for g in range(_GROUPS)
+    ]
+
+
+def _fresh(ring):
+    carry = acting.init_carry(fakes.SPEC, _SIZE, 2)
+    return RunState(
+        train=fakes.make_train(),
+        replay=ring.init(),
+        env=None,
+        timestep=None,
+        acting=tuple(jax.tree.map(jnp.copy, carry) for _ in range(_GROUPS)),
+        counters=Counters(),
+    )
+
+
+def _loop(*, envs=None, search=fakes.search, learn=fakes.learn, seed=0, **options):
+    ring = fakes.make_replay(_E, 64)
+    options = dict(min_rows=20, rows_per_update=4, steps_per_iteration=_STEPS) | options
+    return module.sebulba(
+        _fresh(ring),
+        envs=_groups() if envs is None else envs,
+        act_and_add=acting.make_act_and_add(search, ring),
+        learn=learn,
+        explore_at=lambda updates: fakes.EXPLORE,
+        key=jax.random.key(seed),
+        **options,
+    )
+
+
+def _take(loop, iterations):
+    """Each yield as (counters, metrics), and the last run, read before it is donated."""
+    told = []
+    for run, metrics in itertools.islice(loop, iterations):
+        told.append((run.counters, jax.device_get(metrics)))
+    return told, run
+
+
+def _emitted(env, count):
+    """The first `count` time steps of a fake environment, whatever its actions."""
+    steps = [env.reset()] + [env.step(np.zeros(_SIZE, int)) for _ in range(count - 1)]
+    return {
+        name: np.stack([getattr(step, name) for step in steps], 1)
+        for name in ("observation", "reward", "discount", "first", "last")
+    }
+
+
+@pytest.mark.parametrize("rows_per_update,min_rows", [(1, 20), (2, 20), (4, 22), (8, 0), (4, 3)])
+def test_the_ratio_is_exact_at_every_yield_and_there_is_no_burst(
+    monkeypatch, rows_per_update, min_rows
+):
+    """Planted bugs seen: updates one group step late; `rows // r` without `min_rows`."""
+    events = _record(monkeypatch)
+    loop = _loop(rows_per_update=rows_per_update, min_rows=min_rows)
+    for i, (run, metrics) in enumerate(itertools.islice(loop, 8), start=1):
+        rows = _E * (1 + _STEPS * i)
+        assert run.counters == Counters(
+            iteration=i,
+            env_steps=run.counters.env_steps,
+            rows=rows,
+            updates=max(0, rows - min_rows) // rows_per_update,
+            resumes=0,
+        )
+        assert int(run.train.step) == run.counters.updates
+        assert ("train/loss" in metrics) == (run.counters.updates > 0)
+    groups = itertools.groupby(event[0] for event in events)
+    assert max(len(list(g)) for kind, g in groups if kind == "learn") <= max(
+        1, _SIZE // rows_per_update
+    )
+
+
+def test_counters_rows_and_parameters_that_each_search_saw():
+    """A row shows (environment, its number): replay environment e holds exactly what environment e
+    sent. Act number k comes after 2k rows, so that its parameters are floor((2k - 20)/4) updates
+    old. Planted bugs seen: groups exchanged in replay; `made_at_updates` read after the update;
+    resets counted as steps."""
+    told, run = _take(_loop(), 8)
+    rows = 1 + 8 * _STEPS
+    firsts = 0
+    for g in range(_GROUPS):
+        sent = _emitted(_groups()[g], rows)
+        mine = slice(g * _SIZE, (g + 1) * _SIZE)
+        np.testing.assert_array_equal(sent["observation"][0, :, 0], 2 * g)
+        for name, values in sent.items():
+            stored = np.asarray(getattr(run.replay.rows, name))[mine, :rows]
+            np.testing.assert_array_equal(stored.reshape(values.shape), values, err_msg=name)
+        acts = np.arange(rows) * _GROUPS + g
+        made_at = np.maximum(0, 2 * acts - 20) // 4
+        for e in range(_SIZE):
+            np.testing.assert_array_equal(
+                run.replay.rows.made_at_updates[g * _SIZE + e, :rows, 0], made_at
+            )
+            np.testing.assert_array_equal(
+                run.replay.rows.policy[g * _SIZE + e, :rows, 0], made_at.astype(np.float32)
+            )
+        firsts += sent["first"].sum()
+    np.testing.assert_array_equal(run.replay.filled, [rows] * _E)
+    assert run.counters.rows == _E * rows and run.counters.env_steps == _E * rows - firsts
+    # 4 rows at once: 4 resets at first; then row 3 of environment 0 (2 steps), 2 of environment 3.
+    assert told[0][0].env_steps == 16 - 4 - 2
+
+
+def test_returns_of_training_episodes():
+    """Rewards are row numbers: episodes of 2, 3, 4 and 1 steps end in rows 2, 3, 4 and 1, and are
+    told one row later. Iteration 1 sees rows 1-3: 1+2 and 1 (rows 0-1; again 3 in row 3, told in
+    row 4). Iteration 2, rows 4-6: 1+2+3 in row 4; 4+5 in row 6 (told in row 6); 1+2+3+4 in row 5;
+    3 in row 4, 5 in row 6. Planted bugs seen: told twice; the running sum not reset."""
+    told, _ = _take(_loop(), 2)
+    assert [m["train/episodes"] for _, m in told] == [2, 5]
+    assert [m["train/return_sum"] for _, m in told] == [3 + 1, 6 + 9 + 10 + 3 + 5]
+
+
+def test_returns_where_the_last_reward_comes_with_the_first_row():
+    """Same-step resets: 1 + 2 + 4 (the `first` row's) = 7, then 8. Planted bug seen: the reward of
+    the `first` row booked for the new episode."""
+    stats = module.EpisodeReturns(num_groups=2, group_size=1)
+    env = fakes.make_host_env([0], [9])
+    for reward, first in [(1, 0), (2, 0), (4, 1), (8, 1), (16, 0)]:
+        timestep = env.reset().replace(
+            reward=np.array([reward], np.float32), first=np.array([first], bool)
+        )
+        stats.add(1, timestep)
+    assert stats.take() == {"train/return_sum": 15.0, "train/episodes": 2}
+    assert stats.take() == {"train/return_sum": 0, "train/episodes": 0}
+
+
+def _record(monkeypatch):
+    """Events as the host makes them: ("act", g), ("learn",), ("fetch", value)."""
+    events = []
+
+    def bind(name, label):
+        real = getattr(module, name)
+
+        def binder(*args):
+            step = real(*args)
+
+            def recorded(*call):
+                events.append(label(call))
+                return step(*call)
+
+            return recorded
+
+        monkeypatch.setattr(module, name, binder)
+
+    bind("_bind_act", lambda call: ("act", call[4]))
+    bind("_bind_learn", lambda call: ("learn",))
+    fetch = module.fetch
+    monkeypatch.setattr(module, "fetch", lambda x: events.append(("fetch", x)) or fetch(x))
+    return events
+
+
+def test_one_fetch_per_group_step_and_the_order_of_events(monkeypatch):
+    """Between a group's search and the fetch of its actions, every other group's host step.
+    Planted bugs seen: metrics fetched after each update; fetch moved behind the search, which
+    makes the loop serial."""
+    events = _record(monkeypatch)
+    _take(_loop(envs=_groups(events), rows_per_update=2, min_rows=4), 4)
+    fetched = [event[1] for event in events if event[0] == "fetch"]
+    assert len(fetched) == 4 * _STEPS * _GROUPS
+    assert all(isinstance(x, jax.Array) and x.shape == (_SIZE,) for x in fetched)
+    order = [event[:1] if event[0] == "fetch" else event for event in events]
+    # With 2 rows per update, each group step makes one due; the 4 rows at the start make none.
+    step = [[("fetch",), ("env", g), ("act", g), ("learn",)] for g in range(_GROUPS)]
+    assert order == [("act", 0), ("act", 1)] + (step[0] + step[1]) * (4 * _STEPS)
+
+
+def test_the_host_steps_one_group_while_the_device_searches_for_the_other():
+    """A rendezvous, no clock: the search of a group does not end before the host steps the next
+    group, which does not end before that search began. Planted bug seen: fetch moved behind the
+    search (the rendezvous fails)."""
+    searching, stepping = threading.Event(), threading.Event()
+    met = []
+
+    def meet(value):
+        if armed:
+            searching.set()
+            met.append(stepping.wait(20))
+            stepping.clear()
+        return value
+
+    def search(params, key, history, invalid_actions, explore):
+        output = fakes.search(params, key, history, invalid_actions, explore)
+        shape = jax.ShapeDtypeStruct(output.value.shape, output.value.dtype)
+        return output.replace(value=jax.pure_callback(meet, shape, output.value))
+
+    def on_step(action):
+        if armed:
+            stepping.set()
+            met.append(searching.wait(20))
+            searching.clear()
+
+    envs = [fakes.make_host_env([2 * g, 2 * g + 1], [9, 9], on_step=on_step) for g in range(2)]
+    armed = False
+    loop = _loop(envs=envs, search=search, min_rows=10**6 * 4, steps_per_iteration=1)
+    run, _ = next(loop)
+    jax.block_until_ready(run)
+    armed = True
+    # The first host step has no search before it that still runs: let it pass.
+    searching.set()
+    next(loop)
+    assert len(met) >= 3 and all(met)
+    armed = False
+    stepping.set()
+
+
+def test_one_trace_of_each_function():
+    """Before and after warm-up, at every group. Planted bug seen: the group index not traced."""
+    traces = {"search": 0, "learn": 0}
+
+    def search(*args):
+        traces["search"] += 1
+        return fakes.search(*args)
+
+    def learn(*args):
+        traces["learn"] += 1
+        return fakes.learn(*args)
+
+    _take(_loop(search=search, learn=learn), 6)
+    # `make_replay` has its rows from the plain search: not counted here.
+    assert traces == {"search": 1, "learn": 1}
+
+
+def test_same_seed_same_run_and_a_probe_changes_nothing():
+    """Planted bugs seen: the key of acting not folded with the counter of rows; the probe running
+    an update more."""
+    told, run = _take(_loop(), 6)
+    probed, again = _take(_loop(probe_interval_iterations=2), 6)
+    fakes.assert_trees_equal(run, again)
+    _, other = _take(_loop(seed=1), 6)
+    assert not np.array_equal(run.replay.rows.value, other.replay.rows.value)
+    values = np.asarray(run.replay.rows.value)[:, : 1 + 6 * _STEPS]
+    assert len(np.unique(values)) == values.size  # No key was used twice.
+    shares = {f"speed/share_{name}" for name in ("fetch", "env", "search", "update")}
+    hosts = {"speed/host_share_fetch", "speed/host_share_env"}
+    for i, (_, metrics) in enumerate(probed):
+        speeds = {name for name in metrics if name.startswith("speed/")}
+        if i % 2 == 0:
+            assert speeds == hosts
+        else:
+            assert speeds == shares
+            assert 0 < sum(metrics[name] for name in speeds) <= 1
+    assert all("speed/share_search" not in metrics for _, metrics in told)
+
+
+def test_a_probe_waits_for_what_it_times(monkeypatch):
+    """Every call but those of the host itself is followed by a fetch of an array that it made.
+    Planted bug seen: the wait looks at a host counter, so that updates seem to cost nothing."""
+    events = _record(monkeypatch)
+    _take(_loop(probe_interval_iterations=1, min_rows=4), 1)
+    inside = events[events.index(("act", 1)) + 1 :]
+    for event, after in itertools.pairwise(inside):
+        if event[0] in ("act", "learn"):
+            assert after[0] == "fetch"
+            assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(after[1]))
+
+
+@pytest.mark.parametrize(
+    "options,message",
+    [
+        (dict(rows_per_update=3), "rows_per_update"),
+        (dict(rows_per_update=0), "rows_per_update"),
+        (dict(envs=[fakes.make_host_env([0, 1], [2, 2]), fakes.make_host_env([2], [2])]), "same"),
+    ],
+)
+def test_what_does_not_divide_is_refused(options, message):
+    """Planted bug seen: `check_ratio` not called."""
+    with pytest.raises(ValueError, match=message):
+        next(_loop(**options))
