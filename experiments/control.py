@@ -6,13 +6,16 @@ import launch
 
 
 def main() -> None:
-    # After the command line has been read: bad input is told before JAX is imported.
-    import train
+    # Not at the top: bad input is told before JAX is imported.
+    import validate
     import workdirs
 
     config = flags.FLAGS.config
     if "task" not in config.env:
         raise launch.BadInputError("--config: it has no env.task; try experiments/atari.py")
+    validate.check(config)
+    import train
+
     train.train(config, workdirs.choose(flags.FLAGS.workdir, config.env.task.lower()))
 
 

@@ -136,6 +136,8 @@ def make_update(
         norm = optax.tree.norm(grads)
         # Judged on averages, so that every device decides alike.
         finite = jnp.isfinite(value) & jnp.isfinite(norm)
+        # A support clips an infinite target, so that the loss hides it; its priority does not.
+        finite &= jnp.isfinite(mean(jnp.mean(aux["priority"])))
         finite &= train.skipped_in_a_row < MAX_SKIPPED_IN_A_ROW
         updates, opt_state = optimizer.update(grads, train.opt_state, train.params)
         params = optax.apply_updates(train.params, updates)
@@ -158,6 +160,7 @@ def make_update(
             "loss": value,
             "grad_norm": norm,
             "importance_weight_min": jnp.min(weights),
+            "applied_updates": train.step.astype(jnp.float32),
             "skipped_in_a_row": train.skipped_in_a_row.astype(jnp.float32),
         }
         return train, UpdateOutput(aux["priority"], finite, mean(metrics))

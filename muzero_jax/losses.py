@@ -68,15 +68,18 @@ def make_loss(
         )
         step_weight = jnp.where(jnp.arange(unroll_steps + 1) == 0, 1.0, 1.0 / unroll_steps)
 
-        def total(per_step, mask):
-            # `where` and not a product: 0 · inf of a masked step must not poison the sum.
-            return jnp.sum(jnp.where(mask > 0, step_weight * mask * per_step, 0.0), axis=1)
+        def total(head_loss, logits, target, mask):
+            # Masked steps are cut off before the loss as well as after it: `where` around the
+            # loss alone keeps the sum clean, but sends 0 · inf back through the loss.
+            known = mask > 0
+            per_step = head_loss(jnp.where(known[..., None], logits, 0.0), target)
+            return jnp.sum(jnp.where(known, step_weight * mask * per_step, 0.0), axis=1)
 
-        value = total(codecs.value.loss(logits.value_logits, targets.value), targets.value_mask)
+        value = total(codecs.value.loss, logits.value_logits, targets.value, targets.value_mask)
         reward = total(
-            codecs.reward.loss(logits.reward_logits, targets.reward), targets.reward_mask
+            codecs.reward.loss, logits.reward_logits, targets.reward, targets.reward_mask
         )
-        policy = total(policy_loss(logits.policy_logits, targets.policy), targets.policy_mask)
+        policy = total(policy_loss, logits.policy_logits, targets.policy, targets.policy_mask)
         aux = {
             "value_loss": value,
             "reward_loss": reward,

@@ -214,8 +214,8 @@ class Network(NamedTuple):
 
     Attributes:
       init: `(key) -> params`.
-      initial_inference: `(params, History [B, S]) -> Prediction [B]` (reward logits are those of
-        a reward of zero).
+      initial_inference: `(params, History [B, S]) -> Prediction [B]`, whose reward logits mean
+        nothing: no reward leads to a root.
       recurrent_inference: `(params, embedding [B], action [B]) -> Prediction [B]`.
     """
 

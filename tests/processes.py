@@ -46,21 +46,25 @@ TINY_ATARI = TINY | {
 
 
 def command(script, *words, **options):
-    """The command line of `experiments/<script>.py`; options are config fields with `__`."""
+    """The command line of `experiments/<script>.py`; `options` are fields of the config."""
     fields = [f"--config.{name}={value}" for name, value in options.items()]
     return [sys.executable, str(ROOT / "experiments" / f"{script}.py"), *words, *fields]
 
 
-def start(arguments, *, output, errors=None):
-    """Starts a process with compiled programs kept between tests."""
-    environment = os.environ | {
+def environment():
+    """Environment variables; compiled programs are kept between tests."""
+    return os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
     }
+
+
+def start(arguments, *, output, errors=None):
+    """Starts a process that appends what it says to files."""
     with open(output, "ab") as out, open(errors or output, "ab") as err:
-        return subprocess.Popen(arguments, cwd=ROOT, env=environment, stdout=out, stderr=err)
+        return subprocess.Popen(arguments, cwd=ROOT, env=environment(), stdout=out, stderr=err)
 
 
 def finish(arguments, *, output):

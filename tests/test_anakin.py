@@ -60,6 +60,7 @@ def test_the_ratio_is_exact_at_every_yield_and_there_is_no_burst(rows_per_update
     before = 0
     for i, (run, metrics) in enumerate(itertools.islice(loop, 8), start=1):
         updates = max(0, _E * _T * i - min_rows) // rows_per_update
+        assert all(type(count) is int for count in run.counters)
         assert run.counters.updates == updates == int(run.train.step)
         assert (run.counters.iteration, run.counters.rows) == (i, _E * _T * i)
         assert np.isnan(metrics["train/loss"]) == (updates == before)

@@ -122,7 +122,8 @@ def test_loss_is_least_at_the_target():
     np.testing.assert_allclose(slope(best), 0.0, atol=1e-6)
     steps = np.random.default_rng(2).normal(size=(200, *best.shape)).astype(np.float32)
     climb = codec.loss(best + steps, target) - codec.loss(best, target)
-    assert climb.min() >= -1e-6 and climb[:, [1, 3, 5]].min() > 0  # Two atoms share the mass.
+    assert climb.min() >= -1e-6
+    assert climb[:, [1, 3, 5]].mean() > 0.1  # Where two atoms share the mass.
     flat = jnp.zeros_like(best)
     np.testing.assert_allclose(codec.loss(flat, target), np.log(11.0), rtol=1e-6)
     wanted = 1.0 / 11.0 - numpy_two_hot(np.asarray(codecs.squash(target)), -5.0, 5.0, 11)

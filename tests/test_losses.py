@@ -91,7 +91,7 @@ def numpy_two_hot(x, low, high, num_bins):
     return out
 
 
-def numpy_loss(params, sample, targets, example, history_steps, unroll_steps, weights):
+def numpy_loss(params, sample, targets, example, history_steps, unroll_steps):
     """One example in float64, one step after the other: (value, reward, policy, root value)."""
     params, rows, targets = jax.tree.map(
         lambda x: np.asarray(x, np.float64), (params, sample.rows, targets))
@@ -139,7 +139,7 @@ def test_equals_numpy(history_steps, unroll_steps):
     loss = jax.jit(losses.make_loss(network, CODECS, history_steps=history_steps,
                                     unroll_steps=unroll_steps, **weights))
     got, aux = loss(params, jax.random.key(1), sample, targets)
-    want = np.array([numpy_loss(params, sample, targets, b, history_steps, unroll_steps, weights)
+    want = np.array([numpy_loss(params, sample, targets, b, history_steps, unroll_steps)
                      for b in range(24)])
     value, reward, policy, root_value = want.T
     close = {"rtol": 2e-5, "atol": 2e-5}
@@ -201,11 +201,12 @@ def test_gradients_at_zero_logits_literally():
     Planted: weight 1 instead of 1/K; the root's reward trained.
     """
     sample, targets = random_batch(1, 1, 2)
-    targets = ones_mask(targets).replace(policy=jnp.array([[[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0]]]))
+    targets = ones_mask(targets).replace(policy=jnp.eye(3)[None])
     network = step_network(2)
     loss = losses.make_loss(network, CODECS, history_steps=1, unroll_steps=2)
     targets = targets.replace(policy_mask=jnp.array([[1.0, 1.0, 0.0]]))
-    grads = jax.grad(lambda p: loss(p, None, sample, targets)[0].sum())(network.init(None))
+    run = jax.jit(jax.grad(lambda p: loss(p, None, sample, targets)[0].sum()))
+    grads = run(network.init(None))
     third = 1.0 / 3.0
     want = np.array([[third - 1, third, third], [third / 2, (third - 1) / 2, third / 2], [0, 0, 0]])
     np.testing.assert_allclose(grads["policy"], want, atol=1e-6)
@@ -239,8 +240,7 @@ def test_the_gradient_is_halved_at_each_dynamics_step(head):
 
     d e_k / d w = x (g/2)^k and d e_k / d u = 1 + g/2 + ... + (g/2)^(k-1).
 
-    Planted: no halving; halving after the step instead of before it (d/du is halved too); halving
-    at the root's heads.
+    Planted: no halving; halving after the step instead of before it, which halves d/du too; both.
     """
     codec = types.Codec(num_logits=1, encode=None, decode=lambda logits: logits[..., 0],
                         loss=lambda logits, target: logits[..., 0])
@@ -251,10 +251,11 @@ def test_the_gradient_is_halved_at_each_dynamics_step(head):
                             history_steps=1, unroll_steps=unroll, value_weight=1.0)
     params = {"w": jnp.float32(2.0), "g": jnp.float32(g), "u": jnp.float32(0.3)}
     none = jnp.zeros((1, unroll + 1))
+    slope = jax.jit(jax.grad(lambda p, targets: loss(p, None, sample, targets)[0].sum()))
     for k in range(0 if head == "value" else 1, unroll + 1):
         only = targets.replace(policy_mask=none, value_mask=none, reward_mask=none)
         only = only.replace(**{head + "_mask": none.at[0, k].set(1.0)})
-        grads = jax.grad(lambda p: loss(p, None, sample, only)[0].sum())(params)
+        grads = slope(params, only)
         weight = 1.0 if k == 0 else 1.0 / unroll
         np.testing.assert_allclose(grads["w"], weight * x * (g / 2) ** k, rtol=1e-6)
         np.testing.assert_allclose(grads["u"], weight * sum((g / 2) ** i for i in range(k)),
@@ -287,7 +288,6 @@ def test_gradients_are_those_of_finite_differences_in_float64(monkeypatch):
         wide = jax.tree.map(lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x,
                             (network.init(jax.random.key(0)), sample, targets))
         params, sample, targets = wide
-        params = jax.tree.map(lambda x: x.astype(jnp.float64), params)
         loss = losses.make_loss(network, types.Codecs(value=codec(5), reward=codec(3)),
                                 history_steps=2, unroll_steps=3)
         objective = jax.jit(lambda params: loss(params, None, sample, targets)[0].sum())
@@ -315,11 +315,11 @@ def test_no_gradient_flows_through_targets():
     def through(params):
         return loss(params, None, sample, make(params, params, None, sample))[0].sum()
 
-    constants = make(params, params, None, sample)
+    constants = jax.jit(make)(params, params, None, sample)
     assert np.std(constants.value) > 0.1
-    got = jax.grad(through)(params)
-    want = jax.grad(lambda params: loss(params, None, sample, constants)[0].sum())(params)
-    jax.tree.map(np.testing.assert_array_equal, got, want)
+    got = jax.jit(jax.grad(through))(params)
+    want = jax.jit(jax.grad(lambda p: loss(p, None, sample, constants)[0].sum()))(params)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5), got, want)
 
 
 def test_what_lies_beyond_an_end_trains_only_what_is_known():
@@ -334,12 +334,13 @@ def test_what_lies_beyond_an_end_trains_only_what_is_known():
     sample = sample.replace(rows=sample.rows.replace(
         last=ended, first=jnp.roll(ended, 1, axis=1), discount=discount))
     loss = losses.make_loss(network, CODECS, history_steps=2, unroll_steps=3)
-    targets = made_targets(network)(None, None, None, sample)
+    targets = jax.jit(made_targets(network))(None, None, None, sample)
     params = jax.tree.map(lambda x: x + jnp.arange(x.shape[1]) / 3, network.init(None))
+    slopes = jax.jit(jax.jacrev(lambda p: loss(p, None, sample, targets)[0]))(params)
 
     def steps_trained(example):
         """For each head, which of the steps 0 to 3 have a gradient."""
-        grads = jax.grad(lambda p: loss(p, None, sample, targets)[0][example])(params)
+        grads = jax.tree.map(lambda x: np.asarray(x[example]), slopes)
         return {name: np.flatnonzero(np.abs(x).sum(axis=1)).tolist() for name, x in grads.items()}
 
     assert steps_trained(0) == {"policy": [0], "value": [0, 1, 2, 3], "reward": [1, 2, 3]}
@@ -377,15 +378,14 @@ def test_examples_do_not_touch_each_other():
     loss = jax.jit(losses.make_loss(network, CODECS, history_steps=2, unroll_steps=3))
     together, _ = loss(params, None, sample, targets)
 
-    def rows(x, index):
-        return x[index] if x.ndim else x
+    def take(index):
+        return jax.tree.map(lambda x: x[np.asarray(index)] if x.ndim else x, (sample, targets))
 
     for b in range(5):
-        alone, _ = loss(params, None, *jax.tree.map(lambda x: rows(x, slice(b, b + 1)),
-                                                    (sample, targets)))
-        np.testing.assert_allclose(alone, together[b : b + 1], rtol=1e-5)
+        alone, _ = loss(params, None, *take([b] * 5))  # The others are replaced by copies of b.
+        np.testing.assert_allclose(alone, jnp.full(5, together[b]), rtol=1e-5)
     mean_grad = jax.jit(jax.grad(lambda p, s, t: loss(p, None, s, t)[0].mean()))
-    copies = jax.tree.map(lambda x: rows(x, np.tile(np.arange(5), 3)), (sample, targets))
+    copies = take([0, 1, 2, 3, 4] * 3)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5),
                  mean_grad(params, *copies), mean_grad(params, sample, targets))
 
@@ -402,4 +402,5 @@ def test_another_policy_loss_sees_logits_and_the_stored_policy():
                             reward_weight=0.0, policy_weight=2.0,
                             policy_loss=lambda logits, policy: policy["best"] + logits[..., 0])
     # 2 · (1 + 1/2 + 1/2) · 1
-    np.testing.assert_allclose(loss(network.init(None), None, sample, targets)[0], 4.0)
+    got, _ = jax.jit(loss)(network.init(None), None, sample, targets)
+    np.testing.assert_allclose(got, 4.0)

@@ -49,19 +49,22 @@ def history_of(kind, length=STEPS, seed=0):
     )
 
 
-def shaken(params, seed=9):
-    """Parameters with noise everywhere: at the start the last layers hide what heads read."""
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    return jax.tree.unflatten(tree, [
-        x + 0.3 * jax.random.normal(key, x.shape) for x, key in zip(leaves, keys)])
+def shaken(shapes, seed=9):
+    """Random parameters everywhere: at the start the last layers hide what heads read."""
+    rng = np.random.default_rng(seed)
+
+    def fill(path, x):
+        noise = 0.3 * rng.normal(size=x.shape).astype(x.dtype)
+        return jnp.asarray(noise + ("scale" in jax.tree_util.keystr(path)))
+
+    return jax.tree_util.tree_map_with_path(fill, shapes)
 
 
 @functools.cache
 def built(kind, **kwargs):
     """A compiled network and its shaken parameters."""
     network = make(kind, **kwargs)
-    params = jax.jit(lambda key: shaken(network.init(key)))(jax.random.key(0))
+    params = shaken(jax.eval_shape(network.init, jax.random.key(0)))
     return network._replace(
         initial_inference=jax.jit(network.initial_inference),
         recurrent_inference=jax.jit(network.recurrent_inference),
@@ -260,9 +263,9 @@ def test_parameter_counts_of_the_conv_network():
     # 2·(9·4·4 + 8) = 304. To 6 planes: 9·4·6 = 216, norm 12. A block of 2·(9·6·6 + 12) = 672.
     block = 672
     assert count(params["representation"]) == 216 + 8 + 304 + 216 + 12 + block
-    # 9·(6 + 3)·6 = 486, norm 12, a block, and the reward head: 1x1 to 2 planes 12, norm 4,
-    # 4·4·2 = 32 numbers to 5 units 160, norm 10, to 5 logits 5·5 + 5 = 30.
-    assert count(params["dynamics"]) == 486 + 12 + block + (12 + 4 + 160 + 10 + 30)
+    # 9·6·6 = 324, 3 actions 3·6 = 18, norm 12, a block, and the reward head: 1x1 to 2 planes 12,
+    # norm 4, 4·4·2 = 32 numbers to 5 units 160, norm 10, to 5 logits 5·5 + 5 = 30.
+    assert count(params["dynamics"]) == 324 + 18 + 12 + block + (12 + 4 + 160 + 10 + 30)
     # To 3 policy logits 5·3 + 3 = 18, to 7 value logits 5·7 + 7 = 42.
     head = 12 + 4 + 160 + 10
     assert count(params["prediction"]) == block + head + 18 + head + 42

@@ -1,6 +1,7 @@
 """The ring against a Python list per environment, and its draws against their probabilities."""
 
 import dataclasses
+import functools
 
 import chex
 import jax
@@ -155,16 +156,18 @@ def assert_sample(sample, model):
     for b, index in enumerate(map(tuple, sample.index)):
         root = drawable[index]
         np.testing.assert_allclose(sample.probability[b], root.weight / total, rtol=1e-5)
-        begin = max(root.number - sizes.history, 0)  # What lies before row 0 is never read.
-        rows = model.envs[root.env][begin : root.number + sizes.future + 1]
-        want = transition_of([rows])
-        got = jax.tree.map(lambda x: x[b, -len(rows) :], sample.rows)
-        for name, value in want.replace(observation=None).items():
-            jax.tree.map(np.testing.assert_array_equal, getattr(got, name), jax.tree.map(
-                lambda x: x[0], value))
-        frames = min(len(rows), sizes.history + sizes.future)
-        np.testing.assert_array_equal(sample.observations[b, -frames:],
-                                      want.observation[0, -frames:])
+        assert_window(sample, b, root, model)
+
+
+def assert_window(sample, b, root, model):
+    """What lies before row 0 of an environment is never read."""
+    begin = max(root.number - model.sizes.history, 0)
+    rows = model.envs[root.env][begin : root.number + model.sizes.future + 1]
+    want = jax.tree.map(lambda x: x[0], transition_of([rows]))
+    got = jax.tree.map(lambda x: x[b, -len(rows) :], sample.rows)
+    jax.tree.map(np.testing.assert_array_equal, got, want.replace(observation=None))
+    frames = min(len(rows), model.sizes.history + model.sizes.future)
+    np.testing.assert_array_equal(sample.observations[b, -frames:], want.observation[-frames:])
 
 
 RINGS = {
@@ -317,8 +320,8 @@ def check_draws(shape, num_draws, chunk, low, high):
 def test_draws_have_their_probabilities_at_1e5_rows():
     """χ²/df of 1e6 draws (its own spread is 0.008); weight 0 and places out of range: 0 draws.
 
-    Planted: a single cumulative sum; one uniform number for block and row; `side="left"`;
-    blocks chosen uniformly; the probability of the row within its block.
+    Planted: a single cumulative sum; one uniform number for block and row; blocks chosen
+    uniformly; the probability of the row within its block.
     """
     check_draws((100, 1000), 1_000_000, 20_000, 0.97, 1.03)
 
@@ -347,6 +350,17 @@ def test_small_and_odd_rings_are_drawn_right(shape):
     env, slot, probability = replay_lib.draw(jnp.asarray(alone), jax.random.key(0), 64)
     assert (np.asarray(env) == shape[0] - 1).all() and (np.asarray(slot) == shape[1] - 1).all()
     np.testing.assert_allclose(probability, 1.0, rtol=1e-6)
+
+
+def test_no_uniform_number_draws_a_weight_of_zero():
+    """Not 0, not the largest below 1, and not where the weights' edges lie.
+
+    Planted: `side="left"`; the last edge not guarded.
+    """
+    weights = jnp.array([0.0, 0.0, 1.0, 0.0, 3.0, 0.0])
+    below_one = np.float32(1.0 - 2.0**-24)
+    drawn = replay_lib._inverse_cdf(weights, jnp.array([0.0, 0.2499999, 0.25, 0.5, below_one, 1.0]))
+    np.testing.assert_array_equal(drawn, [2, 2, 4, 4, 4, 4])
 
 
 def test_importance_weights_undo_the_priorities():
@@ -390,7 +404,7 @@ def test_exponent_zero_is_uniform():
 def test_one_trace_for_all_adds_and_one_for_all_samples():
     """40 adds of two groups and 10 draws compile once each.
 
-    Planted: the group's first environment as a Python integer.
+    Planted: a counter that an add returns with another dtype.
     """
     sizes = RINGS["one frame"]
     model = Model(sizes, np.random.default_rng(0))
@@ -399,7 +413,8 @@ def test_one_trace_for_all_adds_and_one_for_all_samples():
     add = jax.jit(chex.assert_max_traces(lambda *args: ring.add(*args), n=1), donate_argnums=0)
     sample = jax.jit(
         chex.assert_max_traces(lambda state, key: ring.sample(state, key, 8), n=1))
-    update = jax.jit(chex.assert_max_traces(lambda *args: ring.update_priorities(*args), n=1), donate_argnums=0)
+    update = jax.jit(
+        chex.assert_max_traces(lambda *args: ring.update_priorities(*args), n=1), donate_argnums=0)
     state = ring.init()
     for step in range(40):
         envs = [[0, 1], [2, 3]][step % 2]
@@ -427,8 +442,8 @@ def test_images_are_stored_flat_and_come_back():
     example = jax.tree.map(lambda x: x[0, 0], rows)
     ring = make_ring(sizes, example, num_envs=2)
     add, state = jax.jit(ring.add), ring.init()
-    for j in range(9):
-        state = add(state, 0, jax.tree.map(lambda x: x[:, j : j + 1], rows))
+    for row in range(9):
+        state = add(state, 0, jax.tree.map(functools.partial(np.take, indices=[row], axis=1), rows))
     assert state.rows.observation.shape == (2, 12, 24)
     assert state.rows.observation.dtype == jnp.uint8
     assert state.rows.policy.dtype == jnp.float16

@@ -129,7 +129,7 @@ def _bind_act(act_and_add, explore_at, key):
         )
         counters = counters._replace(
             rows=counters.rows + size,
-            env_steps=counters.env_steps + size - np.count_nonzero(timestep.first),
+            env_steps=counters.env_steps + size - int(np.count_nonzero(timestep.first)),
         )
         return counters, replay, carry
 

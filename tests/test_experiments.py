@@ -1,0 +1,402 @@
+"""Real runs of the scripts: what they write, kill -9 and the same command again, bad input."""
+
+from concurrent.futures import ThreadPoolExecutor
+import json
+import subprocess
+import sys
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pytest
+
+import fakes
+from muzero_jax import checkpoint, metrics
+from muzero_jax.checkpoint import CheckpointStore
+from muzero_jax.types import Counters
+import processes
+import train
+
+_LOG_STEPS, _EVAL_STEPS = 50, 150
+_CADENCES = {
+    "env.num_groups": 2,
+    "evaluation.interval_env_steps": _EVAL_STEPS,
+    "checkpoint.resume_interval_env_steps": 60,
+    "checkpoint.params_interval_env_steps": 40,
+    "checkpoint.max_to_keep": 2,
+    "logging.interval_env_steps": _LOG_STEPS,
+}
+_RUNS = {
+    "control": ("configs/cartpole.py", 900, processes.TINY_CONTROL),
+    "atari": ("configs/atari.py:Pong", 700, processes.TINY_ATARI),
+}
+_KILLS = [  # (script, how often it is killed); each kill is ten seconds of processes that start.
+    pytest.param(("control", 3), marks=pytest.mark.envpool, id="control"),
+    pytest.param(("atari", 1), marks=pytest.mark.envpool, id="atari"),
+    pytest.param(("atari", 3), marks=[pytest.mark.envpool, pytest.mark.slow], id="atari-3-kills"),
+]
+
+
+class _Killed(NamedTuple):
+    """A run that was killed and taken up, and what was seen at each kill."""
+
+    workdir: Any
+    script: str
+    total: int
+    log: str
+    points: list  # (step, tree, counters, what `train._start` made of it) after each kill.
+    lines: list  # Bytes of metrics.jsonl after each kill.
+
+
+@pytest.fixture(scope="module", params=_KILLS)
+def killed(request, tmp_path_factory):
+    """Kills -9 at random moments, the same command each time, then to the end."""
+    script, kills = request.param
+    config, total, options = _RUNS[script]
+    base = tmp_path_factory.mktemp(script)
+    workdir, log = base / "run", base / "log"
+    options = options | _CADENCES | {"total_env_steps": total}
+    if script == "control":
+        options["evaluation.stop_at"] = 1000.0
+    arguments = processes.command(
+        script, f"--config={config}", f"--workdir={workdir}", **options
+    )
+    points, lines, experiment = [], [], None
+    for _ in range(kills):
+        processes.kill_after_a_save(arguments, workdir, output=log)
+        experiment = experiment or processes.build(workdir)[1]
+        step, tree, meta = processes.resume_point(experiment, workdir)
+        with CheckpointStore(workdir / "checkpoints", max_to_keep=2) as store:
+            started, _ = train._start(experiment, store, workdir)
+        points.append((step, tree, Counters(**meta["counters"]), started))
+        lines.append((workdir / "metrics.jsonl").read_bytes())
+    assert processes.finish(arguments, output=log) == 0, log.read_text()
+    step, tree, meta = processes.resume_point(experiment, workdir)
+    points.append((step, tree, Counters(**meta["counters"]), None))
+    lines.append((workdir / "metrics.jsonl").read_bytes())
+    return _Killed(workdir, script, total, log.read_text(), points, lines)
+
+
+def test_a_run_goes_on_from_its_newest_resume_point(killed):
+    """What starts is what was saved: replay, priorities, optimiser and counters; and the next
+    process says where it begins. Planted bugs seen: the optimiser made anew; priorities made
+    anew; `resumes` counted from 0 by each process."""
+    for number, (_, tree, counters, started) in enumerate(killed.points[:-1], start=1):
+        fakes.assert_trees_equal(train.saved_tree(started), tree)
+        assert started.counters == counters._replace(resumes=number)
+        assert counters.resumes == number - 1
+        said = f"resuming at {counters.env_steps} env steps, {counters.updates} updates"
+        assert f"{said} (resume {number});" in killed.log
+    steps = [point[0] for point in killed.points]
+    assert steps == sorted(set(steps))
+    end = killed.points[-1][2]
+    assert end.resumes == len(killed.points) - 1 and end.env_steps >= killed.total
+
+
+def test_replay_and_optimiser_run_on_through_the_kills(killed):
+    """Seen from outside: the ring of the last resume point still holds every row of the earlier
+    ones (a kill only marks the newest row `last`), and the optimiser has counted every update.
+    Planted bugs seen: the replay begun anew; the abandoned row not marked; the optimiser made
+    anew."""
+    final = killed.points[-1][1]["rest"]
+    size = killed.points[0][1]["rest"].replay.filled.shape[0]
+    for _, tree, counters, _ in killed.points[:-1]:
+        old = tree["rest"].replay
+        assert old.filled.tolist() == [counters.rows // size] * size
+        filled = int(old.filled[0])
+        names = ("observation", "reward", "discount", "first", "action", "policy", "value")
+        for name in names:
+            before, after = getattr(old.rows, name), getattr(final.replay.rows, name)
+            np.testing.assert_array_equal(before[:, :filled], after[:, :filled], err_msg=name)
+        assert final.replay.rows.last[:, filled - 1].all(), "abandoned episodes are truncated"
+        assert final.replay.rows.first[:, filled].all(), "and then new ones begin"
+    end = killed.points[-1][2]
+    assert final.replay.filled.tolist() == [end.rows // size] * size
+    assert int(final.train.step) == end.updates > 0
+    counts = [x for x in jax.tree.leaves(final.train.opt_state) if x.dtype == np.int32]
+    assert counts and all(int(count) == end.updates for count in counts)
+    assert end.updates == (end.rows - 48) // 8
+
+
+def test_no_record_is_lost(killed):
+    """What was written before a kill stays, and no line that was due is missing in the run as it
+    finally went. Planted bugs seen: the file opened for writing anew; a cadence that is forgotten
+    when it falls due in the first iteration of a process."""
+    for before, after in zip(killed.lines, killed.lines[1:], strict=False):
+        assert after.startswith(before) and len(after) > len(before)
+    records = metrics.read_jsonl(killed.workdir / "metrics.jsonl")
+    assert max(r["resumes"] for r in records) == len(killed.points) - 1
+    told = [r["env_steps"] for r in records if "speed/env_steps_per_s" in r]
+    evaluated = [r["env_steps"] for r in records if "eval/return_mean" in r]
+    assert told == sorted(told) and evaluated == sorted(evaluated)
+    # An iteration is 16 rows, and a record may be that late.
+    assert max(np.diff([0, *told])) <= _LOG_STEPS + 2 * 16
+    marks = range(_EVAL_STEPS, killed.total + 1, _EVAL_STEPS)
+    assert [x // _EVAL_STEPS for x in evaluated][: len(marks)] == [x // _EVAL_STEPS for x in marks]
+
+
+def test_files_and_fields_of_a_run(killed):
+    """The names that the README gives. Planted bug seen: `speed/share_search` told by no line."""
+    files = {path.name for path in killed.workdir.iterdir()}
+    assert files == {"config.json", "metrics.jsonl", "checkpoints", "params"}
+    stored = json.loads((killed.workdir / "config.json").read_text())
+    assert stored["total_env_steps"] == killed.total
+    end = killed.points[-1][2]
+    for folder in ("checkpoints", "params"):
+        steps = checkpoint.committed_steps(killed.workdir / folder)
+        assert steps[-1] == end.iteration and len(steps) == 2
+        meta = checkpoint.read_meta(killed.workdir / folder)
+        assert Counters(**meta["counters"]) == end
+    records = metrics.read_jsonl(killed.workdir / "metrics.jsonl")
+    for record in records:
+        assert {"env_steps", "updates", "wall_s", "resumes"} <= set(record)
+    speeds = {f"speed/{name}_per_s" for name in ("env_steps", "simulations", "updates")}
+    wanted = speeds | {"speed/share_search", "speed/share_env", "train/value_loss"}
+    assert wanted <= set().union(*records)
+    last = [r for r in records if "speed/env_steps_per_s" in r][-1]
+    assert wanted <= set(last) and all(last[name] > 0 for name in speeds)
+    assert last["env_steps"] == end.env_steps and last["updates"] == end.updates
+    scored = [r for r in records if "eval/return_mean" in r][-1]
+    assert scored["env_steps"] == end.env_steps and len(scored["eval/returns"]) == 4
+    assert scored["eval/return_mean"] == pytest.approx(np.mean(scored["eval/returns"]))
+    assert [r["wall_s"] for r in records] == sorted(r["wall_s"] for r in records)
+
+
+def test_a_finished_run_does_nothing_more_and_a_score_is_one_line(killed):
+    """Planted bugs seen: another iteration after the end; raw scores cut by the lives; progress
+    on standard output."""
+    before = killed.lines[-1]
+    words = ["--episodes=4", "--num_envs=2", "--seed=5", f"--workdir={killed.workdir}"]
+    results = []
+    for policy in ("search", "random"):
+        output = killed.workdir.parent / f"score_{policy}"
+        errors = killed.workdir.parent / "errors"
+        arguments = processes.command("evaluate", *words, f"--policy={policy}")
+        assert processes.start(arguments, output=output, errors=errors).wait(240) == 0
+        (line,) = output.read_text().splitlines()
+        results.append(json.loads(line))
+    assert (killed.workdir / "metrics.jsonl").read_bytes() == before
+    end = killed.points[-1][2]
+    search, random = results
+    for result in results:
+        assert len(result["returns"]) == 4
+        assert result["return_mean"] == pytest.approx(np.mean(result["returns"]))
+        assert result["protocol"]["max_steps"] == 30 and result["seed"] == 5
+        assert 0 < result["steps_mean"] <= 30
+    assert (search["step"], search["env_steps"], search["updates"]) == (
+        end.iteration,
+        end.env_steps,
+        end.updates,
+    )
+    assert (random["policy"], random["step"], random["env_steps"]) == ("random", None, None)
+    if killed.script == "control":
+        assert search["returns"] == [min(x, 30) for x in search["returns"]]
+        assert search["steps_mean"] == search["return_mean"]  # Reward 1 a step.
+
+
+def test_ten_updates_that_are_not_finite_end_the_run(tmp_path):
+    """A learning rate of 1e38: exit 70, one line, and nothing saved afterwards. Planted bugs seen:
+    saved at the end all the same; the count of skipped updates not looked at."""
+    arguments = processes.command(
+        "control",
+        "--config=configs/cartpole.py:on_device",
+        f"--workdir={tmp_path / 'run'}",
+        **processes.TINY_CONTROL
+        | {
+            "env.num_groups": 1,
+            "total_env_steps": 2000,
+            "optimizer.learning_rate": 1e38,
+            "optimizer.warmup_updates": 0,
+            "evaluation.interval_env_steps": 10**6,
+            "checkpoint.resume_interval_env_steps": 16,
+            "checkpoint.params_interval_env_steps": 16,
+        },
+    )
+    process = processes.start(arguments, output=tmp_path / "out", errors=tmp_path / "err")
+    assert process.wait(240) == 70
+    last = (tmp_path / "err").read_text().splitlines()[-1]
+    assert last.startswith("error: 10 updates in a row were not finite")
+    assert "optimizer.learning_rate" in last
+    experiment = processes.build(tmp_path / "run")[1]
+    _, tree, meta = processes.resume_point(experiment, tmp_path / "run")
+    assert int(tree["rest"].train.skipped_in_a_row) < 10 and meta["counters"]["updates"] < 20
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(tree["params"]))
+
+
+_CARTPOLE, _PONG = "--config=configs/cartpole.py", "--config=configs/atari.py:Pong"
+_BAD = {  # Name: (script, words, what the line has to say).
+    "unknown field": (
+        "control",
+        [_CARTPOLE, "--config.optimizer.learning_rat=1"],
+        ["'learning_rat'", "did you mean 'learning_rate'"],
+    ),
+    "new field": ("control", [_CARTPOLE, "--config.zzz=1"], ["unknown field 'zzz'"]),
+    "not a float": (
+        "control",
+        [_CARTPOLE, "--config.optimizer.learning_rate=abc"],
+        ["optimizer.learning_rate", "float", "'abc'"],
+    ),
+    "not an int": (
+        "control",
+        [_CARTPOLE, "--config.search.num_simulations=5.5"],
+        ["search.num_simulations", "int", "'5.5'"],
+    ),
+    "zero simulations": (
+        "control",
+        [_CARTPOLE, "--config.search.num_simulations=0"],
+        ["search.num_simulations must be >= 1 (got 0)"],
+    ),
+    "fewer simulations": (
+        "atari",
+        [_PONG, "--config.search.num_simulations=-5"],
+        ["search.num_simulations must be >= 1 (got -5)"],
+    ),
+    "nan": (
+        "control",
+        [_CARTPOLE, "--config.optimizer.learning_rate=nan"],
+        ["optimizer.learning_rate must be > 0 (got nan)"],
+    ),
+    "discount": (
+        "control",
+        [_CARTPOLE, "--config.targets.discount=1.5"],
+        ["targets.discount must be > 0 and <= 1 (got 1.5)"],
+    ),
+    "sticky": ("atari", [_PONG, "--config.env.sticky=2.0"], ["env.sticky", "<= 1 (got 2.0)"]),
+    "temperature": (
+        "control",
+        [_CARTPOLE, "--config.explore.temperature=-1.0"],
+        ["explore.temperature must be >= 0 (got -1.0)"],
+    ),
+    "batch": (
+        "control",
+        [_CARTPOLE, "--config.replay.batch_size=0"],
+        ["replay.batch_size must be >= 1 (got 0)"],
+    ),
+    "ring": (
+        "control",
+        [_CARTPOLE, "--config.replay.rows_per_env=16"],
+        ["replay.rows_per_env must be >= 18", "5 unroll + 10 bootstrap", "(got 16)"],
+    ),
+    "warm-up": (
+        "control",
+        [_CARTPOLE, "--config.replay.min_rows=100000"],
+        ["replay.min_rows", "<= 64000", "(got 100000)"],
+    ),
+    "ratio": (
+        "control",
+        [_CARTPOLE, "--config.replay.rows_per_update=3"],
+        ["replay.rows_per_update", "16 rows", "(got 3)"],
+    ),
+    "groups": (
+        "control",
+        [_CARTPOLE, "--config.env.num_groups=3"],
+        ["env.num_groups must divide env.num_envs (got 3 and 32)"],
+    ),
+    "choice": (
+        "atari",
+        [_PONG, "--config.env.image=rgb"],
+        ["env.image must be one of", "gray84", "'rgb'"],
+    ),
+    "unknown game": (
+        "atari",
+        ["--config=configs/atari.py:Pongg"],
+        ["env.game: unknown game 'Pongg'; did you mean 'Pong'?"],
+    ),
+    "wrong script": ("atari", [_CARTPOLE], ["env.game", "experiments/control.py"]),
+    "no config": ("control", [], ["--config is required", "--config=configs/cartpole.py"]),
+    "no file": (
+        "control",
+        ["--config=configs/nowhere.py"],
+        ["config file not found", "configs/nowhere.py"],
+    ),
+    "no get_config": ("control", ["--config=setup_nothing.py"], ["defines no get_config()"]),
+    "words left over": (
+        "control",
+        [_CARTPOLE, "search.num_simulations=4"],
+        ["unexpected argument 'search.num_simulations=4'", "--config.a.b=c"],
+    ),
+    "used folder": (
+        "control",
+        [_CARTPOLE, "--workdir=used", "--config.targets.discount=0.9"],
+        ["targets.discount (was 0.5, now 0.9)", "another folder"],
+    ),
+    "no checkpoint": ("evaluate", ["--workdir=used"], ["no checkpoint in", "used"]),
+    "no run": ("evaluate", ["--workdir=nowhere"], ["no run in", "nowhere", "config.json"]),
+    "no folder": ("evaluate", [], ["--workdir is required"]),
+    "no episodes": ("evaluate", ["--workdir=used", "--episodes=0"], ["episodes", "0"]),
+}
+
+
+@pytest.fixture(scope="module")
+def refusals(tmp_path_factory):
+    """Name -> (exit code, standard error) of every bad input, run with JAX telling of compiles."""
+    base = tmp_path_factory.mktemp("bad")
+    (base / "configs").symlink_to(processes.ROOT / "configs")
+    (base / "setup_nothing.py").write_text("x = 1\n")
+    (base / "used").mkdir()
+    arguments = [sys.executable, "-c", _STORED_CONFIG]
+    stored = subprocess.run(arguments, cwd=processes.ROOT, capture_output=True, check=True)
+    (base / "used" / "config.json").write_bytes(stored.stdout)
+
+    def run(case):
+        script, words, _ = case
+        if script != "evaluate" and not any(word.startswith("--workdir") for word in words):
+            words = [*words, "--workdir=fresh"]
+        ran = subprocess.run(
+            processes.command(script, *words),
+            cwd=base,
+            env=processes.environment() | {"JAX_LOG_COMPILES": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return ran.returncode, ran.stderr
+
+    with ThreadPoolExecutor(2) as pool:
+        told = dict(zip(_BAD, pool.map(run, _BAD.values()), strict=True))
+    return told, base
+
+
+_STORED_CONFIG = """
+from configs import cartpole
+config = cartpole.get_config()
+config.targets.discount = 0.5
+print(config.to_json())
+"""
+
+
+@pytest.mark.parametrize("name", _BAD)
+def test_bad_input_is_one_line_and_exit_code_78(name, refusals):
+    """JAX tells of every program it compiles on standard error: one line means that none was.
+    Planted bugs seen: `validate.check` left out; a range without its lower end; the folder claimed
+    before it is compared; words left over ignored."""
+    told, _ = refusals
+    code, errors = told[name]
+    assert code == 78, errors
+    assert errors.startswith("error: ") and errors.count("\n") == 1 and errors.endswith("\n")
+    for part in _BAD[name][2]:
+        assert part in errors
+
+
+def test_bad_input_leaves_nothing_behind(refusals):
+    """Planted bug seen: the folder made before the config is checked."""
+    _, base = refusals
+    assert not (base / "fresh").exists()
+    assert json.loads((base / "used" / "config.json").read_text())["targets"]["discount"] == 0.5
+
+
+def test_an_unknown_game_is_told_without_envpool(tmp_path):
+    """Planted bug seen: the names taken from `envpool.list_all_envs()`."""
+    arguments = processes.command("atari", "--config=configs/atari.py:Pongg")
+    arguments[1:1] = ["-X", "importtime"]
+    ran = subprocess.run(
+        arguments,
+        cwd=processes.ROOT,
+        env=processes.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    modules = {line.split("|")[-1].strip() for line in ran.stderr.splitlines() if "|" in line}
+    assert "ml_collections" in modules and ran.returncode == 78
+    assert not {name for name in modules if name.startswith(("envpool", "gymnasium"))}

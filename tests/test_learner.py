@@ -1,0 +1,445 @@
+"""One update by arithmetic, what is refused, ratios and keys; a chain solved to its true values."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from muzero_jax import codecs as codecs_lib
+from muzero_jax import learner, losses, types
+from muzero_jax import replay as replay_lib
+from muzero_jax import targets as targets_lib
+
+KEY = jax.random.key(0)
+
+
+def sample_of(numbers, probability=None, num_drawable=4.0):
+    """A batch whose rows are plain numbers `[B]`."""
+    size = len(numbers)
+    return types.Sample(
+        rows=jnp.asarray(numbers, jnp.float32), observations=None,
+        index=jnp.zeros((size, 2), jnp.int32),
+        probability=jnp.full(size, 0.25) if probability is None else jnp.asarray(probability),
+        num_drawable=jnp.float32(num_drawable))
+
+
+def linear_loss(params, key, sample, targets):
+    """w · x of each row, so that the gradient is x."""
+    del key, targets
+    return params["w"] * sample.rows, {"priority": sample.rows}
+
+
+def plain_sgd(learning_rate=1.0):
+    return learner.make_optimizer(learning_rate=learning_rate, weight_decay=0.0,
+                                  max_grad_norm=1e9, momentum=0.0)
+
+
+def make_toy(optimizer, loss=linear_loss, *, interval=1000, exponent=0.0, start=2.0):
+    """A compiled update of one number w, and its first state."""
+    update = learner.make_update(lambda *_: None, loss, optimizer,
+                                 target_interval_updates=interval, importance_exponent=exponent)
+    network = types.Network(lambda key: {"w": jnp.float32(start)}, None, None)
+    return jax.jit(update), learner.init_train_state(network, optimizer, KEY)
+
+
+def assert_same(one, other):
+    """Bit-equal trees."""
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_importance_weights_literally():
+    """(N P)^-β; only β < 1 is divided by the batch's largest.
+
+    Planted: divided at β = 1 too; not divided below 1; the sign of the exponent.
+    """
+    probability, count = jnp.array([0.5, 0.25, 0.125]), jnp.float32(4.0)  # N P = 2, 1, 1/2.
+    weights = functools.partial(learner.importance_weights, probability, count)
+    np.testing.assert_allclose(weights(0.0), [1.0, 1.0, 1.0])
+    np.testing.assert_allclose(weights(1.0), [0.5, 1.0, 2.0])
+    np.testing.assert_allclose(weights(0.5), [0.5, 0.5**0.5, 1.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0])
+def test_importance_weights_are_applied_exactly_once(exponent):
+    """SGD at rate 1 on w·x moves w by the mean of weight · x.
+
+    Planted: weights applied twice; not at all; the weighted sum divided by the sum of weights.
+    """
+    x, probability = np.array([1.0, -2.0, 5.0]), np.array([0.5, 0.25, 0.125])
+    weights = {0.0: [1, 1, 1], 0.5: [0.5, 0.5**0.5, 1], 1.0: [0.5, 1, 2]}[exponent]
+    update, train = make_toy(plain_sgd(), exponent=exponent)
+    after, output = update(train, KEY, sample_of(x, probability))
+    np.testing.assert_allclose(after.params["w"], 2.0 - np.mean(weights * x), rtol=1e-6)
+    np.testing.assert_allclose(output.metrics["loss"], np.mean(weights * (2.0 * x)), rtol=1e-6)
+    np.testing.assert_array_equal(output.priority, x)  # Not weighted.
+    assert output.applied and after.step == 1
+
+
+def root_loss(params, key, sample, targets):
+    """|√w| of each row: at w = 0 the loss is finite and its gradient is not."""
+    del key, targets
+    return jnp.sqrt(params["w"]) * sample.rows, {"priority": sample.rows}
+
+
+def clipped_loss(params, key, sample, targets):
+    """Finite whatever the row is, as behind the edge of a support; the priority is not."""
+    del key, targets
+    return params["w"] * jnp.clip(sample.rows, -1.0, 1.0), {"priority": sample.rows}
+
+
+@pytest.mark.parametrize("loss, start, rows", [
+    (linear_loss, 2.0, [1.0, np.nan]),
+    (linear_loss, 2.0, [1.0, np.inf]),
+    (linear_loss, 2.0, [-np.inf, 1.0]),
+    (linear_loss, np.inf, [1.0, 1.0]),
+    (root_loss, 0.0, [1.0, 1.0]),
+    (clipped_loss, 2.0, [1.0, np.inf]),
+], ids=["nan", "inf", "minus inf", "inf parameter", "gradient only", "priority only"])
+def test_an_update_that_is_not_finite_changes_only_its_counter(loss, start, rows):
+    """Parameters, target, optimiser and step keep every bit; twice in a row counts 2.
+
+    Planted: only the loss judged; only NaN judged; priorities not judged; the optimiser's state
+    let through; `step` counted.
+    """
+    optimizer = learner.make_optimizer(learning_rate=0.1)
+    update, train = make_toy(optimizer, loss, start=start, interval=1)
+    for count in (1, 2):
+        after, output = update(train, KEY, sample_of(rows))
+        assert not output.applied
+        assert_same(after, train.replace(skipped_in_a_row=jnp.int32(count)))
+        train = after
+
+
+def test_after_ten_in_a_row_nothing_is_applied_any_more():
+    """Nine and then a good one go on; after ten even good ones are refused, and still counted.
+
+    Planted: the limit off by one, both ways; the counter not reset by a good update.
+    """
+    update, fresh = make_toy(plain_sgd())
+    bad, good = sample_of([np.nan]), sample_of([1.0])
+    train = fresh
+    for _ in range(9):
+        train, _ = update(train, KEY, bad)
+    assert train.skipped_in_a_row == 9
+    nine, output = update(train, KEY, good)
+    assert output.applied and nine.skipped_in_a_row == 0 and nine.params["w"] == 1.0
+    train, _ = update(train, KEY, bad)
+    assert train.skipped_in_a_row == 10
+    for count in (11, 12):
+        train, output = update(train, KEY, good)
+        assert not output.applied
+        assert_same(train, fresh.replace(skipped_in_a_row=jnp.int32(count)))
+    assert output.metrics["skipped_in_a_row"] == 12.0
+
+
+def test_target_parameters_follow_every_third_applied_update():
+    """w grows by 1; skipped updates do not count.
+
+    Planted: attempted updates counted; refreshed one update late; the old parameters copied.
+    """
+    update, train = make_toy(plain_sgd(), interval=3, start=0.0)
+    seen = []
+    for x in (-1.0, -1.0, np.nan, -1.0, -1.0, np.nan, np.nan, -1.0, -1.0, -1.0):
+        train, _ = update(train, KEY, sample_of([x]))
+        seen.append((float(train.params["w"]), float(train.target_params["w"])))
+    assert seen == [(1, 0), (2, 0), (2, 0), (3, 3), (4, 3), (4, 3), (4, 3), (5, 3), (6, 6), (7, 6)]
+
+
+def test_the_target_is_a_copy_of_its_own():
+    """Donating parameters must not take the target with them.
+
+    Planted: the same buffers for both.
+    """
+    network = types.Network(lambda key: {"w": jnp.ones((3,))}, None, None)
+    train = learner.init_train_state(network, optax.sgd(0.1), KEY)
+    assert_same(train.params, train.target_params)
+    jax.jit(lambda x: jax.tree.map(lambda x: x + 1.0, x), donate_argnums=0)(train.params)
+    np.testing.assert_array_equal(train.target_params["w"], 1.0)
+
+
+@pytest.mark.parametrize("momentum", [None, 0.9])
+def test_only_matrices_are_decayed(momentum):
+    """No gradient: a matrix shrinks by rate · decay, a bias and a scale keep every bit.
+
+    Planted: the mask left out; the mask inverted; the decay of SGD not multiplied by the rate.
+    """
+    optimizer = learner.make_optimizer(learning_rate=0.5, weight_decay=0.1, momentum=momentum)
+    params = {"kernel": jnp.full((2, 3), 2.0), "conv": jnp.full((3, 3, 1, 1), 4.0),
+              "bias": jnp.full((3,), 2.0), "scale": jnp.float32(2.0)}
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+    after = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(after["kernel"], 2.0 - 0.5 * 0.1 * 2.0, rtol=1e-6)
+    np.testing.assert_allclose(after["conv"], 4.0 - 0.5 * 0.1 * 4.0, rtol=1e-6)
+    np.testing.assert_array_equal(after["bias"], 2.0)
+    np.testing.assert_array_equal(after["scale"], 2.0)
+
+
+@pytest.mark.parametrize("kwargs, want", [
+    ({}, {0: 0.1, 1: 0.1, 5000: 0.1}),
+    ({"warmup_updates": 4}, {0: 0.0, 1: 0.025, 2: 0.05, 4: 0.1, 5: 0.1, 5000: 0.1}),
+    # A cosine from update 4 to 12: half-way, at 8, it is the mean of 0.1 and 0.01.
+    ({"warmup_updates": 4, "decay_updates": 12, "final_fraction": 0.1},
+     {0: 0.0, 3: 0.075, 4: 0.1, 8: 0.055, 12: 0.01, 5000: 0.01}),
+    ({"decay_updates": 10}, {0: 0.1, 5: 0.05, 10: 0.0, 11: 0.0}),
+], ids=["constant", "warmup", "warmup and cosine", "cosine"])
+def test_learning_rates_at_literal_updates(kwargs, want):
+    """The step of plain SGD along a gradient of 1.
+
+    Planted: the cosine counted from the end of the warm-up; the final fraction ignored.
+    """
+    optimizer = learner.make_optimizer(learning_rate=0.1, weight_decay=0.0, momentum=0.0, **kwargs)
+    gradient = jnp.ones(())
+    start = optimizer.init(gradient)
+
+    def at(count):  # The optimiser's state after so many updates.
+        return jax.tree.map(lambda x: jnp.int32(count) if x.dtype == jnp.int32 else x, start)
+
+    for count, rate in want.items():
+        step, _ = optimizer.update(gradient, at(count), gradient)
+        np.testing.assert_allclose(-step, rate, rtol=1e-5, atol=1e-8, err_msg=str(count))
+
+
+def test_gradients_are_clipped_by_their_global_norm():
+    """(6, 8) has norm 10 and becomes (3, 4); (3, 0) stays.
+
+    Planted: clipped element by element.
+    """
+    optimizer = learner.make_optimizer(learning_rate=1.0, weight_decay=0.0, momentum=0.0)
+    params = {"a": jnp.zeros(()), "b": jnp.zeros(())}
+    for gradient, want in ((6.0, 8.0), (3.0, 4.0)), ((3.0, 0.0), (3.0, 0.0)):
+        updates, _ = optimizer.update(dict(zip("ab", map(jnp.float32, gradient))),
+                                      optimizer.init(params), params)
+        np.testing.assert_allclose([-updates["a"], -updates["b"]], want, rtol=1e-6)
+
+
+def test_updates_due_literally():
+    """floor((rows - min_rows) / r), nothing before, no burst after.
+
+    Planted: rows / r counted from row 0, which bursts 25 updates at once.
+    """
+    due = functools.partial(learner.updates_due, min_rows=100, rows_per_update=4)
+    assert [due(rows) for rows in (0, 99, 100, 103, 104, 108, 2**40)] == [
+        0, 0, 0, 0, 1, 2, (2**40 - 100) // 4]
+    counts = [due(rows) for rows in range(0, 240, 12)]
+    steps = np.diff(counts)
+    assert max(steps) == 3 and counts[9] == 2  # Row 108 is the first beyond 100.
+    assert (steps[9:] == 3).all()
+
+
+def test_check_ratio_literally():
+    """Either number of the two may divide the other.
+
+    Planted: only one direction accepted; zero accepted.
+    """
+    check = functools.partial(learner.check_ratio, min_rows=10)
+    check(8, rows_per_update=4)
+    check(4, rows_per_update=8)
+    check(1, rows_per_update=1)
+    with pytest.raises(ValueError, match="6 and the 4 rows of one step must divide"):
+        check(4, rows_per_update=6)
+    with pytest.raises(ValueError, match="must be >= 1"):
+        check(4, rows_per_update=0)
+    with pytest.raises(ValueError, match="min_rows >= 0"):
+        learner.check_ratio(4, min_rows=-1, rows_per_update=4)
+
+
+def test_keys_differ_by_purpose_and_by_count_beyond_2_to_the_32():
+    """2^32 + 5 is neither 5 nor (5, 1); the same use gives the same key.
+
+    Planted: only the low half folded in; the halves added; the purpose ignored.
+    """
+    np.testing.assert_array_equal(learner.split_count(2**32 + 5), [1, 5])
+    np.testing.assert_array_equal(learner.split_count(2**32 - 1), [0, 2**32 - 1])
+    assert learner.split_count(3).dtype == np.uint32
+    counts = [0, 1, 5, 6, 2**31, 2**32 - 1, 2**32, 2**32 + 5, 5 * 2**32 + 1, 2**40]
+    fold = jax.jit(learner.fold_count)
+    keys = [tuple(np.asarray(jax.random.key_data(
+        fold(KEY, purpose, learner.split_count(count)))).tolist())
+        for purpose in range(3) for count in counts]
+    assert len(set(keys)) == 3 * len(counts)
+    again = learner.fold_count(KEY, 1, learner.split_count(5))
+    assert tuple(np.asarray(jax.random.key_data(again)).tolist()) == keys[len(counts) + 2]
+
+
+# A chain of states 0 to 4. Move 1 goes right, and from 4 to the end, state 5, with reward 1; move
+# 0 goes left, and at state 0 stays there, with reward -0.1.
+STATES, END, GAMMA = 5, 5, 0.9
+HISTORY, UNROLL, BOOTSTRAP = 1, 2, 3
+CHAIN_CODECS = types.Codecs(*(codecs_lib.make_two_hot_codec(
+    num_bins=21, low=-1.0, high=1.0, transform="identity") for _ in range(2)))
+CHAIN_ENVS, CHAIN_ROWS = 8, 2000
+
+
+def chain_step(state, move):
+    """(next state, reward)."""
+    if move == 0:
+        return max(state - 1, 0), -0.1 if state == 0 else 0.0
+    return state + 1, 1.0 if state == STATES - 1 else 0.0
+
+
+def true_values(right):
+    """Solves v = r + γ P v where move 1 is made with probability `right`."""
+    matrix, reward = np.eye(STATES), np.zeros(STATES)
+    for state in range(STATES):
+        for move, probability in ((0, 1.0 - right), (1, right)):
+            after, gain = chain_step(state, move)
+            reward[state] += probability * gain
+            if after != END:
+                matrix[state, after] -= GAMMA * probability
+    return np.linalg.solve(matrix, reward)
+
+
+def chain_rows(right, seed):
+    """`Transition` `[E, T]` of episodes from random states; 1 step in 20 is cut off (truncated).
+
+    Stored values are wrong on purpose: bootstraps come from the network.
+    """
+    rng = np.random.default_rng(seed)
+    shape = (CHAIN_ENVS, CHAIN_ROWS)
+    columns = {name: np.zeros(shape, dtype) for name, dtype in {
+        "state": int, "reward": np.float32, "discount": np.float32, "first": bool, "last": bool,
+        "action": np.int32}.items()}
+    for env in range(CHAIN_ENVS):
+        state, ended = None, True
+        for t in range(CHAIN_ROWS):
+            first = ended
+            reward = discount = 0.0
+            if first:
+                state = rng.integers(STATES)
+            else:
+                state, reward = chain_step(state, columns["action"][env, t - 1])
+                discount = float(state != END)
+            ended = not first and (state == END or rng.random() < 0.05)
+            action = int(rng.random() < right)
+            for name, value in {"state": state, "reward": reward, "discount": discount,
+                                "first": first, "last": ended, "action": action}.items():
+                columns[name][env, t] = value
+    state = columns.pop("state")
+    return types.Transition(
+        observation=state[..., None].astype(np.float32), invalid_actions=None,
+        policy=np.full((*shape, 2), 0.5, np.float32), value=np.full(shape, 0.7, np.float32),
+        made_at_updates=np.zeros(shape, np.int32), **columns)
+
+
+def table_network():
+    """Embeddings are one-hot states, moves are known; rewards, values and policies are tables."""
+    moves = np.zeros((2, STATES + 1, STATES + 1), np.float32)
+    moves[:, END, END] = 1.0
+    for move in range(2):
+        for state in range(STATES):
+            moves[move, state, chain_step(state, move)[0]] = 1.0
+
+    def init(key):
+        del key
+        return {"value": jnp.zeros((STATES + 1, 21)), "reward": jnp.zeros((2, STATES + 1, 21)),
+                "policy": jnp.zeros((STATES + 1, 2))}
+
+    def predict(params, embedding, reward_logits):
+        return types.Prediction(
+            embedding=embedding, reward_logits=reward_logits,
+            value_logits=embedding @ params["value"], policy_logits=embedding @ params["policy"])
+
+    def initial_inference(params, history):
+        state = history.observation[:, -1, 0].astype(jnp.int32)
+        embedding = jax.nn.one_hot(state, STATES + 1)
+        return predict(params, embedding, jnp.zeros((len(embedding), 21)))
+
+    def recurrent_inference(params, embedding, action):
+        reward_logits = jnp.einsum("bs,bsr->br", embedding, params["reward"][action])
+        after = jnp.einsum("bs,bst->bt", embedding, jnp.asarray(moves)[action])
+        return predict(params, after, reward_logits)
+
+    return types.Network(init, initial_inference, recurrent_inference)
+
+
+@functools.cache
+def chain_learner():
+    """(`init`, `train_for`) of the library's own parts around the table."""
+    network = table_network()
+    rule = {"bootstrap_steps": BOOTSTRAP, "discount": GAMMA}
+    example = jax.tree.map(lambda x: x[0, 0], chain_rows(1.0, 0))
+    replay = replay_lib.make_replay(
+        example, targets_lib.make_initial_priority(**rule), num_envs=CHAIN_ENVS,
+        rows_per_env=CHAIN_ROWS + 48, history_steps=HISTORY, future_steps=UNROLL + BOOTSTRAP,
+        observed_steps=HISTORY + UNROLL + BOOTSTRAP, lookahead_steps=BOOTSTRAP,
+        priority_exponent=1.0, priority_floor=0.05)
+    targets = targets_lib.make_targets(
+        history_steps=HISTORY, unroll_steps=UNROLL, **rule,
+        bootstrap_value=targets_lib.make_network_bootstrap(network, CHAIN_CODECS.value))
+    loss = losses.make_loss(network, CHAIN_CODECS, history_steps=HISTORY, unroll_steps=UNROLL)
+    optimizer = learner.make_optimizer(learning_rate=0.05, decay_updates=3000, weight_decay=0.0)
+    update = learner.make_update(targets, loss, optimizer, target_interval_updates=20,
+                                 importance_exponent=1.0)
+    learn = learner.make_learn(replay, update, batch_size=128)
+
+    @jax.jit
+    def init(rows):
+        return (learner.init_train_state(network, optimizer, KEY),
+                replay.add(replay.init(), 0, rows))
+
+    @jax.jit
+    def train_for(num_updates, train, state, key):
+        def one(i, carry):
+            train, state, _ = carry
+            return learn(train, state, jax.random.fold_in(key, i))
+
+        metrics = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype),
+                               jax.eval_shape(learn, train, state, key)[2])
+        return jax.lax.fori_loop(0, num_updates, one, (train, state, metrics))
+
+    return init, train_for
+
+
+@pytest.mark.parametrize("right", [1.0, 0.5], ids=["the best policy", "a random policy"])
+def test_a_chain_is_solved_to_its_true_values(right):
+    """Replay, targets, loss, priorities and update together: max |V - V*| <= 0.05.
+
+    For the best policy the solution is V*; for the random one returns are noisy, and only right
+    importance weights make their mean come out. Every known reward is learned too, and past the
+    end value and reward are 0.
+
+    Planted: the importance weights left out (random policy); truncation taken for termination;
+    the ends of episodes not seen; the target network never refreshed; γ left out.
+    """
+    init, train_for = chain_learner()
+    train, state = init(chain_rows(right, seed=1))
+    train, state, metrics = train_for(3000, train, state, jax.random.key(1))
+    assert train.step == 3000 and np.isfinite(metrics["loss"])
+    value = CHAIN_CODECS.value.decode(train.params["value"])
+    error = np.abs(np.asarray(value) - np.append(true_values(right), 0.0))
+    assert error.max() <= 0.05, error
+    reward = CHAIN_CODECS.reward.decode(train.params["reward"])
+    for move in (1,) if right == 1.0 else (0, 1):
+        want = [chain_step(s, move)[1] for s in range(STATES)] + [0.0]
+        np.testing.assert_allclose(reward[move], want, atol=0.05)
+
+
+def test_the_same_key_gives_the_same_bits_and_another_does_not():
+    """Planted: a key of Python's own randomness in `learn`."""
+    init, train_for = chain_learner()
+    start = init(chain_rows(0.5, seed=1))
+    one = train_for(40, *start, jax.random.key(3))
+    assert_same(one, train_for(40, *start, jax.random.key(3)))
+    other = train_for(40, *start, jax.random.key(4))
+    assert not np.array_equal(one[0].params["value"], other[0].params["value"])
+    assert not np.array_equal(one[1].weights, start[1].weights)
+
+
+def test_a_nan_in_replay_is_never_trained_and_leaves_the_priorities():
+    """A reward that became NaN in the ring: updates are skipped, ten of them, and then all.
+
+    Planted: priorities written although the update was skipped.
+    """
+    init, train_for = chain_learner()
+    train, state = init(chain_rows(0.5, seed=1))
+    train, state, _ = train_for(3, train, state, jax.random.key(0))
+    poisoned = state.replace(rows=state.rows.replace(
+        reward=jnp.full_like(state.rows.reward, jnp.nan)))
+    after, left, metrics = train_for(12, train, poisoned, jax.random.key(1))
+    assert_same(after, train.replace(skipped_in_a_row=jnp.int32(12)))
+    assert_same(left, poisoned)
+    assert np.isnan(metrics["loss"]) and metrics["skipped_in_a_row"] == 12.0
