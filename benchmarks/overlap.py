@@ -31,6 +31,7 @@ from muzero_jax.loops.sebulba import sebulba  # noqa: E402
 from muzero_jax.types import Counters, RunState  # noqa: E402
 
 _SLEEP_S = 0.02
+_STEPS = 10  # Of each group in an iteration.
 _NEVER = 2**40  # Rows before the first update: acting alone is measured.
 
 
@@ -40,7 +41,8 @@ def main() -> None:
     parser.add_argument("--callback", action="store_true", help="the search sleeps in Python")
     parser.add_argument("--group_steps", type=int, default=200)
     args = parser.parse_args()
-    result = atari_acting(args.group_steps) if args.atari else sleeping(args.group_steps, args.callback)
+    steps = args.group_steps
+    result = atari_acting(steps) if args.atari else sleeping(steps, args.callback)
     device = jax.devices()[0]
     print(json.dumps(result | {"device": device.device_kind, "cpu_cores": os.cpu_count()}))
 
@@ -88,9 +90,9 @@ def sleeping(group_steps: int, callback: bool) -> dict[str, float]:
         key=jax.random.key(0),
         min_rows=_NEVER,
         rows_per_update=2,
-        steps_per_iteration=1,
+        steps_per_iteration=_STEPS,
     )
-    loop_s = _time_loop(loop, group_steps // 2)
+    loop_s = _time_loop(loop, group_steps // (2 * _STEPS))
     return {"serial_s": serial_s, "loop_s": loop_s, "ratio": loop_s / serial_s}
 
 

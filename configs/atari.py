@@ -33,7 +33,7 @@ def get_config(game: str | None = None) -> ConfigDict:
     )
     config.network = dict(
         history_steps=4,
-        stages=((16, 8, 4, 0), (32, 4, 2, 0), (32, 3, 2, 0)),
+        stages=((16, 4, 4, 0), (32, 4, 2, 0), (32, 3, 2, 0)),
         channels=32,
         representation_blocks=1,
         dynamics_blocks=1,
@@ -49,7 +49,7 @@ def get_config(game: str | None = None) -> ConfigDict:
     )
     config.search = dict(
         num_simulations=8,
-        max_num_considered_actions=8,
+        max_num_considered_actions=4,
         max_depth=config_dict.placeholder(int),
         value_scale=0.1,
         maxvisit_init=50.0,
@@ -95,7 +95,7 @@ def _learning() -> ConfigDict:
     config.optimizer = dict(
         learning_rate=1e-3,
         warmup_updates=200,
-        decay_updates=config_dict.placeholder(int),
+        decay_updates=15_000,
         final_fraction=0.1,
         weight_decay=1e-4,
         max_grad_norm=5.0,

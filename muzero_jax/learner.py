@@ -47,7 +47,7 @@ def make_optimizer(
         schedule = schedule if warmup_updates else learning_rate
     else:
         schedule = optax.warmup_cosine_decay_schedule(
-            0.0 if warmup_updates else learning_rate,
+            0.0,
             learning_rate,
             warmup_updates,
             max(decay_updates, warmup_updates + 1),

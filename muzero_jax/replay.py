@@ -1,8 +1,8 @@
 """Device-resident replay: a ring of rows `[E, T]`, drawn uniformly or by priority.
 
 A row is *drawable* when it is not `last`, when `future_steps` newer rows of its environment are in
-the ring, and when `history_steps` older ones are (before the ring is full, what lies before the
-first row counts as present: row 0 is `first`, so nothing there is ever read). Its weight is
+the ring, and when the `history_steps` slots before it hold older rows or have never been written
+(what lies before row 0 is never read: row 0 is `first`). Its weight is
 (priority + floor)^exponent; weight 0 means "not drawable" and nothing else. An exponent of 0 is
 uniform sampling.
 """

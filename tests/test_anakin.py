@@ -151,7 +151,7 @@ def test_one_trace_of_each_function():
 
 
 def test_the_generator_is_the_iteration_called_by_hand():
-    """Planted bugs seen: the key folded with rows; the explore of the updates after."""
+    """Planted bug seen: the key folded with the count of rows."""
     env = fakes.make_jax_env(same_step=False)
     told, run = _take(_loop(env), 6)
     rollout = acting.make_rollout(env, fakes.search, num_steps=_T)

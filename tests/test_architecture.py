@@ -106,7 +106,7 @@ def _own_lines(function):
 
 
 def test_each_module_imports_only_lower_levels():
-    """Planted bugs seen: `frames` importing `acting`; a module that the table does not know."""
+    """Planted bug seen: `frames` importing `acting`."""
     assert {_name(path) for path in _FILES if path.stem != "__init__"} == set(_LEVELS)
     wrong = [
         f"{_name(path)} imports {other}"
@@ -147,7 +147,7 @@ def test_the_check_of_device_reads_sees_each_kind(line):
 
 @pytest.mark.parametrize("path", _FILES, ids=_name)
 def test_modules_and_bodies_are_short_and_load_no_code(path):
-    """Planted bugs seen: a module of 301 lines; a body of 61 lines; `import pickle`; `eval(x)`."""
+    """Planted bugs seen: a body of 61 lines; `import pickle`."""
     source = path.read_text()
     assert len(source.splitlines()) <= 300
     tree = ast.parse(source)
@@ -175,7 +175,7 @@ def test_the_package_sees_no_flags_and_no_config():
 
 
 def test_importing_touches_neither_device_nor_envpool():
-    """In a new process. Planted bugs seen: `jnp.zeros(())` in a default argument of `acting`;
+    """In a new process. Planted bugs seen: `jnp.zeros(())` at the top of `acting`;
     `import envpool` at the top of `envs.host`."""
     modules = ["muzero_jax"] + [f"muzero_jax.{name}" for name in _LEVELS]
     code = f"""

@@ -79,8 +79,7 @@ def killed(request, tmp_path_factory):
 
 def test_a_run_goes_on_from_its_newest_resume_point(killed):
     """What starts is what was saved: replay, priorities, optimiser and counters; and the next
-    process says where it begins. Planted bugs seen: the optimiser made anew; priorities made
-    anew; `resumes` counted from 0 by each process."""
+    process says where it begins. Planted bugs seen: the optimiser made anew; `resumes` always 1."""
     for number, (_, tree, counters, started) in enumerate(killed.points[:-1], start=1):
         fakes.assert_trees_equal(train.saved_tree(started), tree)
         assert started.counters == counters._replace(resumes=number)
@@ -96,8 +95,7 @@ def test_a_run_goes_on_from_its_newest_resume_point(killed):
 def test_replay_and_optimiser_run_on_through_the_kills(killed):
     """Seen from outside: the ring of the last resume point still holds every row of the earlier
     ones (a kill only marks the newest row `last`), and the optimiser has counted every update.
-    Planted bugs seen: the replay begun anew; the abandoned row not marked; the optimiser made
-    anew."""
+    Planted bugs seen: the abandoned row not marked; the optimiser made anew."""
     final = killed.points[-1][1]["rest"]
     size = killed.points[0][1]["rest"].replay.filled.shape[0]
     for _, tree, counters, _ in killed.points[:-1]:
@@ -120,8 +118,7 @@ def test_replay_and_optimiser_run_on_through_the_kills(killed):
 
 def test_no_record_is_lost(killed):
     """What was written before a kill stays, and no line that was due is missing in the run as it
-    finally went. Planted bugs seen: the file opened for writing anew; a cadence that is forgotten
-    when it falls due in the first iteration of a process."""
+    finally went. Planted bug seen: the file opened for writing anew."""
     for before, after in zip(killed.lines, killed.lines[1:], strict=False):
         assert after.startswith(before) and len(after) > len(before)
     records = metrics.read_jsonl(killed.workdir / "metrics.jsonl")
@@ -163,8 +160,7 @@ def test_files_and_fields_of_a_run(killed):
 
 
 def test_a_finished_run_does_nothing_more_and_a_score_is_one_line(killed):
-    """Planted bugs seen: another iteration after the end; raw scores cut by the lives; progress
-    on standard output."""
+    """Planted bug seen: another iteration after the end."""
     before = killed.lines[-1]
     words = ["--episodes=4", "--num_envs=2", "--seed=5", f"--workdir={killed.workdir}"]
     results = []
@@ -195,8 +191,8 @@ def test_a_finished_run_does_nothing_more_and_a_score_is_one_line(killed):
 
 
 def test_ten_updates_that_are_not_finite_end_the_run(tmp_path):
-    """A learning rate of 1e38: exit 70, one line, and nothing saved afterwards. Planted bugs seen:
-    saved at the end all the same; the count of skipped updates not looked at."""
+    """A learning rate of 1e38: exit 70, one line, and nothing saved afterwards. Planted bug seen:
+    the count of skipped updates not looked at."""
     arguments = processes.command(
         "control",
         "--config=configs/cartpole.py:on_device",
@@ -368,8 +364,7 @@ print(config.to_json())
 @pytest.mark.parametrize("name", _BAD)
 def test_bad_input_is_one_line_and_exit_code_78(name, refusals):
     """JAX tells of every program it compiles on standard error: one line means that none was.
-    Planted bugs seen: `validate.check` left out; a range without its lower end; the folder claimed
-    before it is compared; words left over ignored."""
+    Planted bugs seen: ranges without their lower end; words left over ignored."""
     told, _ = refusals
     code, errors = told[name]
     assert code == 78, errors
@@ -379,7 +374,7 @@ def test_bad_input_is_one_line_and_exit_code_78(name, refusals):
 
 
 def test_bad_input_leaves_nothing_behind(refusals):
-    """Planted bug seen: the folder made before the config is checked."""
+    """Planted bug seen: ranges without their lower end, so that the run starts."""
     _, base = refusals
     assert not (base / "fresh").exists()
     assert json.loads((base / "used" / "config.json").read_text())["targets"]["discount"] == 0.5

@@ -394,13 +394,13 @@ def chain_learner():
     return init, train_for
 
 
-@pytest.mark.parametrize("right", [1.0, 0.5], ids=["the best policy", "a random policy"])
+@pytest.mark.parametrize("right", [1.0, 0.8], ids=["the best policy", "a random policy"])
 def test_a_chain_is_solved_to_its_true_values(right):
-    """Replay, targets, loss, priorities and update together: max |V - V*| <= 0.05.
+    """Replay, targets, loss, priorities and update together: max |V - V*| <= 0.02.
 
     For the best policy the solution is V*; for the random one returns are noisy, and only right
-    importance weights make their mean come out. Every known reward is learned too, and past the
-    end value and reward are 0.
+    importance weights make their mean come out (0.002; without them 0.045). Every known reward is
+    learned too, and past the end value and reward are 0.
 
     Planted: the importance weights left out (random policy); truncation taken for termination;
     the ends of episodes not seen; the target network never refreshed; γ left out.
@@ -411,7 +411,7 @@ def test_a_chain_is_solved_to_its_true_values(right):
     assert train.step == 3000 and np.isfinite(metrics["loss"])
     value = CHAIN_CODECS.value.decode(train.params["value"])
     error = np.abs(np.asarray(value) - np.append(true_values(right), 0.0))
-    assert error.max() <= 0.05, error
+    assert error.max() <= 0.02, error
     reward = CHAIN_CODECS.reward.decode(train.params["reward"])
     for move in (1,) if right == 1.0 else (0, 1):
         want = [chain_step(s, move)[1] for s in range(STATES)] + [0.0]
@@ -419,7 +419,7 @@ def test_a_chain_is_solved_to_its_true_values(right):
 
 
 def test_the_same_key_gives_the_same_bits_and_another_does_not():
-    """Planted: a key of Python's own randomness in `learn`."""
+    """Planted: a key of its own in `learn`, whatever it is given."""
     init, train_for = chain_learner()
     start = init(chain_rows(0.5, seed=1))
     one = train_for(40, *start, jax.random.key(3))

@@ -330,7 +330,7 @@ def test_draws_have_their_probabilities_at_1e5_rows():
 def test_draws_have_their_probabilities_at_1e6_rows():
     """4M draws; the spread of χ²/df is 0.0035. A flat float32 cumulative sum gives 1.165.
 
-    Planted: a single cumulative sum.
+    Planted: one uniform number for block and row.
     """
     check_draws((64, 15_625), 4_000_000, 8_000, 0.99, 1.01)
 

@@ -152,7 +152,7 @@ def make_conv_network(
       head_planes: planes that a head reads.
       head_width: hidden units of a head.
       action_planes: whether the representation sees the history's actions.
-      dtype: of the body; parameters, heads and what comes out stay float32.
+      dtype: of the body and the embedding; parameters, heads and logits stay float32.
     """
     if len(spec.observation_shape) != 3:
         raise ValueError(f"network: images have shape (H, W, C), got {spec.observation_shape}")

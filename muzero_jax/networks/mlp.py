@@ -89,7 +89,7 @@ def make_mlp_network(
 ) -> Network:
     """An MLP network: every layer has `width` units, the body computes in `dtype`.
 
-    Parameters, heads and what comes out stay float32.
+    Parameters, heads and logits stay float32; the embedding has the body's dtype.
     """
     actions, value, reward = spec.num_actions, codecs.value.num_logits, codecs.reward.num_logits
     dtype = jnp.dtype(dtype)
