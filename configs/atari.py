@@ -33,7 +33,7 @@ def get_config(game: str | None = None) -> ConfigDict:
     )
     config.network = dict(
         history_steps=4,
-        stages=((16, 4, 4, 0), (32, 4, 2, 0), (32, 3, 2, 0)),
+        stages=((16, 8, 4, 0), (32, 4, 2, 0), (32, 3, 2, 0)),
         channels=32,
         representation_blocks=1,
         dynamics_blocks=1,

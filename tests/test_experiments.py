@@ -159,8 +159,8 @@ def test_files_and_fields_of_a_run(killed):
     assert [r["wall_s"] for r in records] == sorted(r["wall_s"] for r in records)
 
 
-def test_a_finished_run_does_nothing_more_and_a_score_is_one_line(killed):
-    """Planted bug seen: another iteration after the end."""
+def test_a_score_is_one_line_and_leaves_the_run_alone(killed):
+    """Of the newest parameters, or of random play. Planted bug seen: updates told as env steps."""
     before = killed.lines[-1]
     words = ["--episodes=4", "--num_envs=2", "--seed=5", f"--workdir={killed.workdir}"]
     results = []

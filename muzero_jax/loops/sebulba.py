@@ -1,12 +1,15 @@
 """Environments on the host, search and learning on the device, overlapped at an exact ratio.
 
-One group step is: fetch the actions of group g; step the host for g; dispatch the search of g and
-the updates that its rows have made due. While the host steps one group, the device works for the
-others. The parameters that each search sees are a function of the counters alone (Podracer, Hessel
-et al. 2021, with the race taken out).
+One group step is: fetch the actions of the next group and let its environments step; take what the
+environments of group g brought; dispatch the search of g and the updates that its rows have made
+due. So one group's environments step while the device works for the others. They step in a thread
+of their own: a dispatch that blocks (on a CPU, one with Python callbacks does) then holds up no
+environment. The parameters that each search sees are a function of the counters alone (Podracer,
+Hessel et al. 2021, with the race taken out).
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
 import functools
 import time
 from typing import Any
@@ -71,37 +74,34 @@ def sebulba(
         counters, replay, carries[g] = act_step(train, replay, carries[g], timestep, g, counters)
         while counters.updates < due(counters.rows):
             counters, train, replay, metrics = learn_step(train, replay, counters)
-    while True:
-        # A probe: one iteration in which every call is waited for tells the shares of time.
-        probe = probe_interval_iterations and (
-            counters.iteration % probe_interval_iterations == probe_interval_iterations - 1
-        )
-        watch = Stopwatch(wait=fetch if probe else None)
-        for g, env in list(enumerate(envs)) * steps_per_iteration:
-            action = watch.time("fetch", fetch, carries[g].action)
-            timestep = watch.time("env", env.step, action)
-            stats.add(g, timestep)
-            counters, replay, carries[g] = watch.time(
-                "search", act_step, train, replay, carries[g], timestep, g, counters
+    stepping: dict[int, futures.Future[TimeStep]] = {}  # Groups whose environments are at work.
+    with futures.ThreadPoolExecutor(max_workers=1) as pool:
+        while True:
+            # A probe: one iteration in which every call is waited for tells the shares of time.
+            probe = probe_interval_iterations and (
+                counters.iteration % probe_interval_iterations == probe_interval_iterations - 1
             )
-            while counters.updates < due(counters.rows):
-                counters, train, replay, metrics = watch.time(
-                    "update", learn_step, train, replay, counters
+            watch = Stopwatch(wait=fetch if probe else None)
+            for g in list(range(len(envs))) * steps_per_iteration:
+                for ahead in (g,) if probe else (g, (g + 1) % len(envs)):
+                    if ahead not in stepping:
+                        action = watch.time("fetch", fetch, carries[ahead].action)
+                        stepping[ahead] = pool.submit(envs[ahead].step, action)
+                timestep = watch.time("env", stepping.pop(g).result)
+                stats.add(g, timestep)
+                counters, replay, carries[g] = watch.time(
+                    "search", act_step, train, replay, carries[g], timestep, g, counters
                 )
-        counters = counters._replace(iteration=counters.iteration + 1)
-        run = RunState(
-            train=train,
-            replay=replay,
-            env=None,
-            timestep=None,
-            acting=tuple(carries),
-            counters=counters,
-        )
-        yield run, {
-            **{f"train/{name}": x for name, x in metrics.items()},
-            **stats.take(),
-            **watch.seconds(),
-        }
+                while counters.updates < due(counters.rows):
+                    counters, train, replay, metrics = watch.time(
+                        "update", learn_step, train, replay, counters
+                    )
+            counters = counters._replace(iteration=counters.iteration + 1)
+            run = run.replace(
+                train=train, replay=replay, acting=tuple(carries), counters=counters
+            )
+            metrics_of_train = {f"train/{name}": x for name, x in metrics.items()}
+            yield run, {**metrics_of_train, **stats.take(), **watch.seconds()}
 
 
 def _bind_act(act_and_add, explore_at, key):
@@ -173,7 +173,7 @@ class Stopwatch:
     def seconds(self) -> dict[str, float]:
         """Shares of the time since the start, as `speed/share_<name>`.
 
-        Without `wait`, only what the host itself spent (environments, and waiting in `fetch`) is
+        Without `wait`, only what the host waited for (environments, and the device in `fetch`) is
         told; device work is told by the iterations that waited for it.
         """
         total = time.perf_counter() - self._begin
