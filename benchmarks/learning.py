@@ -4,22 +4,20 @@
   python benchmarks/learning.py --only=cartpole_host-0
 
 Every result is a JSON file in benchmarks/results/: command, score with a 95 % interval, seeds,
-protocol, times, hardware, commit, date. Scores come from the last checkpoint, on games never seen
+protocol, times, hardware, commit, date. Scores come from the last checkpoint, on seeds never used
 in training. `benchmarks/plot.py` draws the curves.
 """
 
 import argparse
-import datetime
 import json
-import os
 from pathlib import Path
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 
 import numpy as np
+from provenance import provenance
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -72,10 +70,11 @@ def main() -> None:
 
 def measure(command: list[str], workdir: Path, episodes: int) -> dict:
     """Trains with `command`, then scores it and, under the same protocol, random play."""
-    begin = time.time()
-    load = os.getloadavg()[0]
+    made = provenance()
     train_s = timed(command + [f"--workdir={workdir}"])
     evaluate = ["experiments/evaluate.py", f"--workdir={workdir}", f"--episodes={episodes}"]
+    if "atari" in command[0]:
+        evaluate.append("--max_steps=27000")  # The usual 108,000 frames.
     score = json.loads(output([*evaluate, f"--seed={EVAL_SEED}"]))
     random = json.loads(output([*evaluate, f"--seed={EVAL_SEED}", "--policy=random"]))
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
@@ -100,7 +99,7 @@ def measure(command: list[str], workdir: Path, episodes: int) -> dict:
             if name.startswith("speed/")
         },
         "config": json.loads((workdir / "config.json").read_text()),
-        **provenance(begin, load),
+        **made,
     }
 
 
@@ -113,25 +112,6 @@ def summary(returns: list[float]) -> dict:
         "mean": float(x.mean()),
         "interval_95": [float(low), float(high)],
         "returns": x.tolist(),
-    }
-
-
-def provenance(begin: float, load: float) -> dict:
-    """Where and when a result was made."""
-    import jax
-
-    def git(*words):
-        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True).stdout
-
-    return {
-        "commit": git("rev-parse", "HEAD").strip(),
-        "uncommitted_changes": bool(git("status", "--porcelain", "--", "*.py").strip()),
-        "date": datetime.datetime.fromtimestamp(begin, datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "hardware": f"{os.cpu_count()} CPU cores ({platform.machine()}),"
-        f" {jax.device_count()} {jax.devices()[0].device_kind} device",
-        "load_average_at_start": round(load, 2),
-        "python": platform.python_version(),
-        "jax": jax.__version__,
     }
 
 

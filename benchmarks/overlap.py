@@ -1,18 +1,18 @@
-"""How much of the environments' time the host loop hides behind the device's. Prints one JSON line.
+"""How much of the environments' time the host loop hides behind the device's.
 
-  python benchmarks/overlap.py             a host step that sleeps 20 ms, a search of 20 ms
-  python benchmarks/overlap.py --callback  the search sleeps in a `jax.pure_callback`
-  python benchmarks/overlap.py --atari     configs/atari.py, acting only, each half alone first
+  python benchmarks/overlap.py          writes results/overlap.json
 
-The first compares the loop with the same group steps one after the other (`ratio` is loop_s over
-serial_s; 0.5 is all that can be had with two groups). The second compares the loop's steps per
-second with 1/(1/env + 1/search), each measured alone with all cores.
+Three measurements, each a ratio taken in one run:
+- `work`: a host step that sleeps 20 ms and a search of about 20 ms of real work; `ratio` is the
+  loop's seconds over those of the same group steps one after the other (0.5 is all that can be had
+  with two groups);
+- `callback`: the same, with a search that sleeps 20 ms in a `jax.pure_callback`;
+- `atari`: configs/atari.py, acting only; `loop_over_serial` is the loop's steps per second over
+  1/(1/env + 1/search), each of which is measured alone with all cores.
 """
 
-import argparse
 import itertools
 import json
-import os
 from pathlib import Path
 import sys
 import time
@@ -23,6 +23,7 @@ sys.path[:0] = [str(_ROOT), str(_ROOT / "experiments"), str(_ROOT / "tests")]
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
+from provenance import provenance  # noqa: E402
 
 from configs import atari  # noqa: E402
 import fakes  # noqa: E402
@@ -31,20 +32,24 @@ from muzero_jax.loops.sebulba import sebulba  # noqa: E402
 from muzero_jax.types import Counters, RunState  # noqa: E402
 
 _SLEEP_S = 0.02
-_STEPS = 10  # Of each group in an iteration.
 _NEVER = 2**40  # Rows before the first update: acting alone is measured.
+_STEPS = 10
+_GROUP_STEPS = 200
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--atari", action="store_true", help="real emulators and a real search")
-    parser.add_argument("--callback", action="store_true", help="the search sleeps in Python")
-    parser.add_argument("--group_steps", type=int, default=200)
-    args = parser.parse_args()
-    steps = args.group_steps
-    result = atari_acting(steps) if args.atari else sleeping(steps, args.callback)
-    device = jax.devices()[0]
-    print(json.dumps(result | {"device": device.device_kind, "cpu_cores": os.cpu_count()}))
+    result = {
+        **provenance(),
+        "command": "python benchmarks/overlap.py",
+        "work": sleeping(_GROUP_STEPS, callback=False),
+        "callback": sleeping(_GROUP_STEPS, callback=True),
+        "atari": atari_acting(_GROUP_STEPS),
+    }
+    text = json.dumps(result, indent=1)
+    results = _ROOT / "benchmarks" / "results"
+    results.mkdir(exist_ok=True)
+    (results / "overlap.json").write_text(text + "\n")
+    print(text)
 
 
 def sleeping(group_steps: int, callback: bool) -> dict[str, float]:

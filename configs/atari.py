@@ -53,6 +53,7 @@ def get_config(game: str | None = None) -> ConfigDict:
         max_depth=config_dict.placeholder(int),
         value_scale=0.1,
         maxvisit_init=50.0,
+        min_value_range=0.1,
     )
     config.explore = dict(temperature=0.0, noise_scale=1.0, random_move=0.0)
     config.update(_learning())
@@ -65,7 +66,7 @@ def get_config(game: str | None = None) -> ConfigDict:
         stop_at=config_dict.placeholder(float),
     )
     config.checkpoint = dict(
-        resume_interval_env_steps=400_000, params_interval_env_steps=200_000, max_to_keep=2
+        resume_interval_env_steps=100_000, params_interval_env_steps=50_000, max_to_keep=2
     )
     config.logging = dict(interval_env_steps=10_000, tensorboard=False)
     return config
@@ -95,7 +96,7 @@ def _learning() -> ConfigDict:
     config.optimizer = dict(
         learning_rate=1e-3,
         warmup_updates=200,
-        decay_updates=15_000,
+        decay_updates=12_000,
         final_fraction=0.1,
         weight_decay=1e-4,
         max_grad_norm=5.0,

@@ -37,6 +37,7 @@ def get_config(where: str | None = None) -> ConfigDict:
         max_depth=config_dict.placeholder(int),
         value_scale=0.1,
         maxvisit_init=50.0,
+        min_value_range=1e-8,
     )
     config.explore = dict(temperature=0.0, noise_scale=1.0, random_move=0.0)
     config.update(_learning())

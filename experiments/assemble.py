@@ -30,6 +30,7 @@ from muzero_jax.types import (
     TrainState,
 )
 
+# The keys are `validate.JAX_TASKS`.
 JAX_ENVS: dict[str, Callable[..., Env]] = {"cartpole": make_cartpole}
 
 

@@ -72,15 +72,17 @@ def newest_params(workdir: Path, abstract: Params) -> tuple[int, Params, dict]:
       BadInputError: where there is none, or none that fits.
     """
     folders = [workdir / "params", workdir / "checkpoints"]
+    faults: list[str] = []
     newest = {folder: max(checkpoint.committed_steps(folder), default=-1) for folder in folders}
     for folder in sorted(folders, key=newest.get, reverse=True):
         try:
             found = checkpoint.restore_newest(folder, {"params": abstract}, partial=True)
         except checkpoint.CheckpointError as error:
-            raise launch.BadInputError(str(error)) from None
+            faults.append(str(error))
+            continue
         if found is not None:
             return found[0], found[1]["params"], found[2]
-    raise launch.BadInputError(f"--workdir: no checkpoint in {workdir}; has the run saved one?")
+    raise launch.BadInputError(f"--workdir: no checkpoint in {workdir} can be used: {faults}")
 
 
 def _check_saved(workdir: Path) -> None:
@@ -97,7 +99,9 @@ def main() -> None:
     config = workdirs.read_config(workdir)
     if args.max_steps is not None:
         config.evaluation.max_steps = args.max_steps
-    num_envs = args.num_envs or min(args.episodes, config.evaluation.num_envs)
+    num_envs = args.num_envs or max(
+        n for n in range(1, config.evaluation.num_envs + 1) if args.episodes % n == 0
+    )
     config.evaluation.update(episodes=args.episodes, num_envs=num_envs)
     validate.check(config)
     if args.policy == "search":
@@ -108,7 +112,7 @@ def main() -> None:
         abstract = jax.eval_shape(experiment.parts.network.init, jax.random.key(0))
         step, params, meta = newest_params(workdir, abstract)
     purpose = host.RANDOM if args.policy == "random" else host.EVAL
-    # In-run evaluations use groups below 2^20: these games were never seen in training.
+    # In-run evaluations use groups below 2^20: these seeds are used nowhere else.
     seeds = host.env_seeds(args.seed, purpose, 0, 1 << 20, num_envs)
     score = make_scorer(experiment, config, episodes=args.episodes, num_envs=num_envs)
     result = score(params, seeds)

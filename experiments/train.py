@@ -24,17 +24,35 @@ import workdirs
 def train(config, workdir: Path) -> None:
     """Trains to `total_env_steps`; the same call goes on with an interrupted run."""
     validate.check(config)
+    workdirs.check(workdir, config)
+    try:
+        experiment = assemble.build(config)
+    except ValueError as error:
+        raise launch.BadInputError(str(error)) from None
     workdirs.claim(workdir, config)
-    experiment = assemble.build(config)
+    print(f"run in {workdir}", flush=True)
     with contextlib.ExitStack() as stack:
         keep = config.checkpoint.max_to_keep
         resume_points = stack.enter_context(
             CheckpointStore(workdir / "checkpoints", max_to_keep=keep)
         )
         params_saves = stack.enter_context(CheckpointStore(workdir / "params", max_to_keep=keep))
-        run, wall_s = _start(experiment, resume_points, workdir)
+        path = workdir / "metrics.jsonl"
+        written = metrics.read_jsonl(path) if path.exists() else []
+        run, wall_s = _start(experiment, resume_points, written)
+        if _has_stopped(run, written, config.evaluation.stop_at):
+            return
         writer = stack.enter_context(contextlib.closing(_make_writer(config, workdir)))
         _Driver(config, experiment, resume_points, params_saves, writer, wall_s).drive(run)
+
+
+def _has_stopped(run: RunState, written: list[dict], stop_at: float | None) -> bool:
+    """Whether an evaluation up to this point has already ended the run."""
+    return stop_at is not None and any(
+        record.get("eval/return_mean", -np.inf) >= stop_at
+        for record in written
+        if record["env_steps"] <= run.counters.env_steps
+    )
 
 
 def saved_tree(run: RunState) -> dict[str, Any]:
@@ -44,11 +62,9 @@ def saved_tree(run: RunState) -> dict[str, Any]:
 
 
 def _start(
-    experiment: assemble.Experiment, store: CheckpointStore, workdir: Path
+    experiment: assemble.Experiment, store: CheckpointStore, written: list[dict]
 ) -> tuple[RunState, float]:
     """The newest resume point, or a new run; and the seconds spent before."""
-    path = workdir / "metrics.jsonl"
-    written = metrics.read_jsonl(path) if path.exists() else []
     target = jax.eval_shape(lambda: saved_tree(experiment.fresh()))
     try:
         found = store.restore(target)
@@ -100,43 +116,67 @@ class _Driver:
 
     def drive(self, run: RunState) -> None:
         """Runs the loop to its end; every cadence counts env steps."""
-        config, done = self._config, run.counters.env_steps >= self._config.total_env_steps
+        config = self._config
         interval = _Interval(run.counters)
         before = run.counters.env_steps
         late = None  # Metrics are read one iteration late: the device never waits for a log.
+        done = before >= config.total_env_steps or self._out_of_time()
         loop: Iterator = iter(()) if done else self._experiment.iterate(run)
         for run, news in loop:
             after = run.counters.env_steps
             if late is not None:
                 self._read(interval, *late)
-                if interval.is_over(late[0], config.logging.interval_env_steps):
-                    self._write(late[0], interval.take(late[0], config))
             late = (run.counters, news)
             done = after >= config.total_env_steps or self._out_of_time()
-            extra = {}
-            if done or _crossed(before, after, config.evaluation.interval_env_steps):
+            if done or self._is_due(before, after):
+                jax.block_until_ready(run.train)  # What is still being computed is training time.
                 with interval.paused():
-                    extra = self._evaluate(run)
-                self._write(run.counters, extra)
-                stop_at = config.evaluation.stop_at
-                done |= stop_at is not None and extra["eval/return_mean"] >= stop_at
-            with interval.paused():
-                self._save(run, before, done)
+                    done = self._save_and_evaluate(run, before, done)
             if done:
                 break
             before = after
         if late is not None:
-            self._read(interval, *late)
-            self._write(late[0], interval.take(late[0], config))
+            self._read(interval, *late, end=True)
+
+    def _is_due(self, before: int, after: int) -> bool:
+        config = self._config
+        return any(
+            _crossed(before, after, cadence)
+            for cadence in (
+                config.evaluation.interval_env_steps,
+                config.checkpoint.resume_interval_env_steps,
+                config.checkpoint.params_interval_env_steps,
+            )
+        )
+
+    def _save_and_evaluate(self, run: RunState, before: int, done: bool) -> bool:
+        """Does what is due; saves first, so that no evaluation can lose a run. Whether to stop."""
+        after, config = run.counters.env_steps, self._config
+        self._save(run, before, done)
+        if done or _crossed(before, after, config.evaluation.interval_env_steps):
+            result = self._evaluate(run)
+            self._write(run.counters, result)
+            stop_at = config.evaluation.stop_at
+            if stop_at is not None and result["eval/return_mean"] >= stop_at:
+                self._save(run, before, True)
+                return True
+        return done
 
     def _out_of_time(self) -> bool:
         limit = self._config.max_wall_minutes
         return limit is not None and time.perf_counter() - self._begin > 60 * limit
 
-    def _read(self, interval: "_Interval", counters: Counters, news: dict[str, Any]) -> None:
+    def _read(
+        self, interval: "_Interval", counters: Counters, news: dict[str, Any], end: bool = False
+    ) -> None:
+        """Books an iteration's metrics, and writes a line where one is due."""
         news = jax.device_get(news)
-        _check_finite(news.get("train/skipped_in_a_row", 0), counters)
         interval.add(news)
+        skipped_in_a_row = news.get("train/skipped_in_a_row", 0)
+        hopeless = skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW
+        if end or hopeless or interval.is_over(counters, self._config.logging.interval_env_steps):
+            self._write(counters, interval.take(counters, self._config))
+        _check_finite(skipped_in_a_row, counters)
 
     def _write(self, counters: Counters, values: dict[str, Any]) -> None:
         self._writer.write(
@@ -151,10 +191,9 @@ class _Driver:
 
     def _evaluate(self, run: RunState) -> dict[str, Any]:
         counters, config = run.counters, self._config
-        # Every evaluation plays other games: its index is the group of the seeds.
-        index = counters.iteration
+        # Every evaluation plays other games: the iteration stands for the group of the seeds.
         seeds = host.env_seeds(
-            config.seed, host.EVAL, 0, index, config.evaluation.num_envs
+            config.seed, host.EVAL, 0, counters.iteration, config.evaluation.num_envs
         )
         begin = time.perf_counter()
         result = self._score(run.train.params, seeds)
@@ -162,22 +201,24 @@ class _Driver:
         return {f"eval/{name}": x for name, x in result.items()}
 
     def _save(self, run: RunState, before: int, done: bool) -> None:
-        """Saves what is due; a run that is not finite is never saved."""
+        """Saves what is due; a run whose newest update was not finite is not saved."""
         after, cadence = run.counters.env_steps, self._config.checkpoint
-        resume_due = done or _crossed(before, after, cadence.resume_interval_env_steps)
-        params_due = done or _crossed(before, after, cadence.params_interval_env_steps)
-        if not (resume_due or params_due):
+        skipped_in_a_row = jax.device_get(run.train.skipped_in_a_row)
+        _check_finite(skipped_in_a_row, run.counters)
+        if skipped_in_a_row:
             return
-        _check_finite(jax.device_get(run.train.skipped_in_a_row), run.counters)
         meta = {
             "counters": run.counters._asdict(),
             "wall_s": time.perf_counter() - self._begin,
         }
+        # Before a kill the run may have been further on than its newest resume point, and a run
+        # that is stopped by its evaluation may have been saved just before.
         step = run.counters.iteration
-        # Before a kill the run may have been further on than its newest resume point.
+        params_due = done or _crossed(before, after, cadence.params_interval_env_steps)
         if params_due and step > max(self._params_saves.steps(), default=-1):
             self._params_saves.save(step, {"params": run.train.params}, meta)
-        if resume_due:
+        resume_due = done or _crossed(before, after, cadence.resume_interval_env_steps)
+        if resume_due and step > max(self._resume_points.steps(), default=-1):
             self._resume_points.save(step, saved_tree(run), meta)
 
 
@@ -220,12 +261,14 @@ class _Interval:
     def add(self, news: dict[str, Any]) -> None:
         """Takes one iteration's metrics: returns add up, of the rest the newest counts."""
         news = dict(news)
+        # NaN everywhere says that the iteration made no update.
+        updated = np.isfinite(news.get("train/skipped_in_a_row", np.nan))
         self._return_sum += float(news.pop("train/return_sum"))
         self._episodes += float(news.pop("train/episodes"))
         for name, value in news.items():
             if name.startswith("speed/share_"):
                 self._shares[name] = value  # Told only by the iterations that were probes.
-            elif np.isfinite(value):
+            elif updated or not name.startswith("train/"):
                 self._values[name] = float(value)
 
     def take(self, counters: Counters, config) -> dict[str, float]:

@@ -1,18 +1,22 @@
 """Refuses numbers that cannot work, one line each, before anything is built or compiled."""
 
+import importlib.util
 import math
 from typing import Any, NamedTuple
 
 from launch import BadInputError
 from muzero_jax.envs import atari_games
 
+JAX_TASKS = ("cartpole",)  # The tasks that are JAX programs.
+
 
 class Range(NamedTuple):
-    """Allowed numbers; `above` is exclusive, the others inclusive."""
+    """Allowed numbers; `above` and `below` are exclusive, the others inclusive."""
 
     low: float | None = None
     high: float | None = None
     above: float | None = None
+    below: float | None = None
 
     def allows(self, x: float) -> bool:
         """Whether a finite `x` is inside."""
@@ -21,17 +25,20 @@ class Range(NamedTuple):
             and (self.low is None or x >= self.low)
             and (self.high is None or x <= self.high)
             and (self.above is None or x > self.above)
+            and (self.below is None or x < self.below)
         )
 
     def __str__(self) -> str:
         low = f"> {self.above:g}" if self.above is not None else f">= {self.low:g}"
+        if self.below is not None:
+            return f"{low} and < {self.below:g}"
         return low if self.high is None else f"{low} and <= {self.high:g}"
 
 
 _POSITIVE, _COUNT, _NATURAL, _UNIT = Range(above=0), Range(low=1), Range(low=0), Range(0, 1)
 
 RANGES: dict[str, Range] = {
-    "seed": _NATURAL,
+    "seed": Range(0, 2**32 - 1),
     "total_env_steps": _COUNT,
     "max_wall_minutes": _POSITIVE,
     "env.num_envs": _COUNT,
@@ -57,6 +64,7 @@ RANGES: dict[str, Range] = {
     "search.max_depth": _COUNT,
     "search.value_scale": _POSITIVE,
     "search.maxvisit_init": _NATURAL,
+    "search.min_value_range": _POSITIVE,
     "explore.temperature": _NATURAL,
     "explore.noise_scale": _NATURAL,
     "explore.random_move": _UNIT,
@@ -80,7 +88,7 @@ RANGES: dict[str, Range] = {
     "optimizer.final_fraction": _UNIT,
     "optimizer.weight_decay": _NATURAL,
     "optimizer.max_grad_norm": _POSITIVE,
-    "optimizer.momentum": _UNIT,
+    "optimizer.momentum": Range(low=0, below=1),
     "loop.steps_per_iteration": _COUNT,
     "loop.probe_interval_iterations": _NATURAL,
     "evaluation.interval_env_steps": _COUNT,
@@ -105,6 +113,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
 def check(config) -> None:
     """Checks every number of a config by itself, then what several have to agree on.
 
+    Writes the game's proper name into the config ("pong" becomes "Pong").
+
     Raises:
       BadInputError: with field, value and what is allowed.
     """
@@ -125,7 +135,7 @@ def _leaves(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def _check_together(config) -> None:
-    env, ring, target = config.env, config.replay, config.targets
+    env, evaluation = config.env, config.evaluation
     if "game" in env:
         try:
             env.game = atari_games.canonical_name(env.game)
@@ -133,38 +143,64 @@ def _check_together(config) -> None:
             raise BadInputError(f"env.game: {error}") from None
     _divides("env.num_groups", env.num_groups, "env.num_envs", env.num_envs)
     _divides(
-        "evaluation.num_envs",
-        config.evaluation.num_envs,
-        "evaluation.episodes",
-        config.evaluation.episodes,
+        "evaluation.num_envs", evaluation.num_envs, "evaluation.episodes", evaluation.episodes
     )
+    _check_codecs(config)
+    _check_ring(config)
+    for stage in config.network.get("stages", ()):
+        if len(stage) != 4 or min(stage[:3]) < 1 or stage[3] < 0:
+            raise BadInputError(
+                "network.stages must be (channels, kernel, stride, residual blocks) each, the first"
+                f" three >= 1 (got {stage})"
+            )
+    decay = config.optimizer.decay_updates
+    if decay is not None and decay <= config.optimizer.warmup_updates:
+        raise BadInputError(
+            "optimizer.decay_updates must be > optimizer.warmup_updates"
+            f" (got {decay} and {config.optimizer.warmup_updates})"
+        )
+    if config.logging.tensorboard and importlib.util.find_spec("tensorboardX") is None:
+        raise BadInputError("logging.tensorboard needs: pip install 'muzero_jax[tensorboard]'")
+
+
+def _check_codecs(config) -> None:
     for head in ("value", "reward"):
         codec = config.codec[head]
-        if not codec.low < codec.high:
+        if not -math.inf < codec.low < codec.high < math.inf:
             raise BadInputError(
-                f"codec.{head}.low must be < codec.{head}.high (got {codec.low}, {codec.high})"
+                f"codec.{head}.low must be < codec.{head}.high, both finite"
+                f" (got {codec.low} and {codec.high})"
             )
-    history, steps = config.network.history_steps, target.unroll_steps + target.bootstrap_steps
-    window = history + 1 + steps
-    writes = 1 if env.num_groups > 1 or "game" in env else config.loop.steps_per_iteration
-    if ring.rows_per_env < window + writes:
+    reward = config.codec.reward
+    if config.targets.clip_rewards and not (reward.low < 0 < reward.high):
         raise BadInputError(
-            f"replay.rows_per_env must be >= {window + writes}, for {history} history +"
-            f" {target.unroll_steps} unroll + {target.bootstrap_steps} bootstrap steps and the"
-            f" {writes} written at once (got {ring.rows_per_env})"
+            "codec.reward must hold clipped rewards of both signs"
+            f" (got low {reward.low} and high {reward.high})"
+        )
+
+
+def _check_ring(config) -> None:
+    env, ring, target = config.env, config.replay, config.targets
+    on_device = env.get("task") in JAX_TASKS
+    if on_device and env.num_groups != 1:
+        raise BadInputError(f"env.num_groups must be 1 on the device (got {env.num_groups})")
+    history, steps = config.network.history_steps, target.unroll_steps + target.bootstrap_steps
+    writes = config.loop.steps_per_iteration if on_device else 1
+    window = history + 1 + steps + writes
+    if ring.rows_per_env < window:
+        raise BadInputError(
+            f"replay.rows_per_env must be >= {window}, for {history} history +"
+            f" {target.unroll_steps} unroll + {target.bootstrap_steps} bootstrap steps, the root"
+            f" and the {writes} written at once (got {ring.rows_per_env})"
         )
     # Only rows that have their whole future can be drawn.
-    fewest = env.num_envs * (steps + writes)
-    if ring.min_rows < fewest or ring.min_rows > env.num_envs * ring.rows_per_env:
+    fewest, most = env.num_envs * (steps + writes), env.num_envs * ring.rows_per_env
+    if not fewest <= ring.min_rows <= most:
         raise BadInputError(
             f"replay.min_rows must be >= {fewest} (envs x (unroll + bootstrap + written at once))"
-            f" and <= {env.num_envs * ring.rows_per_env}, the size of the ring"
-            f" (got {ring.min_rows})"
+            f" and <= {most}, the size of the ring (got {ring.min_rows})"
         )
-    on_device = env.get("task") == "cartpole"
-    step = env.num_envs * config.loop.steps_per_iteration if on_device else (
-        env.num_envs // env.num_groups
-    )
+    step = env.num_envs * writes if on_device else env.num_envs // env.num_groups
     if ring.rows_per_update % step and step % ring.rows_per_update:
         raise BadInputError(
             f"replay.rows_per_update must divide, or be divided by, the {step} rows of one step"

@@ -10,7 +10,15 @@ from ml_collections import ConfigDict
 import launch
 
 # Fields that may differ when a run is taken up again; a trailing dot means a whole group.
-MAY_CHANGE = ("total_env_steps", "max_wall_minutes", "evaluation.", "checkpoint.", "logging.")
+MAY_CHANGE = (
+    "total_env_steps",
+    "max_wall_minutes",
+    "env.num_threads",
+    "loop.probe_interval_iterations",
+    "evaluation.",
+    "checkpoint.",
+    "logging.",
+)
 
 
 def choose(workdir: str | None, name: str) -> Path:
@@ -20,8 +28,8 @@ def choose(workdir: str | None, name: str) -> Path:
     return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def claim(workdir: Path, config) -> None:
-    """Writes `config.json`, or checks that the run in this folder has the same config.
+def check(workdir: Path, config) -> None:
+    """Checks that a run in this folder, if there is one, has the same config.
 
     Raises:
       BadInputError: naming the fields that differ.
@@ -45,10 +53,21 @@ def claim(workdir: Path, config) -> None:
                 f"--workdir: {workdir} holds a run with another config: {shown};"
                 " use another folder, or the former values"
             )
-    workdir.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".json.tmp")
-    unfinished.write_text(json.dumps(given, indent=2) + "\n")
-    unfinished.replace(path)
+
+
+def claim(workdir: Path, config) -> None:
+    """Writes `config.json`, once all of the config has been found to work.
+
+    Raises:
+      BadInputError: where the folder cannot be written.
+    """
+    unfinished = workdir / "config.json.tmp"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(json.dumps(json.loads(config.to_json()), indent=2) + "\n")
+        unfinished.replace(workdir / "config.json")
+    except OSError as error:
+        raise launch.BadInputError(f"--workdir: {workdir} cannot be written: {error}") from None
 
 
 def read_config(workdir: Path) -> ConfigDict:

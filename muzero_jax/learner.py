@@ -83,14 +83,19 @@ def init_train_state(
     )
 
 
-def importance_weights(probability: Array, num_drawable: Array, exponent: float) -> Array:
+def importance_weights(
+    probability: Array, num_drawable: Array, exponent: float, axis_name: str | None = None
+) -> Array:
     """w = (N·P)^-β `[B]`; for β < 1 divided by the batch's largest (Schaul et al. 2016, 3.4).
 
     At β = 1 the weighted loss is an unbiased estimate under uniform sampling, so that nothing is
-    divided.
+    divided. `axis_name` is a mesh axis over which the batch is split, or None.
     """
     weights = (num_drawable * jnp.maximum(probability, 1e-30)) ** -exponent
-    return weights / jnp.max(weights) if exponent < 1.0 else weights
+    if exponent >= 1.0:
+        return weights
+    largest = jnp.max(weights)
+    return weights / (largest if axis_name is None else jax.lax.pmax(largest, axis_name))
 
 
 def make_update(
@@ -110,7 +115,8 @@ def make_update(
       optimizer: an optax chain.
       target_interval_updates: applied updates between copies into `target_params`.
       importance_exponent: β.
-      axis_name: mesh axis over which gradients and losses are averaged, or None.
+      axis_name: mesh axis over which gradients and losses are averaged, or None; a sample's
+        probabilities and `num_drawable` are those of all its shards.
 
     Returns:
       `UpdateFn`: `(TrainState, key, Sample) -> (TrainState, UpdateOutput)`.
@@ -123,7 +129,7 @@ def make_update(
         target_key, loss_key = jax.random.split(key)
         target = targets(train.params, train.target_params, target_key, sample)
         weights = importance_weights(
-            sample.probability, sample.num_drawable, importance_exponent
+            sample.probability, sample.num_drawable, importance_exponent, axis_name
         )
 
         def objective(params):

@@ -24,8 +24,8 @@ class ReplayState:
     """The ring.
 
     Attributes:
-      rows: `Transition` with leading `[E, T]`; every leaf is stored flat, `[E, T, size]`, because
-        TPUs tile the two minor axes.
+      rows: `Transition` with leading `[E, T]`; scalars are stored `[E, T]`, all else flat,
+        `[E, T, size]`, because TPUs tile the two minor axes.
       weights: `[E, T]` float32.
       cursor: `[E]` int32, the slot that is written next.
       filled: `[E]` int32, how many slots hold rows.
@@ -106,7 +106,8 @@ class _Layout(NamedTuple):
 
 def _init(layout: _Layout) -> ReplayState:
     def empty(x):
-        return jnp.zeros((layout.num_envs, layout.ring, math.prod(x.shape)), x.dtype)
+        flat = (math.prod(x.shape),) if x.shape else ()
+        return jnp.zeros((layout.num_envs, layout.ring, *flat), x.dtype)
 
     return ReplayState(
         rows=jax.tree.map(empty, layout.row),
@@ -133,7 +134,7 @@ def _add(
     slots = (cursor[:, None] + jnp.arange(steps)) % ring
     stored = jax.tree.map(
         lambda ring_leaf, new: ring_leaf.at[envs[:, None], slots].set(
-            new.reshape(num_envs, steps, -1).astype(ring_leaf.dtype)
+            new.reshape(num_envs, steps, *ring_leaf.shape[2:]).astype(ring_leaf.dtype)
         ),
         state.rows,
         rows,
@@ -207,7 +208,7 @@ def _scalars(rows: Transition, envs: Array, slots: Array) -> Transition:
         action=None,
         policy=None,
         made_at_updates=None,
-        **{name: getattr(rows, name)[envs, slots, 0] for name in names},
+        **{name: getattr(rows, name)[envs, slots] for name in names},
     )
 
 

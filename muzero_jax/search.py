@@ -20,6 +20,7 @@ def make_gumbel_search(
     max_depth: int | None = None,
     value_scale: float = 0.1,
     maxvisit_init: float = 50.0,
+    min_value_range: float = 1e-8,
 ) -> SearchFn:
     """Gumbel MuZero (Danihelka et al. 2022): sequential halving at the root, completed Q-values.
 
@@ -34,6 +35,8 @@ def make_gumbel_search(
       max_depth: of the tree; None is N.
       value_scale: c_scale of the paper's σ.
       maxvisit_init: c_visit of the paper's σ.
+      min_value_range: Q-values are rescaled by their range, but by no less than this; it keeps
+        differences that are mere noise from ruling the policy before any reward has been seen.
 
     Returns:
       `SearchFn`; its `policy` is `[B, A]` float32, the improved policy.
@@ -42,7 +45,11 @@ def make_gumbel_search(
 
     def qtransform(tree, node_index):
         return mctx.qtransform_completed_by_mix_value(
-            tree, node_index, value_scale=value_scale, maxvisit_init=maxvisit_init
+            tree,
+            node_index,
+            value_scale=value_scale,
+            maxvisit_init=maxvisit_init,
+            epsilon=min_value_range,
         )
 
     def search(params, key, history, invalid_actions, explore: Explore) -> SearchOutput:

@@ -395,3 +395,11 @@ def test_an_unknown_game_is_told_without_envpool(tmp_path):
     modules = {line.split("|")[-1].strip() for line in ran.stderr.splitlines() if "|" in line}
     assert "ml_collections" in modules and ran.returncode == 78
     assert not {name for name in modules if name.startswith(("envpool", "gymnasium"))}
+
+
+def test_validate_knows_the_jax_environments_without_importing_jax():
+    """Planted bug seen: an environment added to `assemble.JAX_ENVS` alone."""
+    import assemble
+    import validate
+
+    assert set(assemble.JAX_ENVS) == set(validate.JAX_TASKS)

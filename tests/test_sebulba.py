@@ -194,6 +194,14 @@ def test_one_fetch_per_group_step_and_the_order_of_events(monkeypatch):
         assert ours[: 2 * 4 * _STEPS + 1] == [("act", g)] + [("env", g), ("act", g)] * (4 * _STEPS)
 
 
+@pytest.mark.skipif(jax.default_backend() == "cpu", reason="on a CPU the guard catches nothing")
+def test_nothing_reads_the_device_but_fetch():
+    """`fetch` reads explicitly; anything else would be an implicit transfer."""
+    with jax.transfer_guard_device_to_host("disallow"):
+        told, _ = _take(_loop(rows_per_update=2, min_rows=4), 2)
+    assert len(told) == 2
+
+
 def test_one_trace_of_each_function():
     """Before and after warm-up, at every group. Planted bug seen: the group index not traced."""
     traces = {"search": 0, "learn": 0}

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 import difflib
 from typing import Any
+import warnings
 
 import numpy as np
 
@@ -131,7 +132,10 @@ def _make_pool(task: str, seeds: Sequence[int], **options: Any):
         _check_range("max_steps", options["max_episode_steps"], 1, None)
     _check_range("num_threads", options["num_threads"], 0, None)
     seeds = [int(seed) for seed in seeds]
-    return envpool.make_gymnasium(task, num_envs=len(seeds), seed=seeds, **options)
+    with warnings.catch_warnings():
+        # Bounds given in float64 for float32 observations: nothing that a user could mend.
+        warnings.filterwarnings("ignore", message=".*precision lowered by casting.*")
+        return envpool.make_gymnasium(task, num_envs=len(seeds), seed=seeds, **options)
 
 
 def _spec(pool, shape: tuple[int, ...], dtype: str) -> types.EnvSpec:
