@@ -53,7 +53,7 @@ def get_config(game: str | None = None) -> ConfigDict:
         max_depth=config_dict.placeholder(int),
         value_scale=0.1,
         maxvisit_init=50.0,
-        min_value_range=0.1,
+        min_value_range=0.01,
     )
     config.explore = dict(temperature=0.0, noise_scale=1.0, random_move=0.0)
     config.update(_learning())

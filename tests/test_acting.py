@@ -88,12 +88,12 @@ def test_act_and_add_stores_the_rows_of_its_group():
     for t, (timestep, action) in enumerate(rows):
         for name in ("reward", "discount", "first", "last"):
             np.testing.assert_array_equal(
-                getattr(state.rows, name)[2:, t, 0], getattr(timestep, name)
+                getattr(state.rows, name)[2:, t], getattr(timestep, name)
             )
         np.testing.assert_array_equal(state.rows.observation[2:, t], timestep.observation)
-        np.testing.assert_array_equal(state.rows.action[2:, t, 0], action)
+        np.testing.assert_array_equal(state.rows.action[2:, t], action)
         np.testing.assert_array_equal(state.rows.policy[2:, t], np.full((2, 3), 2.0))
-        np.testing.assert_array_equal(state.rows.made_at_updates[2:, t, 0], [t, t])
+        np.testing.assert_array_equal(state.rows.made_at_updates[2:, t], [t, t])
 
 
 def test_example_row_has_shapes_and_computes_nothing():

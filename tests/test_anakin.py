@@ -73,7 +73,7 @@ def test_env_steps_are_exact_one_iteration_late(same_step):
     """A next-step reset is no step; a same-step reset is the step that ended its episode. Planted
     bugs seen: every `first` row taken for a reset; the resets of an iteration told twice."""
     told, run = _take(_loop(fakes.make_jax_env(same_step=same_step)), 8)
-    last, first = run.replay.rows.last[..., 0], run.replay.rows.first[..., 0]
+    last, first = run.replay.rows.last, run.replay.rows.first
     for i, (counters, _) in enumerate(told, start=1):
         # Steps of the i iterations, without the resets of the first i - 1: those follow a `last`.
         resets = np.sum(last[:, : _T * (i - 1)])
@@ -112,8 +112,8 @@ def test_episode_returns_of_both_reset_styles():
 def test_told_returns_are_those_of_the_stored_rows(same_step):
     """Summed by a Python loop over the ring. Planted bug seen: the running return not carried."""
     told, run = _take(_loop(fakes.make_jax_env(same_step=same_step)), 8)
-    reward = np.asarray(run.replay.rows.reward)[:, : 8 * _T, 0]
-    first = np.asarray(run.replay.rows.first)[:, : 8 * _T, 0]
+    reward = np.asarray(run.replay.rows.reward)[:, : 8 * _T]
+    first = np.asarray(run.replay.rows.first)[:, : 8 * _T]
     finished = []
     for e in range(_E):
         running = 0.0
@@ -169,7 +169,7 @@ def test_the_generator_is_the_iteration_called_by_hand():
     fakes.assert_trees_equal(
         (run.train, run.replay, run.env, run.timestep, run.acting), tuple(parts)
     )
-    made = np.asarray(run.replay.rows.made_at_updates)[:, : 6 * _T, 0]
+    made = np.asarray(run.replay.rows.made_at_updates)[:, : 6 * _T]
     seen = np.repeat([max(0, _E * _T * i - 30) // 4 for i in range(6)], _T)
     np.testing.assert_array_equal(made, np.tile(seen, (_E, 1)))
     np.testing.assert_array_equal(run.replay.rows.policy[:, : 6 * _T, 0], made)

@@ -67,7 +67,8 @@ def killed(request, tmp_path_factory):
         experiment = experiment or processes.build(workdir)[1]
         step, tree, meta = processes.resume_point(experiment, workdir)
         with CheckpointStore(workdir / "checkpoints", max_to_keep=2) as store:
-            started, _ = train._start(experiment, store, workdir)
+            written = metrics.read_jsonl(workdir / "metrics.jsonl")
+            started, _ = train._start(experiment, store, written)
         points.append((step, tree, Counters(**meta["counters"]), started))
         lines.append((workdir / "metrics.jsonl").read_bytes())
     assert processes.finish(arguments, output=log) == 0, log.read_text()

@@ -257,7 +257,7 @@ def test_an_add_changes_its_own_slots_and_nothing_else():
     written[2:, 5:8] = True  # 22 rows lie in 17 slots.
     for old, now in zip(jax.tree.leaves(before.rows), jax.tree.leaves(kept.rows)):
         np.testing.assert_array_equal(old[~written], np.asarray(now)[~written])
-    tags = np.asarray(kept.rows.made_at_updates)[..., 0]
+    tags = np.asarray(kept.rows.made_at_updates)
     np.testing.assert_array_equal(tags[2:, 5:8], new.made_at_updates)
     # Weights change there, in the S = 1 slot after, and in the 3 slots of rows that matured.
     touched = written.copy()

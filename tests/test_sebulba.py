@@ -114,7 +114,7 @@ def test_counters_rows_and_parameters_that_each_search_saw():
         made_at = np.maximum(0, 2 * acts - 20) // 4
         for e in range(_SIZE):
             np.testing.assert_array_equal(
-                run.replay.rows.made_at_updates[g * _SIZE + e, :rows, 0], made_at
+                run.replay.rows.made_at_updates[g * _SIZE + e, :rows], made_at
             )
             np.testing.assert_array_equal(
                 run.replay.rows.policy[g * _SIZE + e, :rows, 0], made_at.astype(np.float32)

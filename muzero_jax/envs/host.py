@@ -134,8 +134,10 @@ def _make_pool(task: str, seeds: Sequence[int], **options: Any):
     seeds = [int(seed) for seed in seeds]
     with warnings.catch_warnings():
         # Bounds given in float64 for float32 observations: nothing that a user could mend.
-        warnings.filterwarnings("ignore", message=".*precision lowered by casting.*")
-        return envpool.make_gymnasium(task, num_envs=len(seeds), seed=seeds, **options)
+        warnings.filterwarnings("ignore", ".*precision lowered by casting.*", UserWarning)
+        pool = envpool.make_gymnasium(task, num_envs=len(seeds), seed=seeds, **options)
+        pool.observation_space  # noqa: B018 (made at the first look, then kept)
+    return pool
 
 
 def _spec(pool, shape: tuple[int, ...], dtype: str) -> types.EnvSpec:

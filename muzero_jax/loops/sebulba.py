@@ -82,7 +82,7 @@ def sebulba(
                 counters.iteration % probe_interval_iterations == probe_interval_iterations - 1
             )
             watch = Stopwatch(wait=fetch if probe else None)
-            for g in list(range(len(envs))) * steps_per_iteration:
+            for g in [*range(len(envs))] * steps_per_iteration:
                 for ahead in (g,) if probe else (g, (g + 1) % len(envs)):
                     if ahead not in stepping:
                         action = watch.time("fetch", fetch, carries[ahead].action)
