@@ -5,6 +5,7 @@
 
 Solved means a mean return of 475 over 20 unseen episodes. The run stops when an evaluation inside
 it reaches `evaluation.stop_at`; the checkpoint that counts is the last one.
+With a discount of 0.997 runs passed 475 and fell back again and again; with 0.99 they stay.
 """
 
 from ml_collections import ConfigDict, config_dict
@@ -28,7 +29,7 @@ def get_config(where: str | None = None) -> ConfigDict:
     )
     config.network = dict(history_steps=1, width=128, num_layers=1, dtype="float32")
     config.codec = dict(
-        value=dict(num_bins=41, low=-1.0, high=20.0, transform="muzero"),
+        value=dict(num_bins=41, low=-1.0, high=11.0, transform="muzero"),
         reward=dict(num_bins=2, low=0.0, high=1.0, transform="identity"),
     )
     config.search = dict(
@@ -43,7 +44,7 @@ def get_config(where: str | None = None) -> ConfigDict:
     config.update(_learning())
     config.loop = dict(steps_per_iteration=8, probe_interval_iterations=50)
     config.evaluation = dict(
-        interval_env_steps=10_000, episodes=20, num_envs=20, max_steps=500, stop_at=490.0
+        interval_env_steps=10_000, episodes=20, num_envs=20, max_steps=500, stop_at=499.0
     )
     config.checkpoint = dict(
         resume_interval_env_steps=25_000, params_interval_env_steps=25_000, max_to_keep=2
@@ -67,7 +68,7 @@ def _learning() -> ConfigDict:
     config.targets = dict(
         unroll_steps=5,
         bootstrap_steps=10,
-        discount=0.997,
+        discount=0.99,
         clip_rewards=False,
         value_source="search",
         target_interval_updates=200,
