@@ -23,7 +23,17 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 EVAL_SEED = 12345
 
-ATARI = ["experiments/atari.py", "--config.max_wall_minutes=15"]
+
+
+def atari(game: str) -> list[str]:
+    """A quarter of an hour of one game."""
+    return [
+        "experiments/atari.py",
+        f"--config=configs/atari.py:{game}",
+        "--config.max_wall_minutes=15",
+    ]
+
+
 SUITES = {
     "walk": {
         **{
@@ -42,8 +52,8 @@ SUITES = {
             ]
             for seed in range(3)
         },
-        "atari_road_runner": [*ATARI, "--config=configs/atari.py:RoadRunner"],
-        "atari_pong": [*ATARI, "--config=configs/atari.py:Pong"],
+        "atari_road_runner": atari("RoadRunner"),
+        "atari_pong": atari("Pong"),
     },
 }
 
