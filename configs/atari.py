@@ -2,10 +2,11 @@
 
   python experiments/atari.py --config=configs/atari.py:RoadRunner --workdir=runs/road_runner
 
-Frames are 84x84 gray, one act per four emulator frames, four frames of history, 150k parameters.
+Frames are 84x84 gray, one act per four emulator frames, four frames of history, 140k parameters.
 Differences from MuZero's published Atari setting: Gumbel search with 8 simulations instead of 50,
 51-bin supports, n = 5 steps instead of 10, batches of 64, AdamW, a small network.
-Scores seen with it stand in the README.
+RoadRunner, seed 0, 15 minutes on two CPU cores (604k steps, 9,350 updates): 14,805 over 20 whole
+games, where random play scores 0 (11.5 as published); see benchmarks/results/.
 """
 
 from ml_collections import ConfigDict, config_dict

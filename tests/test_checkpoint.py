@@ -20,6 +20,9 @@ from muzero_jax import checkpoint
 
 _ROOT = Path(__file__).resolve().parents[1]
 
+# A reader that meets a damaged file drops its other futures; Python tells when it collects them.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 
 class _Pair(NamedTuple):
     left: Any
