@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+import launch
 from muzero_jax import acting, codecs, learner, losses, replay, search, targets
 from muzero_jax.envs import host, wrappers
 from muzero_jax.envs.cartpole import make_cartpole
@@ -65,8 +66,15 @@ class Experiment(NamedTuple):
 
 
 def build(config) -> Experiment:
-    """The experiment of a config, whether its environments live on the host or on the device."""
-    return _on_device(config) if is_jax_env(config) else _on_host(config)
+    """The experiment of a config, whether its environments live on the host or on the device.
+
+    Raises:
+      BadInputError: where a part refuses its numbers.
+    """
+    try:
+        return _on_device(config) if is_jax_env(config) else _on_host(config)
+    except ValueError as error:
+        raise launch.BadInputError(str(error)) from None
 
 
 def is_jax_env(config) -> bool:

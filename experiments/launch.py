@@ -42,6 +42,21 @@ def run(main: Callable[[], Any], *, example: str | None = None) -> None:
         _fail(error, NOT_FINITE)
 
 
+def train(field: str, *, other: str) -> None:
+    """Trains by the flags; configs whose `env` lacks `field` belong to the script `other`."""
+    # Not at the top: bad input is told before JAX is imported.
+    import validate
+    import workdirs
+
+    config = flags.FLAGS.config
+    if field not in config.env:
+        raise BadInputError(f"--config: it has no env.{field}; try {other}")
+    validate.check(config)
+    import train as driver
+
+    driver.train(config, workdirs.choose(flags.FLAGS.workdir, config.env[field].lower()))
+
+
 def _parse(example: str | None) -> None:
     wants_help = any(re.match(r"--?help", word) for word in sys.argv[1:])
     given = any(re.match(r"--?config(=|$)", word) for word in sys.argv[1:])

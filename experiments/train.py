@@ -17,18 +17,13 @@ from muzero_jax.checkpoint import CheckpointError, CheckpointStore
 from muzero_jax.envs import host
 from muzero_jax.learner import MAX_SKIPPED_IN_A_ROW
 from muzero_jax.types import Counters, RunState
-import validate
 import workdirs
 
 
 def train(config, workdir: Path) -> None:
-    """Trains to `total_env_steps`; the same call goes on with an interrupted run."""
-    validate.check(config)
+    """Trains by a validated config; the same call goes on with an interrupted run."""
     workdirs.check(workdir, config)
-    try:
-        experiment = assemble.build(config)
-    except ValueError as error:
-        raise launch.BadInputError(str(error)) from None
+    experiment = assemble.build(config)
     workdirs.claim(workdir, config)
     print(f"run in {workdir}", flush=True)
     with contextlib.ExitStack() as stack:

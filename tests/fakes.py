@@ -1,5 +1,7 @@
 """Tiny environments, a search and a learner whose every number can be told by hand."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -145,3 +147,11 @@ def assert_trees_equal(a, b):
         x, y = np.asarray(x), np.asarray(y)
         assert x.dtype == y.dtype and x.shape == y.shape, jax.tree_util.keystr(path)
         assert x.tobytes() == y.tobytes(), jax.tree_util.keystr(path)
+
+
+def take(loop, iterations):
+    """Each yield as (counters, metrics), and the last run, read before it is donated."""
+    told = []
+    for run, metrics in itertools.islice(loop, iterations):
+        told.append((run.counters, jax.device_get(metrics)))
+    return told, run

@@ -45,13 +45,6 @@ def _loop(env, run=None, *, learn=fakes.learn, search=fakes.search, seed=0, **op
     )
 
 
-def _take(loop, iterations):
-    told = []
-    for run, metrics in itertools.islice(loop, iterations):
-        told.append((run.counters, jax.device_get(metrics)))
-    return told, run
-
-
 @pytest.mark.parametrize("rows_per_update,min_rows", [(1, 12), (4, 30), (12, 20), (24, 0)])
 def test_the_ratio_is_exact_at_every_yield_and_there_is_no_burst(rows_per_update, min_rows):
     """Planted bugs seen: one update more after warm-up; `rows // r` without `min_rows`."""
@@ -72,7 +65,7 @@ def test_the_ratio_is_exact_at_every_yield_and_there_is_no_burst(rows_per_update
 def test_env_steps_are_exact_one_iteration_late(same_step):
     """A next-step reset is no step; a same-step reset is the step that ended its episode. Planted
     bugs seen: every `first` row taken for a reset; the resets of an iteration told twice."""
-    told, run = _take(_loop(fakes.make_jax_env(same_step=same_step)), 8)
+    told, run = fakes.take(_loop(fakes.make_jax_env(same_step=same_step)), 8)
     last, first = run.replay.rows.last, run.replay.rows.first
     for i, (counters, _) in enumerate(told, start=1):
         # Steps of the i iterations, without the resets of the first i - 1: those follow a `last`.
@@ -111,7 +104,7 @@ def test_episode_returns_of_both_reset_styles():
 @pytest.mark.parametrize("same_step", [False, True])
 def test_told_returns_are_those_of_the_stored_rows(same_step):
     """Summed by a Python loop over the ring. Planted bug seen: the running return not carried."""
-    told, run = _take(_loop(fakes.make_jax_env(same_step=same_step)), 8)
+    told, run = fakes.take(_loop(fakes.make_jax_env(same_step=same_step)), 8)
     reward = np.asarray(run.replay.rows.reward)[:, : 8 * _T]
     first = np.asarray(run.replay.rows.first)[:, : 8 * _T]
     finished = []
@@ -146,14 +139,14 @@ def test_one_trace_of_each_function():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "make_iteration", make_iteration)
-        _take(_loop(fakes.make_jax_env(same_step=False), search=search), 6)
+        fakes.take(_loop(fakes.make_jax_env(same_step=False), search=search), 6)
     assert traces == {"search": 1, "iteration": 1}
 
 
 def test_the_generator_is_the_iteration_called_by_hand():
     """Planted bug seen: the key folded with the count of rows."""
     env = fakes.make_jax_env(same_step=False)
-    told, run = _take(_loop(env), 6)
+    told, run = fakes.take(_loop(env), 6)
     rollout = acting.make_rollout(env, fakes.search, num_steps=_T)
     iterate = jax.jit(module.make_iteration(rollout, _ring(), fakes.learn, jax.random.key(0)))
     hand, updates = _fresh(env), 0
@@ -179,13 +172,13 @@ def test_n_and_m_iterations_are_n_then_m():
     """Same process; across processes: `test_resume.py`. Planted bug seen: a resumed loop forgot
     the resets of the iteration before, so that `env_steps` differed."""
     env = fakes.make_jax_env(same_step=False)
-    told, whole = _take(_loop(env), 7)
+    told, whole = fakes.take(_loop(env), 7)
     for n in (1, 3, 5):
-        _, part = _take(_loop(env), n)
-        again, joined = _take(_loop(env, part), 7 - n)
+        _, part = fakes.take(_loop(env), n)
+        again, joined = fakes.take(_loop(env, part), 7 - n)
         fakes.assert_trees_equal(joined.replace(counters=None), whole.replace(counters=None))
         assert [counters for counters, _ in again] == [counters for counters, _ in told[n:]]
-    _, other = _take(_loop(env, seed=1), 7)
+    _, other = fakes.take(_loop(env, seed=1), 7)
     assert not np.array_equal(other.replay.rows.value, whole.replay.rows.value)
 
 

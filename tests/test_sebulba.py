@@ -53,14 +53,6 @@ def _loop(*, envs=None, search=fakes.search, learn=fakes.learn, seed=0, **option
     )
 
 
-def _take(loop, iterations):
-    """Each yield as (counters, metrics), and the last run, read before it is donated."""
-    told = []
-    for run, metrics in itertools.islice(loop, iterations):
-        told.append((run.counters, jax.device_get(metrics)))
-    return told, run
-
-
 def _emitted(env, count):
     """The first `count` time steps of a fake environment, whatever its actions."""
     steps = [env.reset()] + [env.step(np.zeros(_SIZE, int)) for _ in range(count - 1)]
@@ -100,7 +92,7 @@ def test_counters_rows_and_parameters_that_each_search_saw():
     sent. Act number k comes after 2k rows, so that its parameters are floor((2k - 20)/4) updates
     old. Planted bugs seen: groups exchanged in replay; `made_at_updates` read after the update;
     resets counted as steps."""
-    told, run = _take(_loop(), 8)
+    told, run = fakes.take(_loop(), 8)
     rows = 1 + 8 * _STEPS
     firsts = 0
     for g in range(_GROUPS):
@@ -131,7 +123,7 @@ def test_returns_of_training_episodes():
     told one row later. Iteration 1 sees rows 1-3: 1+2 and 1 (rows 0-1; again 3 in row 3, told in
     row 4). Iteration 2, rows 4-6: 1+2+3 in row 4; 4+5 in row 6 (told in row 6); 1+2+3+4 in row 5;
     3 in row 4, 5 in row 6. Planted bugs seen: told twice; the running sum not reset."""
-    told, _ = _take(_loop(), 2)
+    told, _ = fakes.take(_loop(), 2)
     assert [m["train/episodes"] for _, m in told] == [2, 5]
     assert [m["train/return_sum"] for _, m in told] == [3 + 1, 6 + 9 + 10 + 3 + 5]
 
@@ -180,7 +172,7 @@ def test_one_fetch_per_group_step_and_the_order_of_events(monkeypatch):
     Planted bugs seen: another fetch in each iteration; the next group started only after the
     search, which makes the loop serial wherever a dispatch blocks."""
     events = _record(monkeypatch)
-    _take(_loop(envs=_groups(events), rows_per_update=2, min_rows=4), 4)
+    fakes.take(_loop(envs=_groups(events), rows_per_update=2, min_rows=4), 4)
     fetched = [event[1] for event in events if event[0] == "fetch"]
     assert len(fetched) == 4 * _STEPS * _GROUPS + 1  # One group is always ahead.
     assert all(isinstance(x, jax.Array) and x.shape == (_SIZE,) for x in fetched)
@@ -198,7 +190,7 @@ def test_one_fetch_per_group_step_and_the_order_of_events(monkeypatch):
 def test_nothing_reads_the_device_but_fetch():
     """`fetch` reads explicitly; anything else would be an implicit transfer."""
     with jax.transfer_guard_device_to_host("disallow"):
-        told, _ = _take(_loop(rows_per_update=2, min_rows=4), 2)
+        told, _ = fakes.take(_loop(rows_per_update=2, min_rows=4), 2)
     assert len(told) == 2
 
 
@@ -214,7 +206,7 @@ def test_one_trace_of_each_function():
         traces["learn"] += 1
         return fakes.learn(*args)
 
-    _take(_loop(search=search, learn=learn), 6)
+    fakes.take(_loop(search=search, learn=learn), 6)
     # `make_replay` has its rows from the plain search: not counted here.
     assert traces == {"search": 1, "learn": 1}
 
@@ -222,10 +214,10 @@ def test_one_trace_of_each_function():
 def test_same_seed_same_run_and_a_probe_changes_nothing():
     """Planted bugs seen: the key of acting not folded with the counter of rows; the probe running
     an update more."""
-    told, run = _take(_loop(), 6)
-    probed, again = _take(_loop(probe_interval_iterations=2), 6)
+    told, run = fakes.take(_loop(), 6)
+    probed, again = fakes.take(_loop(probe_interval_iterations=2), 6)
     fakes.assert_trees_equal(run, again)
-    _, other = _take(_loop(seed=1), 6)
+    _, other = fakes.take(_loop(seed=1), 6)
     assert not np.array_equal(run.replay.rows.value, other.replay.rows.value)
     values = np.asarray(run.replay.rows.value)[:, : 1 + 6 * _STEPS]
     assert len(np.unique(values)) == values.size  # No key was used twice.
@@ -245,7 +237,7 @@ def test_a_probe_waits_for_what_it_times(monkeypatch):
     """Every call but those of the host itself is followed by a fetch of an array that it made.
     Planted bug seen: the wait looks at a host counter, so that updates seem to cost nothing."""
     events = _record(monkeypatch)
-    _take(_loop(probe_interval_iterations=1, min_rows=4), 1)
+    fakes.take(_loop(probe_interval_iterations=1, min_rows=4), 1)
     inside = events[events.index(("act", 1)) + 1 :]
     for event, after in itertools.pairwise(inside):
         if event[0] in ("act", "learn"):
