@@ -15,6 +15,7 @@ from muzero_jax.networks.conv import make_conv_network
 from muzero_jax.networks.mlp import make_mlp_network
 from muzero_jax.replay import make_replay
 from muzero_jax.search import make_gumbel_search
+from muzero_jax.search_muzero import make_muzero_search
 from muzero_jax.targets import make_initial_priority, make_network_bootstrap, make_targets
 
 __version__ = "0.1.0"
@@ -31,6 +32,7 @@ __all__ = (
     "make_learn",
     "make_loss",
     "make_mlp_network",
+    "make_muzero_search",
     "make_network",
     "make_network_bootstrap",
     "make_optimizer",

@@ -1,4 +1,4 @@
-"""Search functions on mctx. Every one has the signature `SearchFn` of `types.py`."""
+"""Gumbel search on mctx, and what all searches share: signature `SearchFn` of `types.py`."""
 
 import chex
 import jax

@@ -28,6 +28,7 @@ _LEVELS = {
     "envs.cartpole": 2,
     "envs.host": 2,
     "search": 2,
+    "search_muzero": 3,
     "targets": 2,
     "losses": 2,
     "acting": 3,

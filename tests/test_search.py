@@ -1,41 +1,28 @@
-"""The search against a plain NumPy tree, hand-worked trees and perfect play.
+"""The search against a plain NumPy tree, hand-worked trees and exact values.
 
 Wrong on purpose, and seen to fail here (in a scratch copy of the library): see the docstrings.
 """
 
 import functools
-from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from muzero_jax import codecs as codecs_lib
 from muzero_jax import search as search_lib
-from muzero_jax import types
 from tests.oracles import gumbel_tree
-
-IDENTITY = codecs_lib.identity_codec()
-CODECS = types.Codecs(value=IDENTITY, reward=IDENTITY)
-
-
-def explore(temperature=0.0, noise_scale=0.0, random_move=0.0):
-    numbers = (temperature, noise_scale, random_move)
-    return types.Explore(**dict(zip(("temperature", "noise_scale", "random_move"),
-                                    (jnp.float32(x) for x in numbers))))
-
-
-def history_of(frames):
-    """`[B, ...]` single frames as a `History` of length 1."""
-    frames = jnp.asarray(frames)[:, None]
-    batch = frames.shape[0]
-    return types.History(
-        observation=frames,
-        action=jnp.zeros((batch, 1), jnp.int32),
-        reward=jnp.zeros((batch, 1), jnp.float32),
-        valid=jnp.ones((batch, 1), bool),
-    )
+from worlds import (
+    CODECS,
+    TABLE_NETWORK,
+    WORLD_NETWORK,
+    chi_square,
+    explore,
+    history_of,
+    make_table,
+    make_world,
+    random_masks,
+    world_model,
+)
 
 
 @functools.cache
@@ -44,72 +31,6 @@ def make_search(network, num_actions, *, turn_sign=1, discount=0.9, num_simulati
         network, CODECS, num_actions=num_actions, turn_sign=turn_sign, discount=discount,
         num_simulations=num_simulations, **kwargs)
     return jax.jit(search)
-
-
-# A smooth random world: no two Q-values tie, and NumPy computes it as well as JAX.
-
-
-class World(NamedTuple):
-    """`move[a]` turns a state (`[D]`, the embedding) into the next; the rest reads a state."""
-
-    move: np.ndarray  # [A, D, D]
-    shift: np.ndarray  # [A, D]
-    reward: np.ndarray  # [D]
-    value: np.ndarray  # [D]
-    prior: np.ndarray  # [D, A]
-
-
-def make_world(num_actions, seed, width=5, sharp=2.0):
-    rng = np.random.default_rng(seed)
-    world = World(
-        move=sharp * rng.normal(size=(num_actions, width, width)) / np.sqrt(width),
-        shift=rng.normal(size=(num_actions, width)),
-        reward=rng.normal(size=width) / np.sqrt(width),
-        value=2.0 * rng.normal(size=width) / np.sqrt(width),
-        prior=rng.normal(size=(width, num_actions)),
-    )
-    return World(*(x.astype(np.float32) for x in world))
-
-
-def predict_world(world, state, reward):
-    return types.Prediction(
-        embedding={"state": state},
-        reward_logits=reward[:, None],
-        value_logits=jnp.einsum("bd,d->b", state, world.value, precision="highest")[:, None],
-        policy_logits=jnp.einsum("bd,da->ba", state, world.prior, precision="highest"),
-    )
-
-
-def look_at_world(world, history):
-    state = history.observation[:, -1]
-    return predict_world(world, state, jnp.zeros(state.shape[0]))
-
-
-def move_in_world(world, embedding, action):
-    state = jnp.einsum("bij,bj->bi", world.move[action], embedding["state"], precision="highest")
-    state = jnp.tanh(state + world.shift[action])
-    reward = jnp.einsum("bd,d->b", state, world.reward, precision="highest")
-    return predict_world(world, state, reward)
-
-
-# Its params are the world itself, so that one compiled search serves many worlds.
-WORLD_NETWORK = types.Network(lambda key: None, look_at_world, move_in_world)
-
-
-def world_model(world):
-    world = World(*(x.astype(np.float64) for x in world))
-
-    def step(state, action):
-        state = np.tanh(world.move[action] @ state + world.shift[action])
-        return state @ world.reward, state @ world.value, state @ world.prior, state
-
-    return gumbel_tree.Model(step)
-
-
-def random_masks(rng, batch, num_actions):
-    invalid = rng.random((batch, num_actions)) < 0.4
-    invalid[np.arange(batch), rng.integers(num_actions, size=batch)] = False
-    return invalid
 
 
 SEARCHES = [
@@ -162,41 +83,6 @@ def test_equals_a_plain_tree(num_actions, num_simulations, considered, turn_sign
 
 
 # Trees written out by hand: state = index of a node, the world is a table.
-
-
-class Table(NamedTuple):
-    """`next_node[s, a]`, `reward[s, a]`, and per node `value`, `logits`."""
-
-    next_node: np.ndarray
-    reward: np.ndarray
-    value: np.ndarray
-    logits: np.ndarray
-
-
-def predict_table(table, node, reward):
-    return types.Prediction(
-        embedding=node,
-        reward_logits=reward[:, None],
-        value_logits=table.value[node][:, None],
-        policy_logits=table.logits[node],
-    )
-
-
-def look_at_table(table, history):
-    node = history.observation[:, -1].astype(jnp.int32)
-    return predict_table(table, node, jnp.zeros(node.shape, jnp.float32))
-
-
-def move_in_table(table, node, action):
-    return predict_table(table, table.next_node[node, action], table.reward[node, action])
-
-
-TABLE_NETWORK = types.Network(lambda key: None, look_at_table, move_in_table)
-
-
-def make_table(next_node, reward, value, logits):
-    return Table(np.asarray(next_node, np.int32),
-                 *(np.asarray(x, np.float32) for x in (reward, value, logits)))
 
 
 def two_ply_table(payoff, wrong_value=0.0):
@@ -365,13 +251,6 @@ def test_invalid_actions_are_never_chosen():
         assert np.isfinite(output.value).all()
 
 
-def chi_square(counts, expected):
-    """Statistic / a bound that a right sampler passes with p about 1e-4 (Wilson-Hilferty)."""
-    dof = len(counts) - 1
-    bound = dof * (1 - 2 / (9 * dof) + 3.72 * np.sqrt(2 / (9 * dof))) ** 3
-    return ((counts - expected) ** 2 / expected).sum() / bound
-
-
 def one_root_many_times(draws, way, key=5):
     world, roots, invalid = rows_setup()
     row = int(np.argmax((~invalid).sum(axis=1) == 4))
@@ -450,106 +329,3 @@ def test_policy_improves():
         assert np.all(after >= before - 1e-5 * np.maximum(1, np.abs(q).max(axis=1)))
         chosen = q[np.arange(batch), np.asarray(output.action)]
         assert chosen.mean() > before.mean()
-
-
-# Perfect play of tic-tac-toe: boards are nine of 0 (empty), 1 (mover), 2 (other).
-
-LINES = ((0, 1, 2), (3, 4, 5), (6, 7, 8), (0, 3, 6), (1, 4, 7), (2, 5, 8), (0, 4, 8), (2, 4, 6))
-
-
-def after_move(board, cell):
-    """The board as the next player sees it."""
-    marked = board[:cell] + (1,) + board[cell + 1 :]
-    return tuple((0, 2, 1)[mark] for mark in marked)
-
-
-def is_lost(board):
-    """Whether the one who moved last has a line."""
-    return any(all(board[cell] == 2 for cell in line) for line in LINES)
-
-
-@functools.cache
-def minimax(board):
-    """What the position is worth to the player to move."""
-    if is_lost(board):
-        return -1
-    moves = [cell for cell in range(9) if board[cell] == 0]
-    return max((-minimax(after_move(board, cell)) for cell in moves), default=0)
-
-
-@functools.lru_cache
-def all_positions():
-    """The 5,478 reachable boards, in a fixed order, and which of them go on."""
-    seen, waiting = set(), [(0,) * 9]
-    while waiting:
-        board = waiting.pop()
-        if board in seen:
-            continue
-        seen.add(board)
-        if not is_lost(board):
-            waiting += [after_move(board, cell) for cell in range(9) if board[cell] == 0]
-    boards = sorted(seen)
-    goes_on = [not is_lost(board) and 0 in board for board in boards]
-    assert (len(boards), sum(goes_on), minimax((0,) * 9)) == (5478, 4520, 0)
-    return boards, np.array(goes_on)
-
-
-@functools.lru_cache
-def tic_tac_toe_table():
-    """The perfect model: node = position, exact values, illegal moves all but impossible.
-
-    A position that is over absorbs: reward 0, value 0, any move stays.
-    """
-    boards, goes_on = all_positions()
-    number = {board: i for i, board in enumerate(boards)}
-    count = len(boards)
-    next_node = np.repeat(np.arange(count + 1)[:, None], 9, axis=1)
-    reward = np.zeros((count + 1, 9), np.float32)
-    logits = np.zeros((count + 1, 9), np.float32)
-    value = np.zeros(count + 1, np.float32)
-    for i, board in enumerate(boards):
-        if not goes_on[i]:
-            continue
-        value[i] = minimax(board)
-        for cell in range(9):
-            if board[cell]:
-                next_node[i, cell], logits[i, cell] = count, -1e9
-                continue
-            after = after_move(board, cell)
-            next_node[i, cell] = number[after]
-            reward[i, cell] = float(is_lost(after))
-    return make_table(next_node, reward, value, logits)
-
-
-def judge_play(table, nodes, turn_sign=-1):
-    """`(share of optimal moves, won positions missed)` with 32 simulations."""
-    boards, _ = all_positions()
-    occupied = np.array(boards)[nodes] != 0
-    search = make_search(TABLE_NETWORK, 9, turn_sign=turn_sign, discount=1.0,
-                         num_simulations=32)
-    actions = search(table, jax.random.key(0), history_of(nodes), occupied, explore()).action
-    optimal = missed = 0
-    for node, action in zip(nodes, np.asarray(actions)):
-        board = boards[node]
-        assert board[action] == 0
-        gained = -minimax(after_move(board, int(action)))
-        optimal += gained == minimax(board)
-        missed += minimax(board) == 1 and gained < 1
-    return optimal / len(nodes), missed
-
-
-def test_tic_tac_toe_is_played_perfectly():
-    """All 4,520 positions: >= 99.8 % optimal, no won position missed; and two wrong models fail.
-
-    The wrong ones are the bugs this gate is for: the sign of the turn, and that of the reward.
-    """
-    nodes = np.flatnonzero(all_positions()[1])
-    share, missed = judge_play(tic_tac_toe_table(), nodes)
-    assert share >= 0.998 and missed == 0, (share, missed)
-
-    some = np.random.default_rng(0).choice(nodes, 500, replace=False)
-    table = tic_tac_toe_table()
-    share, missed = judge_play(table, some, turn_sign=1)
-    assert share < 0.9 and missed > 0, (share, missed)
-    share, missed = judge_play(table._replace(reward=-table.reward), some)
-    assert share < 0.9 and missed > 0, (share, missed)
