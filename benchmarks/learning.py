@@ -1,11 +1,13 @@
 """Learning proofs: trains by the scripts a user would run, scores the last checkpoint, keeps data.
 
-  python benchmarks/learning.py --suite=walk            (about an hour on 2 CPU cores)
+  python benchmarks/learning.py --suite=walk
   python benchmarks/learning.py --only=cartpole_host-0
 
+Suites: walk (CartPole, two Atari games), control (LunarLander, Acrobot), searches (Gumbel against
+published search on CartPole), full (all of these and longer Atari studies with three seeds).
 Every result is a JSON file in benchmarks/results/: command, score with a 95 % interval, seeds,
 protocol, times, hardware, commit, date. Scores come from the last checkpoint, on seeds never used
-in training. `benchmarks/plot.py` draws the curves.
+in training.
 """
 
 import argparse
@@ -24,37 +26,54 @@ RESULTS = ROOT / "benchmarks" / "results"
 EVAL_SEED = 12345
 
 
+SEEDS = range(3)
 
-def atari(game: str) -> list[str]:
-    """A quarter of an hour of one game."""
+
+def control(config: str, seed: int, *options: str) -> list[str]:
+    """A control task until it is solved or out of steps."""
+    script = "experiments/control.py"
+    return [script, f"--config=configs/{config}", f"--config.seed={seed}", *options]
+
+
+def atari(game: str, *, seed: int = 0, minutes: int = 15) -> list[str]:
+    """Some minutes of one game."""
     return [
         "experiments/atari.py",
         f"--config=configs/atari.py:{game}",
-        "--config.max_wall_minutes=15",
+        f"--config.seed={seed}",
+        f"--config.max_wall_minutes={minutes}",
     ]
 
 
+WALK = {
+    **{f"cartpole_host-{seed}": control("cartpole.py", seed) for seed in SEEDS},
+    **{f"cartpole_on_device-{seed}": control("cartpole.py:on_device", seed) for seed in SEEDS},
+    "atari_road_runner": atari("RoadRunner"),
+    "atari_pong": atari("Pong"),
+}
+CONTROL = {
+    f"{name}-{seed}": control(f"{name}.py", seed)
+    for seed in SEEDS
+    for name in ("lunarlander", "acrobot")
+}
+SEARCHES = {
+    f"searches/{name}_{simulations}-{seed}": control(
+        f"cartpole.py:{variant}", seed, f"--config.search.num_simulations={simulations}"
+    )
+    for simulations in (8, 16, 50)
+    for seed in SEEDS
+    for name, variant in (("gumbel", "on_device"), ("published", "published"))
+}
+LONGER = {
+    f"longer/{game}-{seed}": atari(game, seed=seed, minutes=120)
+    for game in ("RoadRunner", "Pong", "MsPacman", "Qbert")
+    for seed in SEEDS
+}
 SUITES = {
-    "walk": {
-        **{
-            f"cartpole_host-{seed}": [
-                "experiments/control.py",
-                "--config=configs/cartpole.py",
-                f"--config.seed={seed}",
-            ]
-            for seed in range(3)
-        },
-        **{
-            f"cartpole_on_device-{seed}": [
-                "experiments/control.py",
-                "--config=configs/cartpole.py:on_device",
-                f"--config.seed={seed}",
-            ]
-            for seed in range(3)
-        },
-        "atari_road_runner": atari("RoadRunner"),
-        "atari_pong": atari("Pong"),
-    },
+    "walk": WALK,
+    "control": CONTROL,
+    "searches": SEARCHES,
+    "full": WALK | CONTROL | SEARCHES | LONGER,
 }
 
 
@@ -63,17 +82,19 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--suite", default="walk", choices=sorted(SUITES))
-    parser.add_argument("--only", help="Name of one entry of the suite.")
+    parser.add_argument("--only", help="Name of one entry of any suite.")
     parser.add_argument("--episodes", type=int, default=20)
     args = parser.parse_args()
     suite = SUITES[args.suite]
-    if args.only and args.only not in suite:
-        parser.error(f"--only: unknown {args.only!r}; the suite has {', '.join(suite)}")
-    RESULTS.mkdir(exist_ok=True)
-    for name in [args.only] if args.only else suite:
+    if args.only:
+        suite = {name: x for name, x in SUITES["full"].items() if name == args.only}
+        if not suite:
+            parser.error(f"--only: unknown {args.only!r}; there are {', '.join(SUITES['full'])}")
+    for name in suite:
         with tempfile.TemporaryDirectory() as folder:
             result = measure(suite[name], Path(folder) / "run", args.episodes)
         path = RESULTS / f"{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(result, indent=1) + "\n")
         print(name, result["score"]["mean"], result["score"]["interval_95"], flush=True)
 

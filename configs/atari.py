@@ -19,6 +19,7 @@ def get_config(game: str | None = None) -> ConfigDict:
     config.total_env_steps = 2_000_000
     config.max_wall_minutes = config_dict.placeholder(float)
     config.env = dict(
+        suite="atari",
         game=game or "RoadRunner",
         num_envs=32,
         num_groups=2,
@@ -33,6 +34,7 @@ def get_config(game: str | None = None) -> ConfigDict:
         max_steps=27_000,
     )
     config.network = dict(
+        kind="conv",
         history_steps=4,
         stages=((16, 8, 4, 0), (32, 4, 2, 0), (32, 3, 2, 0)),
         channels=32,
@@ -49,6 +51,7 @@ def get_config(game: str | None = None) -> ConfigDict:
         reward=dict(num_bins=11, low=-1.0, high=1.0, transform="identity"),
     )
     config.search = dict(
+        kind="gumbel",
         num_simulations=8,
         max_num_considered_actions=4,
         max_depth=config_dict.placeholder(int),
@@ -56,7 +59,9 @@ def get_config(game: str | None = None) -> ConfigDict:
         maxvisit_init=50.0,
         min_value_range=0.01,
     )
-    config.explore = dict(temperature=0.0, noise_scale=1.0, random_move=0.0)
+    config.explore = dict(
+        temperature=0.0, halve_temperature_at_updates=(), noise_scale=1.0, random_move=0.0
+    )
     config.update(_learning())
     config.loop = dict(steps_per_iteration=20, probe_interval_iterations=50)
     config.evaluation = dict(
@@ -97,6 +102,7 @@ def _learning() -> ConfigDict:
     config.optimizer = dict(
         learning_rate=1e-3,
         warmup_updates=200,
+        decay="cosine",
         decay_updates=12_000,
         final_fraction=0.1,
         weight_decay=1e-4,

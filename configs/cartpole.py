@@ -2,6 +2,7 @@
 
   python experiments/control.py --config=configs/cartpole.py            (envpool on the host)
   python experiments/control.py --config=configs/cartpole.py:on_device  (JAX, one program)
+  python experiments/control.py --config=configs/cartpole.py:published  (the same, MuZero's search)
 
 Solved means a mean return of 475 over 20 unseen episodes. The run stops when an evaluation inside
 it reaches `evaluation.stop_at`; the checkpoint that counts is the last one.
@@ -13,26 +14,32 @@ from ml_collections import ConfigDict, config_dict
 
 def get_config(where: str | None = None) -> ConfigDict:
     """The config; `on_device` takes the environment in JAX and the Anakin loop."""
-    if where not in (None, "host", "on_device"):
-        raise ValueError(f"configs/cartpole.py takes ':host' or ':on_device', got {where!r}")
-    on_device = where == "on_device"
+    if where not in (None, "host", "on_device", "published"):
+        raise ValueError(
+            f"configs/cartpole.py takes ':host', ':on_device' or ':published', got {where!r}"
+        )
+    on_device = where in ("on_device", "published")
     config = ConfigDict()
     config.seed = 0
     config.total_env_steps = 200_000
     config.max_wall_minutes = config_dict.placeholder(float)
     config.env = dict(
+        suite="jax" if on_device else "classic",
         task="cartpole" if on_device else "CartPole-v1",
         num_envs=32,
         num_groups=1 if on_device else 2,
         num_threads=1,
         max_steps=500,
     )
-    config.network = dict(history_steps=1, width=128, num_layers=1, dtype="float32")
+    config.network = dict(
+        kind="mlp", history_steps=1, width=128, num_layers=1, dtype="float32"
+    )
     config.codec = dict(
         value=dict(num_bins=41, low=-1.0, high=11.0, transform="muzero"),
         reward=dict(num_bins=2, low=0.0, high=1.0, transform="identity"),
     )
     config.search = dict(
+        kind="gumbel",
         num_simulations=16,
         max_num_considered_actions=2,
         max_depth=config_dict.placeholder(int),
@@ -40,7 +47,18 @@ def get_config(where: str | None = None) -> ConfigDict:
         maxvisit_init=50.0,
         min_value_range=1e-8,
     )
-    config.explore = dict(temperature=0.0, noise_scale=1.0, random_move=0.0)
+    config.explore = dict(
+        temperature=0.0, halve_temperature_at_updates=(), noise_scale=1.0, random_move=0.0
+    )
+    if where == "published":
+        config.search = _published_search()
+        # Visits are sampled from, under Dirichlet noise; the temperature falls as in the paper.
+        config.explore = dict(
+            temperature=1.0,
+            halve_temperature_at_updates=(3_000, 4_500),
+            noise_scale=0.25,
+            random_move=0.0,
+        )
     config.update(_learning())
     config.loop = dict(steps_per_iteration=8, probe_interval_iterations=50)
     config.evaluation = dict(
@@ -51,6 +69,21 @@ def get_config(where: str | None = None) -> ConfigDict:
     )
     config.logging = dict(interval_env_steps=2_000, tensorboard=False)
     return config
+
+
+def _published_search() -> ConfigDict:
+    """The constants of MuZero (appendix B), with as many simulations as the other variants."""
+    return ConfigDict(
+        dict(
+            kind="muzero",
+            num_simulations=16,
+            max_depth=config_dict.placeholder(int),
+            pb_c_init=1.25,
+            pb_c_base=19_652.0,
+            dirichlet_alpha=0.25,
+            min_value_range=1e-8,
+        )
+    )
 
 
 def _learning() -> ConfigDict:
@@ -77,6 +110,7 @@ def _learning() -> ConfigDict:
     config.optimizer = dict(
         learning_rate=1e-3,
         warmup_updates=50,
+        decay="cosine",
         decay_updates=config_dict.placeholder(int),
         final_fraction=0.1,
         weight_decay=1e-4,

@@ -1,52 +1,28 @@
-"""Turns a config into objects of the library: with `validate.py`, the only reader of the config."""
+"""Turns a config into objects: with `parts.py` and `validate.py`, the only reader of it."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
 import launch
-from muzero_jax import acting, codecs, learner, losses, replay, search, targets
+from muzero_jax import acting
 from muzero_jax.envs import host, wrappers
 from muzero_jax.envs.cartpole import make_cartpole
 from muzero_jax.loops.anakin import anakin, init_anakin_carry
 from muzero_jax.loops.sebulba import sebulba
-from muzero_jax.networks.conv import make_conv_network
-from muzero_jax.networks.mlp import make_mlp_network
-from muzero_jax.types import (
-    Codecs,
-    Counters,
-    Env,
-    EnvSpec,
-    Explore,
-    HostEnv,
-    Network,
-    Replay,
-    RunState,
-    SearchFn,
-    TrainState,
-)
+from muzero_jax.types import Counters, Env, HostEnv, RunState
+from parts import Parts, make_parts
 
-# The keys are `validate.JAX_TASKS`.
+# What `env.task` may name in the suite "jax".
 JAX_ENVS: dict[str, Callable[..., Env]] = {"cartpole": make_cartpole}
-
-
-class Parts(NamedTuple):
-    """What host and device experiments share."""
-
-    spec: EnvSpec
-    network: Network
-    search: SearchFn
-    replay: Replay
-    learn: Callable[..., Any]
-    init_train: Callable[[], TrainState]
-    explore_at: Callable[[int], Explore]
-    env_key: chex.PRNGKey
-    run_key: chex.PRNGKey
+# Of each other suite: the field of `env` that names the task, and the maker.
+HOST_ENVS: dict[str, tuple[str, Callable[..., HostEnv]]] = {
+    "atari": ("game", host.make_atari),
+    "procgen": ("game", host.make_procgen),
+    "classic": ("task", host.make_classic),
+}
 
 
 class Experiment(NamedTuple):
@@ -72,100 +48,14 @@ def build(config) -> Experiment:
       BadInputError: where a part refuses its numbers.
     """
     try:
-        return _on_device(config) if is_jax_env(config) else _on_host(config)
+        return _on_device(config) if config.env.suite == "jax" else _on_host(config)
     except ValueError as error:
         raise launch.BadInputError(str(error)) from None
 
 
-def is_jax_env(config) -> bool:
-    """Whether the environments are JAX programs."""
-    return config.env.get("task") in JAX_ENVS
-
-
-def make_parts(config, spec: EnvSpec) -> Parts:
-    """Network, search, replay and learner for environments like `spec`."""
-    codec = Codecs(**{name: codecs.make_two_hot_codec(**c) for name, c in config.codec.items()})
-    make_network = make_conv_network if len(spec.observation_shape) == 3 else make_mlp_network
-    network = make_network(spec, codec, **config.network)
-    search_fn = search.make_gumbel_search(
-        network,
-        codec,
-        num_actions=spec.num_actions,
-        turn_sign=spec.turn_sign,
-        discount=config.targets.discount,
-        **config.search,
-    )
-    init_key, env_key, run_key = jax.random.split(jax.random.key(config.seed), 3)
-    optimizer = learner.make_optimizer(**config.optimizer)
-    ring = _make_replay(config, spec, network, search_fn)
-    explore = Explore(**{name: np.float32(x) for name, x in config.explore.items()})
-    return Parts(
-        spec=spec,
-        network=network,
-        search=search_fn,
-        replay=ring,
-        learn=_make_learn(config, network, codec, optimizer, ring),
-        init_train=lambda: learner.init_train_state(network, optimizer, init_key),
-        explore_at=lambda updates: explore,
-        env_key=env_key,
-        run_key=run_key,
-    )
-
-
-def _make_replay(config, spec: EnvSpec, network: Network, search_fn: SearchFn) -> Replay:
-    target, history_steps = config.targets, config.network.history_steps
-    params = jax.eval_shape(network.init, jax.random.key(0))
-    future_steps = target.unroll_steps + target.bootstrap_steps
-    from_network = target.value_source == "target_network"
-    return replay.make_replay(
-        acting.example_row(spec, search_fn, params, history_steps),
-        targets.make_initial_priority(
-            bootstrap_steps=target.bootstrap_steps,
-            discount=target.discount,
-            reward_transform=_reward_transform(config),
-        ),
-        num_envs=config.env.num_envs,
-        rows_per_env=config.replay.rows_per_env,
-        history_steps=history_steps,
-        future_steps=future_steps,
-        observed_steps=history_steps + (future_steps if from_network else 0),
-        lookahead_steps=target.bootstrap_steps,
-        priority_exponent=config.replay.priority_exponent,
-        priority_floor=config.replay.priority_floor,
-    )
-
-
-def _make_learn(
-    config,
-    network: Network,
-    codec: Codecs,
-    optimizer: optax.GradientTransformation,
-    ring: Replay,
-):
-    target = config.targets
-    steps = dict(history_steps=config.network.history_steps, unroll_steps=target.unroll_steps)
-    from_network = target.value_source == "target_network"
-    target_fn = targets.make_targets(
-        **steps,
-        bootstrap_steps=target.bootstrap_steps,
-        discount=target.discount,
-        reward_transform=_reward_transform(config),
-        bootstrap_value=(
-            targets.make_network_bootstrap(network, codec.value) if from_network else None
-        ),
-    )
-    update = learner.make_update(
-        target_fn,
-        losses.make_loss(network, codec, **steps, **config.loss),
-        optimizer,
-        target_interval_updates=target.target_interval_updates,
-        importance_exponent=config.replay.importance_exponent,
-    )
-    return learner.make_learn(ring, update, batch_size=config.replay.batch_size)
-
-
-def _reward_transform(config):
-    return jnp.sign if config.targets.clip_rewards else None
+def evaluation_games(config) -> dict[str, Any]:
+    """The fields of `env` that an evaluation sets otherwise."""
+    return {name: x for name, x in config.evaluation.items() if name in ("max_steps", "num_levels")}
 
 
 def _loop_options(config, parts: Parts) -> dict[str, Any]:
@@ -183,23 +73,20 @@ def _on_host(config) -> Experiment:
     """envpool environments in groups, the Sebulba loop."""
     group_size = config.env.num_envs // config.env.num_groups
 
-    def make_env(seeds: list[int], max_steps: int | None) -> HostEnv:
-        options = config.env.to_dict() | {"seeds": seeds, "max_steps": max_steps}
-        del options["num_envs"], options["num_groups"]
-        if "game" in options:
-            return host.make_atari(options.pop("game"), **options)
-        return host.make_classic(options.pop("task"), **options)
+    def make_env(seeds: list[int], **changes) -> HostEnv:
+        options = config.env.to_dict() | changes | {"seeds": seeds}
+        for name in ("suite", "num_envs", "num_groups"):
+            del options[name]
+        field, make = HOST_ENVS[config.env.suite]
+        return make(options.pop(field), **options)
 
     def make_groups(resumes: int) -> list[HostEnv]:
         return [
-            make_env(
-                host.env_seeds(config.seed, host.TRAIN, resumes, group, group_size),
-                config.env.max_steps,
-            )
+            make_env(host.env_seeds(config.seed, host.TRAIN, resumes, group, group_size))
             for group in range(config.env.num_groups)
         ]
 
-    parts = make_parts(config, make_env([0], config.env.max_steps).spec)
+    parts = make_parts(config, make_env([0]).spec)
 
     def fresh() -> RunState:
         carry = acting.init_carry(parts.spec, group_size, config.network.history_steps)
@@ -229,12 +116,14 @@ def _on_host(config) -> Experiment:
         parts=parts,
         fresh=fresh,
         iterate=iterate,
-        eval_env=lambda seeds: make_env(seeds, config.evaluation.max_steps),
+        eval_env=lambda seeds: make_env(seeds, **evaluation_games(config)),
     )
 
 
 def _on_device(config) -> Experiment:
     """JAX environments, the Anakin loop."""
+    if config.env.task not in JAX_ENVS:
+        raise ValueError(f"env.task: unknown JAX task {config.env.task!r}; known: {[*JAX_ENVS]}")
     make_env = JAX_ENVS[config.env.task]
     env = make_env(max_steps=config.env.max_steps)
     parts = make_parts(config, env.spec)

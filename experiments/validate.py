@@ -7,8 +7,6 @@ from typing import Any, NamedTuple
 from launch import BadInputError
 from muzero_jax.envs import atari_games
 
-JAX_TASKS = ("cartpole",)  # The tasks that are JAX programs.
-
 
 class Range(NamedTuple):
     """Allowed numbers; `above` and `below` are exclusive, the others inclusive."""
@@ -48,6 +46,8 @@ RANGES: dict[str, Range] = {
     "env.frame_skip": _COUNT,
     "env.sticky": _UNIT,
     "env.noop_max": _COUNT,
+    "env.num_levels": _NATURAL,
+    "env.start_level": _NATURAL,
     "network.history_steps": _COUNT,
     "network.width": _COUNT,
     "network.num_layers": _COUNT,
@@ -65,6 +65,9 @@ RANGES: dict[str, Range] = {
     "search.value_scale": _POSITIVE,
     "search.maxvisit_init": _NATURAL,
     "search.min_value_range": _POSITIVE,
+    "search.pb_c_init": _NATURAL,
+    "search.pb_c_base": _POSITIVE,
+    "search.dirichlet_alpha": _POSITIVE,
     "explore.temperature": _NATURAL,
     "explore.noise_scale": _NATURAL,
     "explore.random_move": _UNIT,
@@ -82,6 +85,7 @@ RANGES: dict[str, Range] = {
     "loss.value_weight": _NATURAL,
     "loss.reward_weight": _NATURAL,
     "loss.policy_weight": _NATURAL,
+    "loss.random_shift_pixels": _NATURAL,
     "optimizer.learning_rate": _POSITIVE,
     "optimizer.warmup_updates": _NATURAL,
     "optimizer.decay_updates": _COUNT,
@@ -95,6 +99,7 @@ RANGES: dict[str, Range] = {
     "evaluation.episodes": _COUNT,
     "evaluation.num_envs": _COUNT,
     "evaluation.max_steps": _COUNT,
+    "evaluation.num_levels": _NATURAL,
     "checkpoint.resume_interval_env_steps": _COUNT,
     "checkpoint.params_interval_env_steps": _COUNT,
     "checkpoint.max_to_keep": _COUNT,
@@ -102,10 +107,15 @@ RANGES: dict[str, Range] = {
 }
 
 CHOICES: dict[str, tuple[str, ...]] = {
+    "env.suite": ("atari", "procgen", "classic", "jax"),
     "env.image": ("gray84", "rgb96"),
+    "network.kind": ("mlp", "conv", "gru"),
     "network.dtype": ("float32", "bfloat16"),
+    "search.kind": ("gumbel", "muzero"),
     "codec.value.transform": ("muzero", "identity"),
     "codec.reward.transform": ("muzero", "identity"),
+    "optimizer.decay": ("cosine", "exponential"),
+    "network.action_encoding": ("constant", "spatial"),
     "targets.value_source": ("search", "target_network"),
 }
 
@@ -118,7 +128,7 @@ def check(config) -> None:
     Raises:
       BadInputError: with field, value and what is allowed.
     """
-    for name, value in _leaves(config.to_dict()):
+    for name, value in leaves(config.to_dict()):
         if name in RANGES and value is not None and not RANGES[name].allows(value):
             raise BadInputError(f"{name} must be {RANGES[name]} (got {value})")
         if name in CHOICES and value not in CHOICES[name]:
@@ -126,17 +136,18 @@ def check(config) -> None:
     _check_together(config)
 
 
-def _leaves(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+def leaves(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """(dotted name, value) of every field of a config as a dictionary."""
     found = []
     for name, value in tree.items():
         inner = f"{prefix}{name}"
-        found += _leaves(value, inner + ".") if isinstance(value, dict) else [(inner, value)]
+        found += leaves(value, inner + ".") if isinstance(value, dict) else [(inner, value)]
     return found
 
 
 def _check_together(config) -> None:
     env, evaluation = config.env, config.evaluation
-    if "game" in env:
+    if env.suite == "atari":
         try:
             env.game = atari_games.canonical_name(env.game)
         except ValueError as error:
@@ -153,6 +164,12 @@ def _check_together(config) -> None:
                 "network.stages must be (channels, kernel, stride, residual blocks) each, the first"
                 f" three >= 1 (got {stage})"
             )
+    counts = config.explore.halve_temperature_at_updates
+    if not all(isinstance(n, int) and n > 0 for n in counts) or list(counts) != sorted(counts):
+        raise BadInputError(
+            "explore.halve_temperature_at_updates must be rising numbers of updates >= 1"
+            f" (got {counts})"
+        )
     decay = config.optimizer.decay_updates
     if decay is not None and decay <= config.optimizer.warmup_updates:
         raise BadInputError(
@@ -181,7 +198,7 @@ def _check_codecs(config) -> None:
 
 def _check_ring(config) -> None:
     env, ring, target = config.env, config.replay, config.targets
-    on_device = env.get("task") in JAX_TASKS
+    on_device = env.suite == "jax"
     if on_device and env.num_groups != 1:
         raise BadInputError(f"env.num_groups must be 1 on the device (got {env.num_groups})")
     history, steps = config.network.history_steps, target.unroll_steps + target.bootstrap_steps

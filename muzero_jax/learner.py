@@ -31,29 +31,21 @@ def make_optimizer(
     *,
     learning_rate: float,
     warmup_updates: int = 0,
+    decay: str = "cosine",
     decay_updates: int | None = None,
     final_fraction: float = 0.0,
     weight_decay: float = 1e-4,
-    max_grad_norm: float = 5.0,
+    max_grad_norm: float | None = 5.0,
     momentum: float | None = None,
 ) -> optax.GradientTransformation:
-    """AdamW, or SGD with `momentum`, behind gradient clipping by global norm.
+    """AdamW, or SGD with `momentum`, behind gradient clipping by global norm (None: no clipping).
 
-    The rate rises linearly over `warmup_updates`, then falls by a cosine to `final_fraction` of
-    itself at `decay_updates` (None: it stays). Biases and norms are not decayed.
+    The rate rises linearly over `warmup_updates`, then falls to `final_fraction` of itself at
+    `decay_updates` (None: it stays): by a "cosine", after which it stays, or "exponential", by the
+    same factor again and again (MuZero, appendix G). Biases and norms are not decayed.
     """
-    if decay_updates is None:
-        schedule = optax.linear_schedule(0.0, learning_rate, warmup_updates)
-        schedule = schedule if warmup_updates else learning_rate
-    else:
-        schedule = optax.warmup_cosine_decay_schedule(
-            0.0,
-            learning_rate,
-            warmup_updates,
-            max(decay_updates, warmup_updates + 1),
-            learning_rate * final_fraction,
-        )
-    clip = optax.clip_by_global_norm(max_grad_norm)
+    schedule = _learning_rate(learning_rate, warmup_updates, decay, decay_updates, final_fraction)
+    clip = optax.identity() if max_grad_norm is None else optax.clip_by_global_norm(max_grad_norm)
     if momentum is None:
         return optax.chain(
             clip, optax.adamw(schedule, weight_decay=weight_decay, mask=_is_matrix)
@@ -63,6 +55,28 @@ def make_optimizer(
         optax.add_decayed_weights(weight_decay, mask=_is_matrix),
         optax.sgd(schedule, momentum=momentum),
     )
+
+
+def _learning_rate(
+    peak: float, warmup_updates: int, decay: str, decay_updates: int | None, final_fraction: float
+) -> optax.Schedule:
+    if decay_updates is None:
+        after = optax.constant_schedule(peak)
+    elif decay_updates <= warmup_updates:
+        raise ValueError(
+            "optimizer.decay_updates must be > optimizer.warmup_updates,"
+            f" got {decay_updates} and {warmup_updates}"
+        )
+    elif decay == "cosine":
+        after = optax.cosine_decay_schedule(peak, decay_updates - warmup_updates, final_fraction)
+    elif decay == "exponential":
+        after = optax.exponential_decay(peak, decay_updates - warmup_updates, final_fraction)
+    else:
+        raise ValueError(f"optimizer.decay must be 'cosine' or 'exponential', got {decay!r}")
+    if not warmup_updates:
+        return after
+    warmup = optax.linear_schedule(0.0, peak, warmup_updates)
+    return optax.join_schedules([warmup, after], [warmup_updates])
 
 
 def _is_matrix(params: Params) -> Params:

@@ -185,11 +185,18 @@ def test_only_matrices_are_decayed(momentum):
     ({"warmup_updates": 4, "decay_updates": 12, "final_fraction": 0.1},
      {0: 0.0, 3: 0.075, 4: 0.1, 8: 0.055, 12: 0.01, 5000: 0.01}),
     ({"decay_updates": 10}, {0: 0.1, 5: 0.05, 10: 0.0, 11: 0.0}),
-], ids=["constant", "warmup", "warmup and cosine", "cosine"])
+    # A tenth every 350 updates, without end.
+    ({"decay": "exponential", "decay_updates": 350, "final_fraction": 0.1},
+     {0: 0.1, 175: 0.1 / 10**0.5, 350: 0.01, 700: 0.001}),
+    # After the warm-up the rest of the way: 4 updates up, 8 down to a tenth.
+    ({"decay": "exponential", "warmup_updates": 4, "decay_updates": 12, "final_fraction": 0.1},
+     {2: 0.05, 4: 0.1, 8: 0.1 / 10**0.5, 12: 0.01}),
+], ids=["constant", "warmup", "warmup and cosine", "cosine", "exponential", "warmup and exponential"])
 def test_learning_rates_at_literal_updates(kwargs, want):
     """The step of plain SGD along a gradient of 1.
 
-    Planted: the cosine counted from the end of the warm-up; the final fraction ignored.
+    Planted: the cosine counted from the end of the warm-up; the final fraction ignored; the
+    exponential in steps (a staircase).
     """
     optimizer = learner.make_optimizer(learning_rate=0.1, weight_decay=0.0, momentum=0.0, **kwargs)
     gradient = jnp.ones(())
@@ -201,6 +208,23 @@ def test_learning_rates_at_literal_updates(kwargs, want):
     for count, rate in want.items():
         step, _ = optimizer.update(gradient, at(count), gradient)
         np.testing.assert_allclose(-step, rate, rtol=1e-5, atol=1e-8, err_msg=str(count))
+
+
+@pytest.mark.parametrize("decay", [
+    {"decay": "linear", "decay_updates": 9}, {"warmup_updates": 9, "decay_updates": 9}])
+def test_a_schedule_that_cannot_be_is_refused(decay):
+    """Planted: neither checked."""
+    with pytest.raises(ValueError, match=r"optimizer\.decay"):
+        learner.make_optimizer(learning_rate=1.0, **decay)
+
+
+def test_without_a_largest_norm_nothing_is_clipped():
+    """Planted: None taken for the default."""
+    optimizer = learner.make_optimizer(
+        learning_rate=1.0, weight_decay=0.0, momentum=0.0, max_grad_norm=None)
+    gradient = jnp.float32(1000.0)
+    updates, _ = optimizer.update(gradient, optimizer.init(gradient), gradient)
+    assert updates == -1000.0
 
 
 def test_gradients_are_clipped_by_their_global_norm():

@@ -1,0 +1,148 @@
+"""MuZero on Atari with the published constants (Schrittwieser et al. 2020), 200M frames on.
+
+  python experiments/atari.py --config=configs/atari_paper.py:Pong            (many devices)
+  python experiments/atari.py --config=configs/atari_paper.py:Pong,one_gpu    (one GPU of 80 GB)
+
+Search, network, targets, replay's exponents and the optimizer are the paper's. Differences:
+- LayerNorm where the paper has BatchNorm, so that the network is a pure function.
+- One process in lock step: 512 environments act and then learning takes its updates, at a fixed
+  5,120 rows per update (the paper's 20 billion frames in a million updates are about 5,000); there
+  350 actors ran freely, each with its own game.
+- Experience of the size that memory holds: 8M rows, 221 GB as raw frames; the paper's window is
+  125,000 sequences of 200 (25M rows). A batch of 1,024 needs some 120 GB more for activations. So
+  the first variant needs eight devices of 80 GB; a budget is printed, and refused where there is
+  less, before anything is compiled.
+- The initial priority is |search value - n-step return| with a floor of 0.01.
+- Weight decay leaves biases and norms alone.
+The variant `one_gpu`: batches of 128 and 300,000 rows, one update per 128 rows (each row is drawn
+about once), bfloat16, 64 environments, 50M rows (200M frames). Neither was trained in full by us
+yet: what is tested is one update, the budget, and a short run.
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """The config for `GAME` or `GAME,one_gpu`."""
+    game, _, variant = (arg or "Pong").partition(",")
+    if variant not in ("", "one_gpu"):
+        raise ValueError(f"configs/atari_paper.py takes ':GAME' or ':GAME,one_gpu', got {arg!r}")
+    config = _published(game)
+    if variant == "one_gpu":
+        config.total_env_steps = 50_000_000
+        config.env.update(num_envs=64, num_groups=2)
+        config.network.dtype = "bfloat16"
+        config.replay.update(
+            rows_per_env=4_700, min_rows=20_032, rows_per_update=128, batch_size=128
+        )
+        # The same schedules over the 390,000 updates of the run.
+        config.explore.halve_temperature_at_updates = (195_000, 292_500)
+        config.optimizer.decay_updates = 136_500
+        config.evaluation.num_envs = 16
+    return config
+
+
+def _published(game: str) -> ConfigDict:
+    config = ConfigDict()
+    config.seed = 0
+    config.total_env_steps = 5_000_000_000
+    config.max_wall_minutes = config_dict.placeholder(float)
+    config.env = dict(
+        suite="atari",
+        game=game,
+        num_envs=512,
+        num_groups=2,
+        num_threads=0,
+        image="rgb96",
+        frame_skip=4,
+        sticky=0.0,
+        noop_max=30,
+        full_action_space=True,
+        fire_reset=False,
+        life_loss_is_end=False,
+        max_steps=27_000,
+    )
+    config.network = dict(
+        kind="conv",
+        history_steps=32,
+        stages=((128, 3, 2, 2), (256, 3, 2, 3), ("pool", 3, 2, 3), ("pool", 3, 2, 0)),
+        channels=config_dict.placeholder(int),  # The stages end with as many as the tower has.
+        representation_blocks=16,
+        dynamics_blocks=16,
+        prediction_blocks=0,
+        head_planes=2,
+        head_width=256,
+        action_planes=True,
+        history_rewards=False,
+        action_encoding="constant",
+        dtype="float32",
+    )
+    config.codec = dict(
+        value=dict(num_bins=601, low=-300.0, high=300.0, transform="muzero"),
+        reward=dict(num_bins=601, low=-300.0, high=300.0, transform="muzero"),
+    )
+    config.search = dict(
+        kind="muzero",
+        num_simulations=50,
+        max_depth=config_dict.placeholder(int),
+        pb_c_init=1.25,
+        pb_c_base=19_652.0,
+        dirichlet_alpha=0.25,
+        min_value_range=1e-8,
+    )
+    config.explore = dict(
+        temperature=1.0,
+        halve_temperature_at_updates=(500_000, 750_000),
+        noise_scale=0.25,
+        random_move=0.0,
+    )
+    config.update(_learning())
+    config.loop = dict(steps_per_iteration=20, probe_interval_iterations=50)
+    config.evaluation = dict(
+        interval_env_steps=1_000_000,
+        episodes=32,
+        num_envs=32,
+        max_steps=27_000,
+        stop_at=config_dict.placeholder(float),
+    )
+    config.checkpoint = dict(
+        resume_interval_env_steps=1_000_000, params_interval_env_steps=250_000, max_to_keep=2
+    )
+    config.logging = dict(interval_env_steps=50_000, tensorboard=False)
+    return config
+
+
+def _learning() -> ConfigDict:
+    """Everything between stored rows and new parameters."""
+    config = ConfigDict()
+    config.replay = dict(
+        rows_per_env=16_000,
+        min_rows=102_400,
+        rows_per_update=5_120,
+        batch_size=1_024,
+        priority_exponent=1.0,
+        priority_floor=0.01,
+        importance_exponent=1.0,
+    )
+    config.targets = dict(
+        unroll_steps=5,
+        bootstrap_steps=10,
+        discount=0.997,
+        clip_rewards=False,
+        value_source="search",
+        target_interval_updates=1_000,
+    )
+    config.loss = dict(
+        value_weight=0.25, reward_weight=1.0, policy_weight=1.0, random_shift_pixels=0
+    )
+    config.optimizer = dict(
+        learning_rate=0.05,
+        warmup_updates=0,
+        decay="exponential",
+        decay_updates=350_000,
+        final_fraction=0.1,
+        weight_decay=1e-4,
+        max_grad_norm=config_dict.placeholder(float),
+        momentum=0.9,
+    )
+    return config

@@ -1,0 +1,226 @@
+"""What a run will need in memory, told and checked before anything is compiled or allocated."""
+
+import functools
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from jax.extend import core
+import jax.numpy as jnp
+
+import assemble
+import launch
+from muzero_jax import acting
+from muzero_jax.types import RunState, TimeStep
+
+GIB = 2**30
+
+
+class Budget(NamedTuple):
+    """Bytes on one device.
+
+    Attributes:
+      replay: the ring.
+      train: parameters, target parameters, optimizer.
+      acting: histories, environment states.
+      tree: of one search; part of `act`.
+      act: all that acting holds for a moment beside the above, its search tree included.
+      learn: the same for one update: batch, activations, gradients.
+      evaluate: the same for the search of an evaluation, with its histories.
+    """
+
+    replay: int
+    train: int
+    acting: int
+    tree: int
+    act: int
+    learn: int
+    evaluate: int
+
+    @property
+    def peak(self) -> int:
+        """The most that is held at one time."""
+        resident = self.replay + self.train + self.acting
+        return resident + max(self.act, self.learn, self.evaluate)
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{name} {_size(x)}" for name, x in self._asdict().items())
+        return f"memory: {parts}; at most {_size(self.peak)} at a time"
+
+
+def estimate(config, experiment: assemble.Experiment) -> Budget:
+    """The budget of an experiment; its programs are traced, never compiled."""
+    parts = experiment.parts
+    run = jax.eval_shape(experiment.fresh)
+    group_size = config.env.num_envs // config.env.num_groups
+    act, tree = _act(config, parts, run.train.params, group_size)
+    held = num_bytes(run.acting) // config.env.num_envs  # An evaluation has histories of its own.
+    evaluate = config.evaluation.num_envs * (act // group_size + held)
+    if config.env.suite == "jax":  # A rollout is stored as a whole.
+        ring_rows = config.env.num_envs * config.replay.rows_per_env
+        new_rows = config.env.num_envs * config.loop.steps_per_iteration
+        act += num_bytes(run.replay) * new_rows // ring_rows
+    return Budget(
+        replay=num_bytes(run.replay),
+        train=num_bytes(run.train),
+        acting=num_bytes((run.acting, run.env, run.timestep)),
+        tree=tree,
+        act=act,
+        learn=peak_bytes(jax.make_jaxpr(parts.learn)(run.train, run.replay, _key()).jaxpr),
+        evaluate=evaluate,
+    )
+
+
+def check(budget: Budget, config, available: int | None = None) -> None:
+    """Refuses what does not fit into `available` bytes (None: into the first device).
+
+    Raises:
+      BadInputError: naming the largest part and the field that lowers it.
+    """
+    available = free_bytes() if available is None else available
+    if available is None or budget.peak <= available:
+        return
+    sizes = {name: getattr(budget, name) for name in ("replay", "act", "learn", "evaluate")}
+    largest = max(sizes, key=sizes.get)
+    field = {
+        "replay": "replay.rows_per_env",
+        "act": "env.num_envs",
+        "learn": "replay.batch_size",
+        "evaluate": "evaluation.num_envs",
+    }[largest]
+    value = config[field.split(".")[0]][field.split(".")[1]]
+    raise launch.BadInputError(
+        f"the run needs {_size(budget.peak)} of {_size(available)} free, {largest}"
+        f" {_size(sizes[largest])} of it; lower {field} (got {value})"
+    )
+
+
+def free_bytes() -> int | None:
+    """What the first device has left; for a CPU, what this process may still take."""
+    stats = jax.devices()[0].memory_stats() or {}
+    if "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    return _free_host_bytes()
+
+
+def _free_host_bytes() -> int | None:
+    """The least that Linux promises: of the machine, and of the container's memory limit."""
+    found = []
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        found += [int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable")]
+    except (OSError, ValueError):
+        pass
+    try:
+        group = Path("/sys/fs/cgroup")
+        used = int((group / "memory.current").read_text())
+        found.append(int((group / "memory.max").read_text()) - used)
+    except (OSError, ValueError):
+        pass  # No limit ("max"), or not such a system.
+    return min(found, default=None)
+
+
+def _act(config, parts: assemble.Parts, params, num_envs: int) -> tuple[int, int]:
+    """(bytes while a batch is searched, bytes of its tree)."""
+    spec, history_steps = parts.spec, config.network.history_steps
+    carry = jax.eval_shape(lambda: acting.init_carry(spec, num_envs, history_steps))
+    row = jax.ShapeDtypeStruct((num_envs,), jnp.float32)
+    flag = jax.ShapeDtypeStruct((num_envs,), bool)
+    timestep = TimeStep(
+        observation=jax.ShapeDtypeStruct(
+            (num_envs, *spec.observation_shape), spec.observation_dtype
+        ),
+        reward=row,
+        discount=row,
+        first=flag,
+        last=flag,
+        invalid_actions=None,
+    )
+    explore = acting.NO_EXPLORATION
+    program = functools.partial(acting.act, parts.search)
+    jaxpr = jax.make_jaxpr(program)(params, _key(), carry, timestep, explore).jaxpr
+    history = carry.history
+    embedding = jax.eval_shape(parts.network.initial_inference, params, history).embedding
+    nodes = config.search.num_simulations + 1
+    # Five numbers of each node and six of each of its edges (mctx.Tree).
+    numbers = 4 * num_envs * (5 + 6 * spec.num_actions)
+    tree = nodes * (num_bytes(embedding) + numbers)
+    return peak_bytes(jaxpr) + num_bytes(timestep), tree
+
+
+def _key() -> jax.ShapeDtypeStruct:
+    return jax.eval_shape(lambda: jax.random.key(0))
+
+
+def num_bytes(tree: Any) -> int:
+    """Bytes of all arrays, or their shapes, in a pytree."""
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+# Their outputs are views, or are made where they are read.
+_FREE = {"broadcast_in_dim", "reshape", "squeeze", "expand_dims", "iota", "stop_gradient"}
+
+
+def peak_bytes(jaxpr: core.Jaxpr) -> int:
+    """The most bytes that are live at one time beside the program's inputs.
+
+    A value lives from the equation that makes it to the last that reads it; one that is read for
+    the last time gives its place to an output of its size. Inputs count as donated. What a compiler
+    fuses away is counted, what it adds is not.
+    """
+    last_read = {}
+    for i, equation in enumerate(jaxpr.eqns):
+        last_read |= {v: i for v in equation.invars if not isinstance(v, core.Literal)}
+    last_read |= {v: len(jaxpr.eqns) for v in jaxpr.outvars if not isinstance(v, core.Literal)}
+    sizes: dict[Any, int] = {}  # Of the live values that were made here.
+    donated = {v: _var_bytes(v) for v in (*jaxpr.invars, *jaxpr.constvars)}
+    live = most = 0
+    for i, equation in enumerate(jaxpr.eqns):
+        dying = {v for v in equation.invars if not isinstance(v, core.Literal)}
+        dying = {v for v in dying if last_read[v] == i}
+        inner = max((peak_bytes(x) for x in _inner(equation)), default=0)
+        places = [donated.pop(v) for v in dying if v in donated]
+        freed = [sizes.pop(v) for v in dying if v in sizes]
+        live_after = live - sum(freed)
+        places += freed
+        made = 0
+        for v in equation.outvars:
+            size = 0 if equation.primitive.name in _FREE else _var_bytes(v)
+            if size in places:
+                places.remove(size)
+                size_here = size if size in freed else 0
+                if size_here:
+                    freed.remove(size)
+            else:
+                size_here = size
+            sizes[v] = size_here
+            made += size_here
+        most = max(most, live + inner, live_after + made)
+        live = live_after + made
+        for v in equation.outvars:
+            if v not in last_read:
+                live -= sizes.pop(v)
+    return most
+
+
+def _var_bytes(variable) -> int:
+    aval = variable.aval
+    itemsize = getattr(aval.dtype, "itemsize", 8)  # A key is two words.
+    return math.prod(aval.shape) * itemsize
+
+
+def _inner(equation) -> list[core.Jaxpr]:
+    """The programs inside an equation: bodies of loops, branches, calls."""
+    found = []
+    for parameter in equation.params.values():
+        for x in parameter if isinstance(parameter, tuple | list) else (parameter,):
+            if isinstance(x, core.ClosedJaxpr):
+                found.append(x.jaxpr)
+            elif isinstance(x, core.Jaxpr):
+                found.append(x)
+    return found
+
+
+def _size(count: int) -> str:
+    return f"{count / GIB:.2f} GiB" if count >= GIB / 10 else f"{count / 2**20:.1f} MiB"

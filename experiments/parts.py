@@ -1,0 +1,183 @@
+"""The parts that host and device experiments share: network, search, replay, learner."""
+
+from collections.abc import Callable
+import functools
+import inspect
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from muzero_jax import acting, codecs, frames, learner, losses, replay, search, targets
+from muzero_jax.networks.conv import make_conv_network
+from muzero_jax.networks.gru import make_gru_network
+from muzero_jax.networks.mlp import make_mlp_network
+from muzero_jax.types import (
+    Codecs,
+    EnvSpec,
+    Explore,
+    LossFn,
+    Network,
+    Replay,
+    SearchFn,
+    TrainState,
+)
+
+# What a config may name; the keys are those of `validate.CHOICES`.
+NETWORKS = {"mlp": make_mlp_network, "conv": make_conv_network, "gru": make_gru_network}
+SEARCHES = {"gumbel": search.make_gumbel_search, "muzero": search.make_muzero_search}
+
+
+class Parts(NamedTuple):
+    """What host and device experiments share."""
+
+    spec: EnvSpec
+    network: Network
+    search: SearchFn
+    replay: Replay
+    loss: LossFn
+    learn: Callable[..., Any]
+    init_train: Callable[[], TrainState]
+    explore_at: Callable[[int], Explore]
+    env_key: chex.PRNGKey
+    run_key: chex.PRNGKey
+
+
+def make_parts(config, spec: EnvSpec) -> Parts:
+    """Network, search, replay and learner for environments like `spec`."""
+    codec = Codecs(**{name: codecs.make_two_hot_codec(**c) for name, c in config.codec.items()})
+    make_network, network_options = _chosen(NETWORKS, config, "network")
+    network = make_network(spec, codec, **network_options)
+    make_search, search_options = _chosen(SEARCHES, config, "search")
+    search_fn = make_search(
+        network,
+        codec,
+        num_actions=spec.num_actions,
+        turn_sign=spec.turn_sign,
+        discount=config.targets.discount,
+        **search_options,
+    )
+    init_key, env_key, run_key = jax.random.split(jax.random.key(config.seed), 3)
+    optimizer = learner.make_optimizer(**config.optimizer)
+    ring = _make_replay(config, spec, network, search_fn)
+    loss = _make_loss(config, network, codec)
+    return Parts(
+        spec=spec,
+        network=network,
+        search=search_fn,
+        replay=ring,
+        loss=loss,
+        learn=_make_learn(config, network, codec, loss, optimizer, ring),
+        init_train=lambda: learner.init_train_state(network, optimizer, init_key),
+        explore_at=make_explore_at(**config.explore),
+        env_key=env_key,
+        run_key=run_key,
+    )
+
+
+def _chosen(makers, config, group: str) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """The maker that a group of the config names by its `kind`, and its arguments: the rest."""
+    options = config[group].to_dict()
+    kind = options.pop("kind")
+    known = inspect.signature(makers[kind]).parameters
+    for name in options:
+        if name not in known:
+            raise ValueError(f"{group}.{name}: {group}.kind {kind!r} has no such field")
+    return makers[kind], options
+
+
+def make_explore_at(
+    *,
+    temperature: float,
+    halve_temperature_at_updates: tuple[int, ...],
+    noise_scale: float,
+    random_move: float,
+) -> Callable[[int], Explore]:
+    """`(attempted updates) -> Explore`: the temperature halves at each of the given counts."""
+
+    def explore_at(updates: int) -> Explore:
+        halvings = sum(updates >= count for count in halve_temperature_at_updates)
+        return Explore(
+            temperature=np.float32(temperature / 2**halvings),
+            noise_scale=np.float32(noise_scale),
+            random_move=np.float32(random_move),
+        )
+
+    return explore_at
+
+
+def _make_replay(config, spec: EnvSpec, network: Network, search_fn: SearchFn) -> Replay:
+    target, history_steps = config.targets, config.network.history_steps
+    params = jax.eval_shape(network.init, jax.random.key(0))
+    future_steps = target.unroll_steps + target.bootstrap_steps
+    from_network = target.value_source == "target_network"
+    return replay.make_replay(
+        acting.example_row(spec, search_fn, params, history_steps),
+        targets.make_initial_priority(
+            bootstrap_steps=target.bootstrap_steps,
+            discount=target.discount,
+            reward_transform=_reward_transform(config),
+        ),
+        num_envs=config.env.num_envs,
+        rows_per_env=config.replay.rows_per_env,
+        history_steps=history_steps,
+        future_steps=future_steps,
+        observed_steps=history_steps + (future_steps if from_network else 0),
+        lookahead_steps=target.bootstrap_steps,
+        priority_exponent=config.replay.priority_exponent,
+        priority_floor=config.replay.priority_floor,
+    )
+
+
+def _make_loss(config, network: Network, codec: Codecs) -> LossFn:
+    options = config.loss.to_dict()
+    max_shift = options.pop("random_shift_pixels", 0)
+    loss = losses.make_loss(
+        network,
+        codec,
+        history_steps=config.network.history_steps,
+        unroll_steps=config.targets.unroll_steps,
+        **options,
+    )
+    if not max_shift:
+        return loss
+    return losses.with_augmentation(
+        loss, functools.partial(frames.random_shift, max_shift=max_shift)
+    )
+
+
+def _make_learn(
+    config,
+    network: Network,
+    codec: Codecs,
+    loss: LossFn,
+    optimizer: optax.GradientTransformation,
+    ring: Replay,
+):
+    target = config.targets
+    from_network = target.value_source == "target_network"
+    target_fn = targets.make_targets(
+        history_steps=config.network.history_steps,
+        unroll_steps=target.unroll_steps,
+        bootstrap_steps=target.bootstrap_steps,
+        discount=target.discount,
+        reward_transform=_reward_transform(config),
+        bootstrap_value=(
+            targets.make_network_bootstrap(network, codec.value) if from_network else None
+        ),
+    )
+    update = learner.make_update(
+        target_fn,
+        loss,
+        optimizer,
+        target_interval_updates=target.target_interval_updates,
+        importance_exponent=config.replay.importance_exponent,
+    )
+    return learner.make_learn(ring, update, batch_size=config.replay.batch_size)
+
+
+def _reward_transform(config):
+    return jnp.sign if config.targets.clip_rewards else None
