@@ -158,12 +158,6 @@ def _check_together(config) -> None:
     )
     _check_codecs(config)
     _check_ring(config)
-    for stage in config.network.get("stages", ()):
-        if len(stage) != 4 or min(stage[:3]) < 1 or stage[3] < 0:
-            raise BadInputError(
-                "network.stages must be (channels, kernel, stride, residual blocks) each, the first"
-                f" three >= 1 (got {stage})"
-            )
     counts = config.explore.halve_temperature_at_updates
     if not all(isinstance(n, int) and n > 0 for n in counts) or list(counts) != sorted(counts):
         raise BadInputError(

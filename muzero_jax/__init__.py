@@ -8,10 +8,12 @@ from muzero_jax import types
 from muzero_jax.acting import example_row, init_carry, make_act_and_add, make_rollout
 from muzero_jax.codecs import identity_codec, make_two_hot_codec
 from muzero_jax.evaluate import make_random_player, make_search_player, play_episodes
+from muzero_jax.frames import random_shift
 from muzero_jax.learner import init_train_state, make_learn, make_optimizer, make_update
-from muzero_jax.losses import make_loss
+from muzero_jax.losses import make_loss, with_augmentation
 from muzero_jax.networks.blocks import make_network
 from muzero_jax.networks.conv import make_conv_network
+from muzero_jax.networks.gru import make_gru_network
 from muzero_jax.networks.mlp import make_mlp_network
 from muzero_jax.replay import make_replay
 from muzero_jax.search import make_gumbel_search
@@ -27,6 +29,7 @@ __all__ = (
     "init_train_state",
     "make_act_and_add",
     "make_conv_network",
+    "make_gru_network",
     "make_gumbel_search",
     "make_initial_priority",
     "make_learn",
@@ -44,5 +47,7 @@ __all__ = (
     "make_two_hot_codec",
     "make_update",
     "play_episodes",
+    "random_shift",
     "types",
+    "with_augmentation",
 )

@@ -1,4 +1,4 @@
-"""What the representation sees: a `History` from stored rows, or kept while acting."""
+"""What the representation sees: a `History` from stored rows or kept while acting; image shifts."""
 
 import chex
 import jax
@@ -67,3 +67,33 @@ def history_push(history: History, timestep: TimeStep, action: Array) -> History
         reward=jnp.where(first[:, None], 0.0, push(history.reward, timestep.reward)),
         valid=push(jnp.where(first[:, None], False, history.valid), jnp.ones_like(first)),
     )
+
+
+def random_shift(key: chex.PRNGKey, observations: Array, max_shift: int) -> Array:
+    """Images padded with their edge pixels and cropped at random (DrQ, Yarats et al. 2021).
+
+    All frames of an example move together: what moves between them stays what the game moved.
+
+    Args:
+      key: draws one shift per example, uniform over the (2·max_shift + 1)^2 crops.
+      observations: `[B, F, H, W, C]` of any dtype, which is kept.
+      max_shift: pixels of padding on each side; 4 for images of 84x84 in the paper.
+
+    Returns:
+      Images of the same shape.
+    """
+    if observations.ndim != 5 or max_shift < 0:
+        raise ValueError(
+            "random_shift needs images (H, W, C) and max_shift >= 0,"
+            f" got [B, F, ...] of {observations.shape} and {max_shift}"
+        )
+    batch, num_frames, height, width, depth = observations.shape
+    pad = (max_shift, max_shift)
+    padded = jnp.pad(observations, ((0, 0), (0, 0), pad, pad, (0, 0)), mode="edge")
+    corners = jax.random.randint(key, (batch, 2), 0, 2 * max_shift + 1)
+
+    def crop(frames: Array, corner: Array) -> Array:
+        shape = (num_frames, height, width, depth)
+        return jax.lax.dynamic_slice(frames, (0, corner[0], corner[1], 0), shape)
+
+    return jax.vmap(crop)(padded, corners)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -10,6 +11,7 @@ from muzero_jax import frames
 from muzero_jax.types import Array, Codecs, History, LossFn, Network, Policy, Sample, Targets
 
 PolicyLoss = Callable[[Array, Policy], Array]
+Augment = Callable[[chex.PRNGKey, Array], Array]
 
 
 def policy_cross_entropy(logits: Array, policy: Array) -> Array:
@@ -92,6 +94,23 @@ def make_loss(
         return value_weight * value + reward_weight * reward + policy_weight * policy, aux
 
     return loss
+
+
+def with_augmentation(loss: LossFn, augment: Augment) -> LossFn:
+    """The same loss on observations changed at random; targets are made from those stored.
+
+    Args:
+      loss: any `LossFn`.
+      augment: `(key, observations [B, F, ...]) -> ` the same shape and dtype, such as
+        `frames.random_shift` with its `max_shift`.
+    """
+
+    def augmented(params, key, sample: Sample, targets: Targets) -> tuple[Array, dict[str, Array]]:
+        augment_key, loss_key = jax.random.split(key)
+        observations = augment(augment_key, sample.observations)
+        return loss(params, loss_key, sample.replace(observations=observations), targets)
+
+    return augmented
 
 
 def root_history(sample: Sample, history_steps: int) -> History:

@@ -23,6 +23,7 @@ _LEVELS = {
     "networks.blocks": 1,
     "networks.mlp": 2,
     "networks.conv": 2,
+    "networks.gru": 3,
     "envs.atari_games": 1,
     "envs.wrappers": 1,
     "envs.cartpole": 2,

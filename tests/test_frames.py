@@ -157,3 +157,58 @@ def test_an_empty_history_holds_nothing_valid():
     assert history.observation.shape == (2, 3, 4, 4, 1)
     assert history.observation.dtype == jnp.uint8
     assert not history.valid.any()
+
+
+def image_batch(dtype, shape=(40, 3, 5, 6, 2), seed=0):
+    """`[B, F, H, W, C]`; no two pixels of an example are equal."""
+    rng = np.random.default_rng(seed)
+    per_example = int(np.prod(shape[1:]))
+    return np.stack([rng.permutation(per_example) for _ in range(shape[0])]).reshape(
+        shape).astype(dtype)
+
+
+def crops_of(frames, max_shift):
+    """Every crop of one example's `[F, H, W, C]`, with its corner, by `np.pad` and slices."""
+    pad = (max_shift, max_shift)
+    height, width = frames.shape[1:3]
+    padded = np.pad(frames, ((0, 0), pad, pad, (0, 0)), mode="edge")
+    return {(top, left): padded[:, top:top + height, left:left + width]
+            for top in range(2 * max_shift + 1) for left in range(2 * max_shift + 1)}
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_random_shift_is_one_of_the_crops(dtype):
+    """Each example is one crop of its padded self, the same for all its frames; all are drawn.
+
+    Planted: a shift for each frame; one shift for the whole batch; padding by zeros, by reflection;
+    offsets up to 2·max_shift - 1; one number for both axes; the result made float32.
+    """
+    images, max_shift = image_batch(dtype), 2
+    shift = jax.jit(lambda key, images: frames.random_shift(key, images, max_shift))
+    drawn = np.zeros((5, 5), int)
+    for seed in range(8):
+        got = shift(jax.random.key(seed), images)
+        assert got.shape == images.shape and got.dtype == dtype
+        for mine, example in zip(np.asarray(got), images, strict=True):
+            corners = [corner for corner, crop in crops_of(example, max_shift).items()
+                       if np.array_equal(mine, crop)]
+            assert len(corners) == 1
+            drawn[corners[0]] += 1
+    # 320 draws from 25 corners, 12.8 each: chi-squared with 24 degrees passes 52 once in 1,000.
+    assert drawn.min() > 0
+    assert np.sum((drawn - 12.8) ** 2 / 12.8) < 52, drawn
+
+
+def test_random_shift_by_nothing_is_nothing():
+    """And the same key shifts alike. Planted: offsets from 1 on."""
+    images = image_batch("uint8", (4, 1, 3, 3, 1))
+    np.testing.assert_array_equal(frames.random_shift(jax.random.key(0), images, 0), images)
+    once, again = (frames.random_shift(jax.random.key(1), images, 4) for _ in range(2))
+    np.testing.assert_array_equal(once, again)
+
+
+@pytest.mark.parametrize("shape, max_shift", [((4, 2, 9), 4), ((4, 2, 9, 9, 3), -1)])
+def test_random_shift_refuses_what_it_cannot_shift(shape, max_shift):
+    """Planted: the check left out (vectors then fail to unpack, in the middle of a trace)."""
+    with pytest.raises(ValueError, match=r"images \(H, W, C\) and max_shift >= 0"):
+        frames.random_shift(jax.random.key(0), jnp.zeros(shape), max_shift)

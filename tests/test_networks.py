@@ -10,6 +10,7 @@ import pytest
 from muzero_jax import codecs, types
 from muzero_jax.networks import blocks
 from muzero_jax.networks.conv import make_conv_network
+from muzero_jax.networks.gru import make_gru_network
 from muzero_jax.networks.mlp import make_mlp_network
 
 BATCH, ACTIONS, STEPS = 5, 3, 2
@@ -17,20 +18,22 @@ CODECS = types.Codecs(
     value=codecs.make_two_hot_codec(num_bins=7, low=-3.0, high=3.0),
     reward=codecs.make_two_hot_codec(num_bins=5, low=-1.0, high=1.0),
 )
-SHAPES = {"mlp": (4,), "conv": (8, 8, 2)}
+SHAPES = {"mlp": (4,), "gru": (4,), "conv": (8, 8, 2)}
+EMBEDDINGS = {"mlp": (8,), "gru": (8,), "conv": (4, 4, 6)}
 
 
 def spec_of(kind):
     return types.EnvSpec(
         observation_shape=SHAPES[kind],
-        observation_dtype={"mlp": "float32", "conv": "uint8"}[kind],
+        observation_dtype="uint8" if kind == "conv" else "float32",
         num_actions=ACTIONS, turn_sign=1, truncates=True, max_steps=100)
 
 
 def make(kind, history_steps=STEPS, **kwargs):
     spec = spec_of(kind)
-    if kind == "mlp":
-        return make_mlp_network(spec, CODECS, history_steps=history_steps, width=8, **kwargs)
+    if kind != "conv":
+        maker = {"mlp": make_mlp_network, "gru": make_gru_network}[kind]
+        return maker(spec, CODECS, history_steps=history_steps, width=8, **kwargs)
     sizes = {"stages": ((4, 3, 2, 1),), "channels": 6, "representation_blocks": 1,
              "dynamics_blocks": 1, "prediction_blocks": 1, "head_planes": 2, "head_width": 5}
     return make_conv_network(spec, CODECS, history_steps=history_steps, **sizes | kwargs)
@@ -39,7 +42,7 @@ def make(kind, history_steps=STEPS, **kwargs):
 def history_of(kind, length=STEPS, seed=0):
     rng = np.random.default_rng(seed)
     shape = (BATCH, length, *SHAPES[kind])
-    observation = (rng.normal(size=shape).astype(np.float32) if kind == "mlp"
+    observation = (rng.normal(size=shape).astype(np.float32) if kind != "conv"
                    else rng.integers(0, 256, shape).astype(np.uint8))
     return types.History(
         observation=jnp.asarray(observation),
@@ -71,7 +74,7 @@ def built(kind, **kwargs):
     ), params
 
 
-KINDS = pytest.mark.parametrize("kind", ["mlp", "conv"])
+KINDS = pytest.mark.parametrize("kind", ["mlp", "gru", "conv"])
 
 
 @KINDS
@@ -88,7 +91,7 @@ def test_shapes_dtypes_and_range(kind, dtype):
     action = jnp.arange(BATCH, dtype=jnp.int32) % ACTIONS
     after = network.recurrent_inference(params, root.embedding, action)
     for prediction in (root, after):
-        assert prediction.embedding.shape == (BATCH, *{"mlp": (8,), "conv": (4, 4, 6)}[kind])
+        assert prediction.embedding.shape == (BATCH, *EMBEDDINGS[kind])
         assert prediction.embedding.dtype == jnp.dtype(dtype)  # The search tree's memory.
         assert prediction.policy_logits.shape == (BATCH, ACTIONS)
         assert prediction.value_logits.shape == (BATCH, 7)
@@ -175,6 +178,8 @@ def embedding_changes(made, history, **changes):
 def test_the_representation_reads_the_history(kind):
     """Every frame; the actions where they are valid; nothing of an action that is not.
 
+    The GRU does not step where an entry is not valid, so that it reads no frame there either.
+
     Planted: only the newest frame read; actions read where `valid` is False; actions not read.
     """
     made = built(kind)
@@ -182,7 +187,8 @@ def test_the_representation_reads_the_history(kind):
     history = history.replace(valid=history.valid.at[:2, 0].set(False))
     for step in range(STEPS):
         frames = history.observation.at[:, step].set(history.observation[:, step] // 2 + 1)
-        assert embedding_changes(made, history, observation=frames).all()
+        seen = history.valid[:, step] if kind == "gru" else np.ones(BATCH, bool)
+        np.testing.assert_array_equal(embedding_changes(made, history, observation=frames), seen)
     moved = history.action.at[:, 0].set((history.action[:, 0] + 1) % ACTIONS)
     np.testing.assert_array_equal(embedding_changes(made, history, action=moved),
                                   [False, False, True, True, True])
@@ -210,13 +216,30 @@ def test_a_network_without_actions_reads_none():
 
 
 @KINDS
+def test_history_rewards(kind):
+    """Read where the preset says so and where they are valid (the GRU: always); else never.
+
+    Planted: rewards read where `valid` is False; `history_rewards` ignored.
+    """
+    history = history_of(kind)
+    history = history.replace(valid=history.valid.at[:2, 0].set(False))
+    options = {} if kind == "gru" else {"history_rewards": True}
+    for step, valid in enumerate(np.asarray(history.valid).T):
+        moved = history.reward.at[:, step].add(1.0)
+        changed = embedding_changes(built(kind, **options), history, reward=moved)
+        np.testing.assert_array_equal(changed, valid)
+        if options:
+            assert not embedding_changes(built(kind), history, reward=moved).any()
+
+
+@KINDS
 def test_the_dynamics_reads_the_action(kind):
     """Three actions, three futures.
 
     Planted: the one-hot of the action multiplied by 0.
     """
     network, params = built(kind)
-    embedding = jax.random.uniform(jax.random.key(1), {"mlp": (1, 8), "conv": (1, 4, 4, 6)}[kind])
+    embedding = jax.random.uniform(jax.random.key(1), (1, *EMBEDDINGS[kind]))
     embedding = jnp.repeat(embedding, ACTIONS, axis=0)
     after = network.recurrent_inference(params, embedding, jnp.arange(ACTIONS))
     for leaf in (after.embedding, after.reward_logits, after.value_logits):
@@ -249,8 +272,23 @@ def test_parameter_counts_of_the_mlp():
     assert count(params["dynamics"]) == 104 + 125 + 72
     # Policy head 64 + 16 + (8·3 + 3) = 107, value head 64 + 16 + (8·7 + 7) = 143.
     assert count(params["prediction"]) == 107 + 143
+    # A reward for each frame more among the inputs.
+    rewards = jax.eval_shape(make("mlp", history_rewards=True).init, jax.random.key(0))
+    assert count(rewards) == 216 + 301 + 250 + 2 * 8
     assert count(jax.eval_shape(make("mlp", num_layers=3).init, jax.random.key(0))) == (
         216 + 301 + 250 + 2 * 2 * (64 + 16))  # Two more layers in two trunks.
+
+
+def test_parameter_counts_of_the_gru():
+    """Counted by hand; width 8, one layer, entries of 4 numbers, 3 one-hot actions, 1 reward.
+
+    Planted: frames of all steps given to each step.
+    """
+    params = jax.eval_shape(make("gru").init, jax.random.key(0))
+    # Entries of 8: 8·8 + 16 = 80. Three gates: 3·(8·8 + 8) from the entry, 3·8·8 and one bias of 8
+    # from the state (the reset gate is inside of it) = 416. Then Dense 72.
+    assert count(params["representation"]) == 80 + 416 + 72
+    assert count(params["dynamics"]) == 301 and count(params["prediction"]) == 250  # As the MLP.
 
 
 def test_parameter_counts_of_the_conv_network():
@@ -269,6 +307,27 @@ def test_parameter_counts_of_the_conv_network():
     # To 3 policy logits 5·3 + 3 = 18, to 7 value logits 5·7 + 7 = 42.
     head = 12 + 4 + 160 + 10
     assert count(params["prediction"]) == block + head + 18 + head + 42
+
+
+def test_stored_parameters_keep_their_names():
+    """What a checkpoint holds: trees of the default networks, told once.
+
+    Planted: `Trunk` without its stored name; one more module in the conv network's body.
+    """
+
+    def names(kind):
+        params = jax.eval_shape(make(kind).init, jax.random.key(0))
+        return {part: set(tree["params"]) for part, tree in params.items()}
+
+    assert names("mlp") == {
+        "representation": {"_Trunk_0", "Dense_0"},
+        "dynamics": {"_Trunk_0", "Head_0", "Dense_0"},
+        "prediction": {"Head_0", "Head_1"}}
+    assert names("conv") == {
+        "representation": {"Conv_0", "LayerNorm_0", "ResidualBlock_0", "Conv_1", "LayerNorm_1",
+                           "ResidualBlock_1"},
+        "dynamics": {"Dense_0", "Conv_0", "LayerNorm_0", "ResidualBlock_0", "_FlatHead_0"},
+        "prediction": {"ResidualBlock_0", "_FlatHead_0", "_FlatHead_1"}}
 
 
 def test_conv_refuses_what_is_no_image():

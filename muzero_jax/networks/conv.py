@@ -7,36 +7,50 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from muzero_jax.codecs import squash
 from muzero_jax.networks.blocks import Head, make_network, scale_embedding
 from muzero_jax.types import Array, Codecs, EnvSpec, History, Network
 
+Stage = tuple[int | str, int, int, int]
+
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with LayerNorm and a skip: `[B, H, W, C]` -> same shape."""
+    """Two 3x3 convolutions with LayerNorm and a skip: `[B, H, W, C]` -> same shape.
+
+    With `channels`, the first one has the `stride` and the skip is a 1x1 convolution with the same
+    stride: `[B, ceil(H / stride), ceil(W / stride), channels]` (He et al. 2016).
+    """
 
     dtype: Any
+    channels: int | None = None
+    stride: int = 1
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        channels = x.shape[-1]
-        y = nn.Conv(channels, (3, 3), dtype=self.dtype, use_bias=False)(x)
+        channels = x.shape[-1] if self.channels is None else self.channels
+        strides = (self.stride, self.stride)
+        y = nn.Conv(channels, (3, 3), strides, dtype=self.dtype, use_bias=False)(x)
         y = nn.relu(nn.LayerNorm(dtype=self.dtype)(y))
         y = nn.Conv(channels, (3, 3), dtype=self.dtype, use_bias=False)(y)
-        return nn.relu(nn.LayerNorm(dtype=self.dtype)(y) + x)
+        y = nn.LayerNorm(dtype=self.dtype)(y)
+        if self.channels is not None:
+            x = nn.Conv(channels, (1, 1), strides, dtype=self.dtype, use_bias=False)(x)
+            x = nn.LayerNorm(dtype=self.dtype)(x)
+        return nn.relu(y + x)
 
 
 class _Representation(nn.Module):
-    """`History` `[B, S]` of images -> embedding `[B, h, w, channels]`.
+    """`History` `[B, S]` of images -> embedding `[B, h, w, C]`.
 
-    The input is frames and, one each, action planes a/A (MuZero appendix E). `stages` are
-    (channels, kernel, stride, residual blocks).
+    The input is frames and, one for each frame, action planes a/A (MuZero appendix E) and planes
+    of squashed rewards. `stages` are those of `make_conv_network`.
     """
 
     num_actions: int
-    stages: tuple[tuple[int, int, int, int], ...]
-    channels: int
+    stages: tuple[Stage, ...]
     num_blocks: int
     action_planes: bool
+    history_rewards: bool
     dtype: Any
 
     @nn.compact
@@ -46,21 +60,33 @@ class _Representation(nn.Module):
             frames = frames.astype(self.dtype) / 255
         batch, length, height, width, depth = frames.shape
         x = jnp.moveaxis(frames, 1, 3).reshape(batch, height, width, length * depth)
+        levels = []  # Of constant planes, `[B, S]` each.
         if self.action_planes:
-            levels = jnp.where(history.valid, history.action / self.num_actions, 0.0)
-            planes = jnp.broadcast_to(levels[:, None, None, :], (batch, height, width, length))
+            levels.append(history.action / self.num_actions)
+        if self.history_rewards:
+            levels.append(squash(history.reward))
+        for level in levels:
+            level = jnp.where(history.valid, level, 0.0)[:, None, None, :]
+            planes = jnp.broadcast_to(level, (batch, height, width, length))
             x = jnp.concatenate([x, planes.astype(self.dtype)], axis=-1)
         x = x.astype(self.dtype)
-        for channels, kernel, stride, blocks in (*self.stages, (self.channels, 3, 1, 0)):
-            x = nn.Conv(
-                channels, (kernel, kernel), (stride, stride), dtype=self.dtype, use_bias=False
-            )(x)
-            x = nn.relu(nn.LayerNorm(dtype=self.dtype)(x))
-            for _ in range(blocks):
+        for stage in self.stages:
+            x = self._downsample(x, *stage[:3])
+            for _ in range(stage[3]):
                 x = ResidualBlock(self.dtype)(x)
         for _ in range(self.num_blocks):
             x = ResidualBlock(self.dtype)(x)
         return scale_embedding(x)
+
+    def _downsample(self, x: Array, kind: int | str, size: int, stride: int) -> Array:
+        strides = (stride, stride)
+        if kind == "pool":
+            x = nn.avg_pool(x, (size, size), strides, "SAME", count_include_pad=False)
+            return x.astype(self.dtype)  # The division is by float32 counts.
+        if kind == "residual":
+            return ResidualBlock(self.dtype, size, stride)(x)
+        x = nn.Conv(kind, (size, size), strides, dtype=self.dtype, use_bias=False)(x)
+        return nn.relu(nn.LayerNorm(dtype=self.dtype)(x))
 
 
 class _FlatHead(nn.Module):
@@ -87,14 +113,21 @@ class _Dynamics(nn.Module):
     head_planes: int
     head_width: int
     dtype: Any
+    spatial: bool
 
     @nn.compact
     def __call__(self, embedding: Array, action: Array) -> tuple[Array, Array]:
-        channels = embedding.shape[-1]
-        one_hot = jax.nn.one_hot(action, self.num_actions, dtype=self.dtype)
-        # A one-hot action is A constant planes; a 1x1 convolution over them is one vector each.
-        planes = nn.Dense(channels, dtype=self.dtype, use_bias=False)(one_hot)[:, None, None, :]
-        x = nn.Conv(channels, (3, 3), dtype=self.dtype, use_bias=False)(embedding) + planes
+        batch, height, width, channels = embedding.shape
+        x, planes = embedding, 0.0
+        if self.spatial:
+            # Action H·W, the pass, is out of range and leaves its plane empty.
+            point = jax.nn.one_hot(action, height * width, dtype=self.dtype)
+            x = jnp.concatenate([x, point.reshape(batch, height, width, 1)], axis=-1)
+        else:
+            one_hot = jax.nn.one_hot(action, self.num_actions, dtype=self.dtype)
+            # A one-hot action is A constant planes; a 1x1 convolution over them is a vector each.
+            planes = nn.Dense(channels, dtype=self.dtype, use_bias=False)(one_hot)[:, None, None]
+        x = nn.Conv(channels, (3, 3), dtype=self.dtype, use_bias=False)(x) + planes
         x = nn.relu(nn.LayerNorm(dtype=self.dtype)(x) + embedding)
         for _ in range(self.num_blocks):
             x = ResidualBlock(self.dtype)(x)
@@ -128,45 +161,93 @@ def make_conv_network(
     codecs: Codecs,
     *,
     history_steps: int,
-    stages: Sequence[Sequence[int]] = ((16, 3, 2, 0), (32, 3, 2, 0), (32, 3, 2, 0)),
-    channels: int = 32,
+    stages: Sequence[Sequence[int | str]] = ((16, 3, 2, 0), (32, 3, 2, 0), (32, 3, 2, 0)),
+    channels: int | None = 32,
     representation_blocks: int = 1,
     dynamics_blocks: int = 1,
     prediction_blocks: int = 0,
     head_planes: int = 8,
     head_width: int = 64,
     action_planes: bool = True,
+    history_rewards: bool = False,
+    action_encoding: str = "constant",
     dtype: str = "float32",
 ) -> Network:
-    """A residual network: downsampling `stages`, then a tower of `channels` planes.
+    """A residual network: downsampling `stages`, then a tower of residual blocks.
+
+    The networks of MuZero (appendix F) are so many arguments of this function, with LayerNorm in
+    place of BatchNorm, which would make examples of a batch depend on each other.
 
     Args:
       spec: observations are `(H, W, C)`, uint8 (scaled by 1/255) or float.
       codecs: give the head sizes.
       history_steps: S.
-      stages: (channels, kernel, stride, residual blocks) of each downsampling stage.
-      channels: planes of the embedding.
-      representation_blocks: residual blocks after the stages.
+      stages: in order, each with a number of residual blocks behind it:
+        (channels, kernel, stride, blocks), a convolution;
+        ("residual", channels, stride, blocks), a residual block with a stride;
+        ("pool", window, stride, blocks), average pooling.
+      channels: planes of one more 3x3 convolution after the stages; None: there is none, the
+        embedding has the planes of the last stage.
+      representation_blocks: residual blocks after that.
       dynamics_blocks: residual blocks of a dynamics step.
       prediction_blocks: residual blocks before the heads.
       head_planes: planes that a head reads.
       head_width: hidden units of a head.
       action_planes: whether the representation sees the history's actions.
+      history_rewards: whether it sees the history's rewards (`codecs.squash`).
+      action_encoding: how a dynamics step sees its action. "constant": A constant planes, one-hot.
+        "spatial": one plane with a 1 at the point played, action = row·W + column, and empty for
+        a pass, action H·W (appendix E, Go); needs an embedding as large as the board.
       dtype: of the body and the embedding; parameters, heads and logits stay float32.
+
+    Raises:
+      ValueError: where the observations are no images, a stage is none, or actions are no points.
     """
     if len(spec.observation_shape) != 3:
         raise ValueError(f"network: images have shape (H, W, C), got {spec.observation_shape}")
+    stages = tuple(_checked_stage(stage) for stage in stages)
+    _check_action_encoding(action_encoding, spec, stages)
+    if channels is not None:
+        stages += ((channels, 3, 1, 0),)
     actions, value, reward = spec.num_actions, codecs.value.num_logits, codecs.reward.num_logits
     dtype = jnp.dtype(dtype)
     sizes = (head_planes, head_width, dtype)
-    stages = tuple(tuple(stage) for stage in stages)
     return make_network(
         spec,
         history_steps=history_steps,
         num_reward_logits=reward,
         representation=_Representation(
-            actions, stages, channels, representation_blocks, action_planes, dtype
+            actions, stages, representation_blocks, action_planes, history_rewards, dtype
         ),
-        dynamics=_Dynamics(actions, reward, dynamics_blocks, *sizes),
+        dynamics=_Dynamics(actions, reward, dynamics_blocks, *sizes, action_encoding == "spatial"),
         prediction=_Prediction(actions, value, prediction_blocks, *sizes),
     )
+
+
+def _checked_stage(stage: Sequence[int | str]) -> Stage:
+    stage = tuple(stage)
+    numbers = stage[1:] if stage[:1] in (("pool",), ("residual",)) else stage
+    whole = len(stage) == 4 and all(isinstance(number, int) for number in numbers)
+    if not whole or min(numbers[:-1]) < 1 or numbers[-1] < 0:
+        raise ValueError(
+            "network.stages must be (channels, kernel, stride, residual blocks) each, the first"
+            " three >= 1; ('residual', channels, stride, blocks) or ('pool', window, stride,"
+            f" blocks) (got {stage})"
+        )
+    return stage
+
+
+def _check_action_encoding(name: str, spec: EnvSpec, stages: tuple[Stage, ...]) -> None:
+    if name not in ("constant", "spatial"):
+        raise ValueError(
+            f"network.action_encoding must be one of ('constant', 'spatial') (got {name!r})"
+        )
+    height, width, _ = spec.observation_shape
+    points = height * width
+    same_size = all(stage[2] == 1 for stage in stages)
+    if name == "spatial" and not (same_size and spec.num_actions in (points, points + 1)):
+        raise ValueError(
+            f"network.action_encoding='spatial' needs stages of stride 1 and {points} actions, one"
+            f" for each point of {height}x{width}, or one more to pass (got {spec.num_actions}"
+            " actions); 'constant' takes any"
+        )

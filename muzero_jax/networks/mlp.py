@@ -6,11 +6,14 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from muzero_jax.codecs import squash
 from muzero_jax.networks.blocks import Head, make_network, scale_embedding
 from muzero_jax.types import Array, Codecs, EnvSpec, History, Network
 
+_TRUNK = "_Trunk_0"  # As stored checkpoints name it.
 
-class _Trunk(nn.Module):
+
+class Trunk(nn.Module):
     """`num_layers` of Dense, LayerNorm and ReLU: `[B, D]` -> `[B, width]`."""
 
     width: int
@@ -31,6 +34,7 @@ class _Representation(nn.Module):
     num_actions: int
     width: int
     num_layers: int
+    history_rewards: bool
     dtype: Any
 
     @nn.compact
@@ -41,11 +45,14 @@ class _Representation(nn.Module):
             actions = jax.nn.one_hot(history.action, self.num_actions, dtype=self.dtype)
             seen = history.valid[..., None].astype(self.dtype)
             x = jnp.concatenate([x, (actions * seen).reshape(batch, -1), seen[..., 0]], axis=-1)
-        x = _Trunk(self.width, self.num_layers, self.dtype)(x)
+        if self.history_rewards:
+            rewards = jnp.where(history.valid, squash(history.reward), 0.0)
+            x = jnp.concatenate([x, rewards.astype(self.dtype)], axis=-1)
+        x = Trunk(self.width, self.num_layers, self.dtype, name=_TRUNK)(x)
         return scale_embedding(nn.Dense(self.width, dtype=self.dtype)(x))
 
 
-class _Dynamics(nn.Module):
+class Dynamics(nn.Module):
     """(embedding `[B, width]`, action `[B]`) -> (embedding, reward logits)."""
 
     num_actions: int
@@ -58,13 +65,13 @@ class _Dynamics(nn.Module):
     def __call__(self, embedding: Array, action: Array) -> tuple[Array, Array]:
         one_hot = jax.nn.one_hot(action, self.num_actions, dtype=self.dtype)
         x = jnp.concatenate([embedding, one_hot], axis=-1)
-        x = _Trunk(self.width, self.num_layers, self.dtype)(x)
+        x = Trunk(self.width, self.num_layers, self.dtype, name=_TRUNK)(x)
         reward_logits = Head(self.num_logits, self.width, self.dtype)(x)
         moved = nn.Dense(self.width, dtype=self.dtype)(x)
         return scale_embedding(embedding + moved), reward_logits
 
 
-class _Prediction(nn.Module):
+class Prediction(nn.Module):
     """embedding `[B, width]` -> (policy logits, value logits)."""
 
     num_actions: int
@@ -85,11 +92,13 @@ def make_mlp_network(
     history_steps: int,
     width: int = 128,
     num_layers: int = 1,
+    history_rewards: bool = False,
     dtype: str = "float32",
 ) -> Network:
     """An MLP network: every layer has `width` units, the body computes in `dtype`.
 
-    Parameters, heads and logits stay float32; the embedding has the body's dtype.
+    Parameters, heads and logits stay float32; the embedding has the body's dtype. With
+    `history_rewards` the representation also sees the history's rewards (`codecs.squash`).
     """
     actions, value, reward = spec.num_actions, codecs.value.num_logits, codecs.reward.num_logits
     dtype = jnp.dtype(dtype)
@@ -97,7 +106,7 @@ def make_mlp_network(
         spec,
         history_steps=history_steps,
         num_reward_logits=reward,
-        representation=_Representation(actions, width, num_layers, dtype),
-        dynamics=_Dynamics(actions, reward, width, num_layers, dtype),
-        prediction=_Prediction(actions, value, width, dtype),
+        representation=_Representation(actions, width, num_layers, history_rewards, dtype),
+        dynamics=Dynamics(actions, reward, width, num_layers, dtype),
+        prediction=Prediction(actions, value, width, dtype),
     )
