@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from muzero_jax.envs import host
+from muzero_jax.envs.checked import EnvError
 
 
 def _play(env, actions):
@@ -217,22 +218,19 @@ def test_sticky_and_noop_options_act():
 
 
 @pytest.mark.envpool
-def test_actions_are_checked():
-    """envpool accepts them all. Planted bugs seen: `>` for `>=`; the dtype check left out."""
+def test_every_maker_returns_a_checked_environment():
+    """envpool accepts all of these. Planted bug seen: `_host_env` returns the bare one."""
     env = host.make_atari("Pong", seeds=[1, 2])
-    with pytest.raises(RuntimeError, match="step called before reset"):
+    with pytest.raises(EnvError, match="step called before reset"):
         env.step(np.zeros(2, np.int32))
     env.reset()
-    for bad, message in (
-        ([0, 99], r"^action 99 outside \[0, 6\)$"),
-        ([6, 0], r"^action 6 outside \[0, 6\)$"),
-        ([-1, 0], r"^action -1 outside \[0, 6\)$"),
-        ([0.0, 1.0], r"^action \(2,\) float64, needed \(2,\) integer$"),
-        ([0], r"^action \(1,\) int64, needed \(2,\) integer$"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            env.step(np.array(bad))
-    env.step(np.array([5, 0]))
+    with pytest.raises(EnvError, match=r"^env 1, step 1: action 99 outside \[0, 6\)$"):
+        env.step(np.array([0, 99]))
+    env = host.make_classic("CartPole-v1", seeds=[1, 2])
+    env.reset()
+    with pytest.raises(EnvError, match=r"^step 1: action \(2,\) float64, needed \(2,\) integer$"):
+        env.step(np.array([0.0, 1.0]))
+    env.step(np.array([1, 0]))
 
 
 @pytest.mark.envpool

@@ -1,5 +1,6 @@
 """Names of the Atari games that envpool registers, and published scores of 57 of them."""
 
+from collections.abc import Iterable
 import difflib
 
 # As envpool 1.2.5 registers them, without `-v5`. A copy, because importing envpool takes seconds.
@@ -83,9 +84,9 @@ RANDOM_AND_HUMAN_SCORES = {
 }
 
 
-def canonical_name(game: str) -> str:
-    """Returns envpool's spelling of `game`, given as `"Pong"`, `"pong"` or `"Pong-v5"`."""
-    by_lower = {name.lower(): name for name in GAMES}
+def canonical_name(game: str, games: Iterable[str] = GAMES) -> str:
+    """Returns the spelling in `games` of `game`, given as `"Pong"`, `"pong"` or `"Pong-v5"`."""
+    by_lower = {name.lower(): name for name in games}
     asked = game.lower().removesuffix("-v5")
     if asked in by_lower:
         return by_lower[asked]

@@ -1,4 +1,4 @@
-"""The one adapter from envpool to `HostEnv`; envpool resets in the next step, as `DESIGN` asks."""
+"""The one adapter from envpool to checked `HostEnv`s; it resets in the next step, as we do."""
 
 from collections.abc import Sequence
 import difflib
@@ -9,6 +9,7 @@ import numpy as np
 
 from muzero_jax import types
 from muzero_jax.envs import atari_games
+from muzero_jax.envs.checked import check_host_env
 
 TRAIN = 0
 EVAL = 1
@@ -18,6 +19,26 @@ RANDOM = 2
 _IMAGES = {
     "gray84": {"img_height": 84, "img_width": 84, "gray_scale": True},
     "rgb96": {"img_height": 96, "img_width": 96, "gray_scale": False},
+}
+
+# Game of procgen -> distributions of levels that envpool has of it.
+PROCGEN_GAMES = {
+    "bigfish": ("easy", "hard"),
+    "bossfight": ("easy", "hard"),
+    "caveflyer": ("easy", "hard", "memory", "exploration"),
+    "chaser": ("easy", "hard", "extreme"),
+    "climber": ("easy", "hard", "exploration"),
+    "coinrun": ("easy", "hard", "exploration"),
+    "dodgeball": ("easy", "hard", "extreme", "memory"),
+    "fruitbot": ("easy", "hard"),
+    "heist": ("easy", "hard", "memory", "exploration"),
+    "jumper": ("easy", "hard", "memory", "exploration"),
+    "leaper": ("easy", "hard", "extreme", "exploration"),
+    "maze": ("easy", "hard", "memory", "exploration"),
+    "miner": ("easy", "hard", "memory"),
+    "ninja": ("easy", "hard", "exploration"),
+    "plunder": ("easy", "hard"),
+    "starpilot": ("easy", "hard", "extreme"),
 }
 
 
@@ -88,9 +109,49 @@ def make_atari(
         reward_clip=False,
         **_IMAGES[image],
     )
-    channels, height, width = pool.observation_space.shape
-    spec = _spec(pool, (height, width, channels), "uint8")
-    return _host_env(pool, spec, len(seeds), life_loss_is_end)
+    return _host_env(pool, _image_spec(pool), len(seeds), life_loss_is_end=life_loss_is_end)
+
+
+def make_procgen(
+    game: str,
+    *,
+    seeds: Sequence[int],
+    num_threads: int = 0,
+    distribution: str = "easy",
+    num_levels: int = 0,
+    start_level: int = 0,
+) -> types.HostEnv:
+    """Makes `len(seeds)` procgen games with frames `[E, 64, 64, 3]` uint8 and 15 actions.
+
+    Some of the actions do the same. Unlike the original, envpool delivers the final frame, and the
+    frame of the next level one row later. The limit of an episode is the game's own (500 to 6,000
+    steps) and no option: envpool's does not end an episode but calls every later end truncated. A
+    level completed at the very limit is a termination; a death there counts as truncated.
+    Published scores train on `num_levels=200` of "easy" (500 of "hard") and test with 0 (Cobbe et
+    al. 2020). envpool loads procgen with the libraries of Qt 5, which the system has to have.
+
+    Args:
+      game: `"coinrun"` or `"Coinrun"`.
+      seeds: one per environment, see `env_seeds`; they choose the order of the levels.
+      num_threads: of envpool; 0 lets it choose.
+      distribution: `"easy"`, `"hard"`, or another of the game in `PROCGEN_GAMES`.
+      num_levels: how many levels there are; 0 is all of them.
+      start_level: number of the first one; it means nothing where `num_levels` is 0.
+    """
+    name = atari_games.canonical_name(game, PROCGEN_GAMES)
+    if distribution not in (known := PROCGEN_GAMES[name]):
+        told = f"unknown distribution {distribution!r} of {name}; known: {', '.join(known)}"
+        raise ValueError(told)
+    _check_range("num_levels", num_levels, 0, 2**31 - 1)
+    _check_range("start_level", start_level, 0, 2**31 - 1)
+    pool = _make_pool(
+        f"{name.capitalize()}{distribution.capitalize()}-v0",
+        seeds,
+        num_threads=num_threads,
+        num_levels=num_levels,
+        start_level=start_level,
+    )
+    return _host_env(pool, _image_spec(pool), len(seeds), over="prev_level_complete")
 
 
 def make_classic(
@@ -98,8 +159,10 @@ def make_classic(
 ) -> types.HostEnv:
     """Makes `len(seeds)` environments with float32 observations `[E, ...]` and discrete actions.
 
-    envpool reports an episode that ends at the very step of its limit as truncated, and for these
-    tasks nothing tells the two apart.
+    envpool reports an episode that terminates at the very step of its limit as truncated, and for
+    these tasks nothing tells the two apart: that one row bootstraps (d = 1) where d = 0 is right.
+    It takes a landing in LunarLander at step 1,000 of 1,000, or Acrobot's first success at step
+    500 of 500; scores, which are sums of rewards, do not change.
 
     Args:
       task: a name of envpool, e.g. `"CartPole-v1"`.
@@ -115,7 +178,7 @@ def make_classic(
             f"env {task!r} has actions {pool.action_space} and observations {shape} {dtype}; "
             "needed: discrete actions and float32 observations"
         )
-    return _host_env(pool, _spec(pool, shape, "float32"), len(seeds), life_loss_is_end=False)
+    return _host_env(pool, _spec(pool, shape, "float32"), len(seeds))
 
 
 def _make_pool(task: str, seeds: Sequence[int], **options: Any):
@@ -135,7 +198,10 @@ def _make_pool(task: str, seeds: Sequence[int], **options: Any):
     with warnings.catch_warnings():
         # Bounds given in float64 for float32 observations: nothing that a user could mend.
         warnings.filterwarnings("ignore", ".*precision lowered by casting.*", UserWarning)
-        pool = envpool.make_gymnasium(task, num_envs=len(seeds), seed=seeds, **options)
+        try:
+            pool = envpool.make_gymnasium(task, num_envs=len(seeds), seed=seeds, **options)
+        except ImportError as error:  # A library that the suite needs; the message names it.
+            raise ValueError(f"env {task!r}: {error}") from None
         pool.observation_space  # noqa: B018 (made at the first look, then kept)
     return pool
 
@@ -152,8 +218,24 @@ def _spec(pool, shape: tuple[int, ...], dtype: str) -> types.EnvSpec:
     )
 
 
-def _host_env(pool, spec: types.EnvSpec, num_envs: int, life_loss_is_end: bool) -> types.HostEnv:
-    """Wraps a `pool`; between calls it remembers each environment's `last` flag and lives."""
+def _image_spec(pool) -> types.EnvSpec:
+    """Describes a `pool` of images, which are `[C, H, W]` there."""
+    channels, height, width = pool.observation_space.shape
+    return _spec(pool, (height, width, channels), "uint8")
+
+
+def _host_env(
+    pool,
+    spec: types.EnvSpec,
+    num_envs: int,
+    *,
+    over: str = "terminated",
+    life_loss_is_end: bool = False,
+) -> types.HostEnv:
+    """Wraps a `pool`; between calls it remembers each environment's `last` flag and lives.
+
+    `info[over]`, where there is one, is true of a game that is over at the very limit.
+    """
     memory: dict[str, np.ndarray] = {}
 
     def reset():
@@ -169,13 +251,10 @@ def _host_env(pool, spec: types.EnvSpec, num_envs: int, life_loss_is_end: bool) 
         )
 
     def step(action):
-        if not memory:
-            raise RuntimeError("step called before reset")
-        action = _check_action(action, num_envs, spec.num_actions)
         observation, reward, terminated, truncated, info = pool.step(action)
         first, last = memory["last"], terminated | truncated
-        # envpool calls a game that is over at the very limit truncated; Atari tells the truth.
-        dead = terminated | (truncated & info.get("terminated", terminated).astype(bool))
+        # envpool calls a game that is over at the very limit truncated; some tell the truth.
+        dead = terminated | (truncated & info.get(over, terminated).astype(bool))
         if life_loss_is_end:
             dead = dead | (info["lives"] < memory["lives"])
         memory.update(last=last, lives=info.get("lives"))
@@ -188,7 +267,7 @@ def _host_env(pool, spec: types.EnvSpec, num_envs: int, life_loss_is_end: bool) 
             invalid_actions=None,
         )
 
-    return types.HostEnv(spec=spec, num_envs=num_envs, reset=reset, step=step)
+    return check_host_env(types.HostEnv(spec=spec, num_envs=num_envs, reset=reset, step=step))
 
 
 def _layout(observation: np.ndarray, spec: types.EnvSpec) -> np.ndarray:
@@ -196,17 +275,6 @@ def _layout(observation: np.ndarray, spec: types.EnvSpec) -> np.ndarray:
     if spec.observation_dtype == "uint8":
         observation = np.moveaxis(observation, 1, -1)
     return np.ascontiguousarray(observation, spec.observation_dtype)
-
-
-def _check_action(action, num_envs: int, num_actions: int) -> np.ndarray:
-    """Returns `action` `[E]` as int32; envpool itself accepts any number."""
-    action = np.asarray(action)
-    if action.shape != (num_envs,) or not np.issubdtype(action.dtype, np.integer):
-        raise ValueError(f"action {action.shape} {action.dtype}, needed ({num_envs},) integer")
-    outside = (action < 0) | (action >= num_actions)
-    if outside.any():
-        raise ValueError(f"action {action[outside][0]} outside [0, {num_actions})")
-    return action.astype(np.int32)
 
 
 def _check_range(name: str, value: float, low: float, high: float | None) -> None:

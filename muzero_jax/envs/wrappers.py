@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from muzero_jax import types
+from muzero_jax.envs.checked import check_host_env
 
 
 @chex.dataclass(frozen=True)
@@ -99,7 +100,7 @@ def _typed(state, timestep: types.TimeStep):
 
 
 def as_host_env(env: types.Env, num_envs: int, key: chex.PRNGKey) -> types.HostEnv:
-    """Serves a JAX environment `[num_envs]` as a `HostEnv`, for evaluation and host-side loops."""
+    """Serves a JAX environment `[num_envs]` as a checked `HostEnv`, for evaluation or host code."""
     reset_key, run_key = jax.random.split(key)
     reset_all = jax.jit(jax.vmap(env.reset))
     step_all = jax.jit(
@@ -119,4 +120,5 @@ def as_host_env(env: types.Env, num_envs: int, key: chex.PRNGKey) -> types.HostE
         memory["count"] += 1
         return jax.device_get(timestep)
 
-    return types.HostEnv(spec=env.spec, num_envs=num_envs, reset=reset, step=step)
+    host_env = types.HostEnv(spec=env.spec, num_envs=num_envs, reset=reset, step=step)
+    return check_host_env(host_env)

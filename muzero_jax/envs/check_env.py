@@ -1,0 +1,83 @@
+"""A trial of a pure JAX environment, which cannot be checked inside a compiled program."""
+
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from muzero_jax import types
+from muzero_jax.envs import wrappers
+from muzero_jax.envs.checked import EnvError
+
+
+def check_env(env: types.Env, *, num_steps: int, key: chex.PRNGKey, num_envs: int = 8) -> None:
+    """Plays random legal actions and checks every row by the rules of `check_host_env`.
+
+    Before that: state and rows keep structure, shapes and dtypes, and the same state, action and
+    key give the same output.
+
+    Args:
+      env: resets itself, see `auto_reset`.
+      num_steps: steps of each environment; enough for at least one of them to end an episode.
+      key: of the trial.
+      num_envs: how many play.
+
+    Raises:
+      EnvError: one line with environment, step, and what is wrong.
+    """
+    reset_key, step_key, host_key, action_key = jax.random.split(key, 4)
+    state, timestep = _twice("reset", env.reset, reset_key)
+    invalid = timestep.invalid_actions
+    action = jnp.int32(0) if invalid is None else jnp.argmin(invalid).astype(jnp.int32)
+    next_state, next_timestep = _twice("step", env.step, state, action, step_key)
+    _check_form("state", state, next_state)
+    _check_form("time step", timestep, next_timestep)
+    host_env = wrappers.as_host_env(env, num_envs, host_key)
+    random = np.random.default_rng(np.asarray(jax.random.key_data(action_key)))
+    rows, ends = host_env.reset(), 0
+    for _ in range(num_steps):
+        noise = random.random((num_envs, env.spec.num_actions))
+        if rows.invalid_actions is not None:
+            noise[rows.invalid_actions] = -1.0
+        rows = host_env.step(np.argmax(noise, axis=1))
+        ends += np.count_nonzero(rows.first)
+    if not ends:
+        raise EnvError(f"no episode ended in {num_steps} steps: nothing is known of ends; raise it")
+
+
+def _twice(name: str, function: Callable[..., Any], *args: Any) -> Any:
+    """Returns `function(*args)`; refuses one that gives something else the second time."""
+    # Each is traced anew: a compiled function repeats what it once took from outside.
+    once, again = (jax.jit(lambda *args: function(*args))(*args) for _ in range(2))
+    for (path, x), y in zip(
+        jax.tree_util.tree_leaves_with_path(once), jax.tree.leaves(again), strict=True
+    ):
+        if _bytes(x) != _bytes(y):
+            where = jax.tree_util.keystr(path)
+            raise EnvError(f"{name}: two calls with the same arguments differ in output{where}")
+    return once
+
+
+def _bytes(x: types.Array) -> bytes:
+    """The bits of a leaf, which may be an array of keys."""
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        x = jax.random.key_data(x)
+    return np.asarray(x).tobytes()
+
+
+def _check_form(name: str, after_reset: Any, after_step: Any) -> None:
+    """Refuses leaves that differ in place, shape or dtype."""
+    forms = [
+        {
+            jax.tree_util.keystr(path): f"{leaf.shape} {leaf.dtype}"
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        }
+        for tree in (after_reset, after_step)
+    ]
+    for path in sorted(forms[0].keys() | forms[1].keys()):
+        reset, step = (form.get(path, "nothing") for form in forms)
+        if reset != step:
+            raise EnvError(f"{name}{path}: {reset} after reset, {step} after step")

@@ -1,0 +1,165 @@
+"""The contract of environments, checked at every step; nothing that breaks it is stored."""
+
+from typing import Any
+
+import numpy as np
+
+from muzero_jax import types
+
+
+class EnvError(ValueError):
+    """An environment, or whoever plays it, broke the contract: one line says where and how."""
+
+
+def check_host_env(env: types.HostEnv) -> types.HostEnv:
+    """Wraps `env` so that every time step and every action is checked against `env.spec`.
+
+    The checks are a few NumPy calls on `[E]` and stay on in training. Step n is the n-th call of
+    `step`; the rows of `reset` are step 0.
+
+    Returns:
+      The same environment; its `step` takes any integer dtype and hands int32 on.
+
+    Raises:
+      EnvError: at once for a spec that cannot be, later from `reset` and `step`.
+    """
+    _check_spec(env.spec, env.num_envs)
+    memory: dict[str, Any] = {}  # Newest rows, `[E]` steps of each episode, number of steps.
+
+    def reset():
+        timestep = env.reset()
+        masked = timestep.invalid_actions is not None
+        declared = _declared(env.spec, env.num_envs, masked)
+        _check_arrays(timestep, declared, 0)
+        was_last = np.ones(env.num_envs, bool)  # As if an episode had ended before.
+        _check_values(timestep, env.spec, 0)
+        _check_ends(timestep, was_last, env.spec, 0)
+        steps = np.zeros(env.num_envs, np.int64)
+        memory.update(rows=timestep, steps=steps, count=0, declared=declared)
+        return timestep
+
+    def step(action):
+        if not memory:
+            raise EnvError("step called before reset")
+        rows, count = memory["rows"], memory["count"] + 1
+        action = _check_action(action, rows, env.spec, count)
+        timestep = env.step(action)
+        _check_arrays(timestep, memory["declared"], count)
+        _check_fresh(timestep.observation, rows.observation, count)
+        _check_values(timestep, env.spec, count)
+        _check_ends(timestep, rows.last, env.spec, count)
+        steps = _count_steps(timestep, rows.last, memory["steps"], env.spec, count)
+        memory.update(rows=timestep, steps=steps, count=count)
+        return timestep
+
+    return types.HostEnv(spec=env.spec, num_envs=env.num_envs, reset=reset, step=step)
+
+
+def _check_spec(spec: types.EnvSpec, num_envs: int) -> None:
+    """Refuses numbers that no environment can have."""
+    for name, value in (
+        ("num_envs", num_envs),
+        ("spec.num_actions", spec.num_actions),
+        ("spec.max_steps", spec.max_steps),
+    ):
+        if value < 1:
+            raise EnvError(f"{name} {value} must be >= 1")
+    if spec.turn_sign not in (1, -1):
+        raise EnvError(f"spec.turn_sign {spec.turn_sign} must be 1 (one player) or -1 (two)")
+
+
+def _declared(spec: types.EnvSpec, num_envs: int, masked: bool) -> dict[str, tuple | None]:
+    """Shape and dtype of each field of a `TimeStep`; None for masks where there are none."""
+    each = (num_envs,)
+    return {
+        "observation": (each + spec.observation_shape, np.dtype(spec.observation_dtype)),
+        "reward": (each, np.dtype(np.float32)),
+        "discount": (each, np.dtype(np.float32)),
+        "first": (each, np.dtype(bool)),
+        "last": (each, np.dtype(bool)),
+        "invalid_actions": (each + (spec.num_actions,), np.dtype(bool)) if masked else None,
+    }
+
+
+def _check_arrays(timestep: types.TimeStep, declared, count: int) -> None:
+    """Refuses a field of `timestep` with another shape or dtype than `declared`."""
+    for name, form in declared.items():
+        came = getattr(timestep, name)
+        if (came is None) != (form is None):
+            raise EnvError(f"step {count}: {name} must be None at every step or at none")
+        if form is None or isinstance(came, np.ndarray) and (came.shape, came.dtype) == form:
+            continue
+        told = f"{came.shape} {came.dtype}" if isinstance(came, np.ndarray) else type(came).__name__
+        raise EnvError(f"step {count}: {name} {told}, declared {form[0]} {form[1]}")
+
+
+def _check_fresh(observation: np.ndarray, before: np.ndarray, count: int) -> None:
+    """Refuses an array that is written again while the device may still read it."""
+    if observation.flags.writeable and np.may_share_memory(observation, before):
+        raise EnvError(f"step {count}: observation is the array of the step before; copy it")
+
+
+def _check_action(action, rows: types.TimeStep, spec: types.EnvSpec, count: int) -> np.ndarray:
+    """Returns `action` `[E]`, to be done after `rows` `[E]`, as int32."""
+    action, needed = np.asarray(action), rows.reward.shape
+    if action.shape != needed or not np.issubdtype(action.dtype, np.integer):
+        told = f"{action.shape} {action.dtype}"
+        raise EnvError(f"step {count}: action {told}, needed {needed} integer")
+    outside = (action < 0) | (action >= spec.num_actions)
+    _refuse(outside, count, f"action {{}} outside [0, {spec.num_actions})", action)
+    if rows.invalid_actions is not None:
+        illegal = rows.invalid_actions[np.arange(len(action)), action] & ~rows.last
+        _refuse(illegal, count, "action {} is not legal: invalid_actions is True for it", action)
+    return action.astype(np.int32, copy=False)
+
+
+def _check_values(timestep: types.TimeStep, spec: types.EnvSpec, count: int) -> None:
+    """Refuses numbers that are not finite, discounts not declared, and rows without a move."""
+    reward, discount, observation = timestep.reward, timestep.discount, timestep.observation
+    _refuse(~np.isfinite(reward), count, "reward {} is not finite", reward)
+    if observation.dtype.kind == "f" and not np.isfinite(observation).all():
+        finite = np.isfinite(observation).reshape(len(observation), -1).all(axis=1)
+        _refuse(~finite, count, "observation is not finite")
+    undeclared = (discount != 0) & (discount != spec.turn_sign)
+    _refuse(undeclared, count, f"discount {{}}, declared 0 or {spec.turn_sign}", discount)
+    if timestep.invalid_actions is not None:
+        stuck = timestep.invalid_actions.all(axis=1) & ~timestep.last
+        _refuse(stuck, count, "no legal action: invalid_actions is True for all")
+
+
+def _check_ends(timestep: types.TimeStep, was_last, spec: types.EnvSpec, count: int) -> None:
+    """Refuses rows that do not follow from whether the rows before were `last` (`[E]`)."""
+    first, last, discount = timestep.first, timestep.last, timestep.discount
+    where = "of reset()" if count == 0 else "after `last`"
+    _refuse(was_last & ~first, count, f"the row {where} is not `first`: nothing was reset")
+    _refuse(first & last, count, "`first` and `last` on one row")
+    _refuse(first & (discount != 0), count, "discount {} on a `first` row, needed 0", discount)
+    reset = first & was_last
+    reward = timestep.reward
+    _refuse(reset & (reward != 0), count, "reward {} on a reset row, needed 0", reward)
+    if spec.truncates:
+        _refuse(
+            first & ~was_last,
+            count,
+            "`first` without `last` before it; only where spec.truncates is False may it be so",
+        )
+    else:
+        truncated = last & (discount != 0)
+        _refuse(truncated, count, "`last` with discount {} but spec.truncates is False", discount)
+
+
+def _count_steps(timestep, was_last, steps, spec: types.EnvSpec, count: int) -> np.ndarray:
+    """Returns the `[E]` steps of each running episode, from those before (`steps`)."""
+    # A `first` row without `last` before it is also the last step of the episode before.
+    steps = np.where(timestep.first & was_last, 0, steps + 1)
+    late = steps > spec.max_steps
+    _refuse(late, count, f"episode of {{}} steps, declared at most {spec.max_steps}", steps)
+    return np.where(timestep.first, 0, steps)
+
+
+def _refuse(bad: np.ndarray, count: int, fault: str, *values: np.ndarray) -> None:
+    """Raises for the first environment that is `bad` `[E]`; `fault` shows its `values`."""
+    if bad.any():
+        index = int(np.argmax(bad))
+        told = fault.format(*(value[index] for value in values))
+        raise EnvError(f"env {index}, step {count}: {told}")
