@@ -24,8 +24,8 @@ def get_config() -> ConfigDict:
         kind="mlp", history_steps=1, width=128, num_layers=1, dtype="float32"
     )
     config.codec = dict(
-        value=dict(num_bins=51, low=-300.0, high=300.0, transform="muzero"),
-        reward=dict(num_bins=51, low=-100.0, high=100.0, transform="muzero"),
+        value=dict(num_bins=51, low=-20.0, high=20.0, transform="muzero"),
+        reward=dict(num_bins=51, low=-10.0, high=10.0, transform="muzero"),
     )
     config.search = dict(
         kind="gumbel",

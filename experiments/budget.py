@@ -159,52 +159,57 @@ def num_bytes(tree: Any) -> int:
 
 
 # Their outputs are views, or are made where they are read.
-_FREE = {"broadcast_in_dim", "reshape", "squeeze", "expand_dims", "iota", "stop_gradient"}
+_FREE = {"broadcast_in_dim", "iota", "reshape", "squeeze", "expand_dims", "transpose"}
+# Their outputs cannot take the place of an input.
+_APART = {"dot_general", "conv_general_dilated", "gather", "sort", "rev"}
+_WRITES = ("scatter", "dynamic_update_slice")
 
 
 def peak_bytes(jaxpr: core.Jaxpr) -> int:
     """The most bytes that are live at one time beside the program's inputs.
 
     A value lives from the equation that makes it to the last that reads it; one that is read for
-    the last time gives its place to an output of its size. Inputs count as donated. What a compiler
-    fuses away is counted, what it adds is not.
+    the last time gives its place to an output of its size. Inputs count as donated, but one that
+    was read before it is written in part is copied. What a compiler fuses away is counted.
     """
     last_read = {}
     for i, equation in enumerate(jaxpr.eqns):
-        last_read |= {v: i for v in equation.invars if not isinstance(v, core.Literal)}
-    last_read |= {v: len(jaxpr.eqns) for v in jaxpr.outvars if not isinstance(v, core.Literal)}
-    sizes: dict[Any, int] = {}  # Of the live values that were made here.
-    donated = {v: _var_bytes(v) for v in (*jaxpr.invars, *jaxpr.constvars)}
-    live = most = 0
+        last_read |= dict.fromkeys(_variables(equation.invars), i)
+    last_read |= dict.fromkeys(_variables(jaxpr.outvars), len(jaxpr.eqns))
+    sizes = dict.fromkeys((*jaxpr.invars, *jaxpr.constvars), 0)  # What each live value adds.
+    inputs = set(jaxpr.invars)
+    read_inputs: set[core.Var] = set()
+    live = most = copied = 0
     for i, equation in enumerate(jaxpr.eqns):
-        dying = {v for v in equation.invars if not isinstance(v, core.Literal)}
-        dying = {v for v in dying if last_read[v] == i}
+        dying = {v for v in _variables(equation.invars) if last_read[v] == i and v in sizes}
+        name = equation.primitive.name
+        places = [] if name in _APART else [(_bytes(v), v) for v in dying]
+        if name.startswith(_WRITES):
+            copied += sum(_bytes(v) for v in dying & read_inputs)
+        read_inputs |= {v for v in _variables(equation.invars) if v in inputs}
         inner = max((peak_bytes(x) for x in _inner(equation)), default=0)
-        places = [donated.pop(v) for v in dying if v in donated]
-        freed = [sizes.pop(v) for v in dying if v in sizes]
-        live_after = live - sum(freed)
-        places += freed
         made = 0
         for v in equation.outvars:
-            size = 0 if equation.primitive.name in _FREE else _var_bytes(v)
-            if size in places:
-                places.remove(size)
-                size_here = size if size in freed else 0
-                if size_here:
-                    freed.remove(size)
+            size = _bytes(v)
+            place = next((p for p in places if p[0] == size), None)
+            if place:  # Written over an input: what that one added, this one adds from now on.
+                places.remove(place)
+                sizes[v] = sizes[place[1]]
+                sizes[place[1]] = 0
             else:
-                size_here = size
-            sizes[v] = size_here
-            made += size_here
-        most = max(most, live + inner, live_after + made)
-        live = live_after + made
-        for v in equation.outvars:
-            if v not in last_read:
-                live -= sizes.pop(v)
-    return most
+                sizes[v] = 0 if name in _FREE else size
+                made += sizes[v]
+        most = max(most, live + max(inner, made))
+        live += made - sum(sizes.pop(v) for v in dying)
+        live -= sum(sizes.pop(v) for v in equation.outvars if v not in last_read)
+    return most + copied
 
 
-def _var_bytes(variable) -> int:
+def _variables(atoms) -> list[core.Var]:
+    return [x for x in atoms if not isinstance(x, core.Literal)]
+
+
+def _bytes(variable) -> int:
     aval = variable.aval
     itemsize = getattr(aval.dtype, "itemsize", 8)  # A key is two words.
     return math.prod(aval.shape) * itemsize

@@ -15,6 +15,7 @@ from muzero_jax import acting, codecs, frames, learner, losses, replay, search, 
 from muzero_jax.networks.conv import make_conv_network
 from muzero_jax.networks.gru import make_gru_network
 from muzero_jax.networks.mlp import make_mlp_network
+from muzero_jax.search_muzero import make_muzero_search
 from muzero_jax.types import (
     Codecs,
     EnvSpec,
@@ -28,7 +29,7 @@ from muzero_jax.types import (
 
 # What a config may name; the keys are those of `validate.CHOICES`.
 NETWORKS = {"mlp": make_mlp_network, "conv": make_conv_network, "gru": make_gru_network}
-SEARCHES = {"gumbel": search.make_gumbel_search, "muzero": search.make_muzero_search}
+SEARCHES = {"gumbel": search.make_gumbel_search, "muzero": make_muzero_search}
 
 
 class Parts(NamedTuple):

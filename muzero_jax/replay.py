@@ -232,7 +232,8 @@ def draw(weights: Array, key: chex.PRNGKey, batch_size: int) -> tuple[Array, Arr
     )
     index = which_block * block + inside
     total = jnp.sum(sums)
-    probability = jnp.where(total > 0, flat[index] / jnp.where(total > 0, total, 1.0), 0.0)
+    weight = weights.reshape(-1)[index]
+    probability = jnp.where(total > 0, weight / jnp.where(total > 0, total, 1.0), 0.0)
     return index // weights.shape[1], index % weights.shape[1], probability
 
 

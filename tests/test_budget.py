@@ -36,7 +36,7 @@ def test_peak_keeps_what_a_gradient_needs():
         return jnp.sum(jnp.sin(a @ w1) @ w2)
 
     peak = _peak(jax.grad(loss, argnums=(0, 1)), (50, 400), (400, 200), (10, 50))
-    assert 320_000 + 16_000 <= peak <= 320_000 + 80_000 + 4 * 16_000
+    assert 320_000 + 2 * 16_000 <= peak <= 320_000 + 80_000 + 4 * 16_000
 
 
 def test_peak_writes_in_place_where_the_old_value_is_dead():
@@ -65,9 +65,13 @@ def test_peak_of_a_loop_counts_its_body_once():
     assert one <= _peak(steps, (100, 10), (10, 1000)) <= one + 200
 
 
+# As large as it takes for the compiler's small change not to count.
+LARGER = {"replay.rows_per_env": 2_000, "replay.batch_size": 64, "network.width": 64}
+
+
 @pytest.fixture(scope="module")
 def tiny():
-    config = config_of("cartpole", "on_device", **TINY_CONTROL | {"replay.rows_per_env": 20_000})
+    config = config_of("cartpole", "on_device", **TINY_CONTROL | LARGER)
     experiment = assemble.build(config)
     return config, experiment, budget.estimate(config, experiment)
 
@@ -86,12 +90,15 @@ def test_budget_agrees_with_the_compiler(tiny):
 def test_what_does_not_fit_is_refused_with_the_field_to_lower(tiny):
     """Planted bug seen: the comparison turned round."""
     config, _, told = tiny
-    budget.check(told, config, available=told.peak)
-    with pytest.raises(launch.BadInputError, match=r"lower replay\.rows_per_env \(got 20000\)"):
-        budget.check(told, config, available=told.peak - 1)
-    greedy = told._replace(learn=10 * told.replay)
-    with pytest.raises(launch.BadInputError, match=r"lower replay\.batch_size \(got 8\)"):
-        budget.check(greedy, config, available=greedy.peak - 1)
+    for part, lower in {
+        "replay": r"lower replay\.rows_per_env \(got 2000\)",
+        "learn": r"lower replay\.batch_size \(got 64\)",
+        "act": r"lower env\.num_envs \(got 4\)",
+    }.items():
+        greedy = told._replace(**{part: 10 * told.peak})
+        budget.check(greedy, config, available=greedy.peak)
+        with pytest.raises(launch.BadInputError, match=lower):
+            budget.check(greedy, config, available=greedy.peak - 1)
 
 
 def test_free_memory_is_known_here():
