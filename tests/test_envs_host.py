@@ -95,6 +95,28 @@ def test_other_classic_tasks(task, shape, actions, limit):
 
 
 @pytest.mark.envpool
+def test_crashes_limits_and_an_end_at_the_limit():
+    """A crash of LunarLander pays -100 and is dead; Acrobot at rest pays -1 until its limit. What
+    envpool hides is pinned: a crash at the very limit is told as truncated, its reward as it is.
+    Planted bug seen: `dead = terminated | truncated`.
+    """
+
+    def idle(task, action, steps, **options):
+        env = host.make_classic(task, seeds=[1], **options)
+        rows = _play(env, np.full((steps, 1), action))
+        return rows, int(np.flatnonzero(rows["last"][:, 0])[0])
+
+    rows, crash = idle("LunarLander-v3", 0, 200)
+    assert rows["reward"][crash, 0] == -100 and rows["discount"][crash, 0] == 0
+    rows, end = idle("LunarLander-v3", 0, 200, max_steps=crash)
+    assert end == crash
+    assert rows["reward"][crash, 0] == -100 and rows["discount"][crash, 0] == 1
+    rows, end = idle("Acrobot-v1", 1, 501)  # 1 is no torque.
+    assert end == 500 and rows["discount"][500, 0] == 1 and rows["first"][501, 0]
+    np.testing.assert_array_equal(rows["reward"][1:501, 0], -np.ones(500))
+
+
+@pytest.mark.envpool
 @pytest.mark.parametrize("image,shape", [("gray84", (84, 84, 1)), ("rgb96", (96, 96, 3))])
 def test_atari_frames(image, shape):
     """Breakout's picture is upright and in colour. Planted bug seen: reshape for transpose."""
