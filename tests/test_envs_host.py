@@ -1,5 +1,9 @@
 """The rows that the envpool adapter makes, from running emulators."""
 
+import dataclasses
+import importlib
+import re
+
 import numpy as np
 import pytest
 
@@ -91,6 +95,28 @@ def test_other_classic_tasks(task, shape, actions, limit):
 
 
 @pytest.mark.envpool
+def test_crashes_limits_and_an_end_at_the_limit():
+    """A crash of LunarLander pays -100 and is dead; Acrobot at rest pays -1 until its limit. What
+    envpool hides is pinned: a crash at the very limit is told as truncated, its reward as it is.
+    Planted bug seen: `dead = terminated | truncated`.
+    """
+
+    def idle(task, action, steps, **options):
+        env = host.make_classic(task, seeds=[1], **options)
+        rows = _play(env, np.full((steps, 1), action))
+        return rows, int(np.flatnonzero(rows["last"][:, 0])[0])
+
+    rows, crash = idle("LunarLander-v3", 0, 200)
+    assert rows["reward"][crash, 0] == -100 and rows["discount"][crash, 0] == 0
+    rows, end = idle("LunarLander-v3", 0, 200, max_steps=crash)
+    assert end == crash
+    assert rows["reward"][crash, 0] == -100 and rows["discount"][crash, 0] == 1
+    rows, end = idle("Acrobot-v1", 1, 501)  # 1 is no torque.
+    assert end == 500 and rows["discount"][500, 0] == 1 and rows["first"][501, 0]
+    np.testing.assert_array_equal(rows["reward"][1:501, 0], -np.ones(500))
+
+
+@pytest.mark.envpool
 @pytest.mark.parametrize("image,shape", [("gray84", (84, 84, 1)), ("rgb96", (96, 96, 3))])
 def test_atari_frames(image, shape):
     """Breakout's picture is upright and in colour. Planted bug seen: reshape for transpose."""
@@ -117,6 +143,102 @@ def test_atari_frames(image, shape):
     assert row.reward.dtype == row.discount.dtype == np.float32
     assert row.first.dtype == row.last.dtype == bool and row.invalid_actions is None
     assert row.reward.shape == row.discount.shape == row.first.shape == row.last.shape == (2,)
+
+
+@pytest.fixture
+def procgen():
+    """`make_procgen`, where the libraries of Qt 5 are."""
+    try:
+        importlib.import_module("envpool.procgen.procgen_envpool")
+    except ImportError:
+        pytest.skip("no Qt 5")
+    return host.make_procgen
+
+
+@pytest.mark.envpool
+def test_procgen_without_qt_is_one_line(monkeypatch):
+    """Planted bug seen: the ImportError not caught."""
+    envpool = importlib.import_module("envpool")
+
+    def fail(*args, **options):
+        raise ImportError("EnvPool Procgen requires Qt 5")
+
+    monkeypatch.setattr(envpool, "make_gymnasium", fail)
+    with pytest.raises(ValueError, match="^env 'CoinrunEasy-v0': EnvPool Procgen requires Qt 5$"):
+        host.make_procgen("coinrun", seeds=[1])
+
+
+@pytest.mark.envpool
+def test_procgen_games_are_those_of_envpool():
+    """Planted bug seen: "extreme" left out of leaper."""
+    known = importlib.import_module("envpool").list_all_envs()
+    ours = {
+        f"{game.capitalize()}{distribution.capitalize()}-v0"
+        for game, distributions in host.PROCGEN_GAMES.items()
+        for distribution in distributions
+    }
+    games = "|".join(game.capitalize() for game in host.PROCGEN_GAMES)
+    pattern = re.compile(f"({games})(Easy|Hard|Extreme|Memory|Exploration)-v0")
+    assert ours == set(filter(pattern.fullmatch, known)) and len(ours) == 50
+
+
+@pytest.mark.envpool
+def test_procgen_frames_and_ends(procgen):
+    """Maze with random moves: goals pay 10 and end, the limit is 500. Planted bugs seen: frames
+    reshaped instead of transposed; `max_episode_steps=50` handed on (all later ends truncated).
+    """
+    env = procgen("Maze", seeds=[1, 2, 3, 4], num_levels=50)
+    assert env.spec.observation_shape == (64, 64, 3) and env.spec.num_actions == 15
+    assert env.spec.max_steps == 500 and env.spec.observation_dtype == "uint8"
+    rows = _play(env, _random_actions(env, 1200))
+    dead = rows["last"] & (rows["discount"] == 0)
+    assert dead.sum() >= 3 and (rows["reward"][dead] == 10).all()
+    assert (rows["reward"][~dead] == 0).all()
+    for e in range(4):
+        begins = np.flatnonzero(rows["first"][:, e])
+        for begin, end in zip(begins, np.flatnonzero(rows["last"][:, e]), strict=False):
+            assert dead[end, e] or end - begin == 500
+    # The final frame belongs to the level that ends: a move changes it less than a new level.
+    frames = rows["observation"].astype(int)
+    step, e = np.argwhere(rows["last"][:-1])[0]
+    final = np.abs(frames[step, e] - frames[step - 1, e]).mean()
+    assert final < 2 < np.abs(frames[step + 1, e] - frames[step, e]).mean()
+    pool = importlib.import_module("envpool").make_gymnasium(
+        "MazeEasy-v0", num_envs=4, seed=[1, 2, 3, 4], num_levels=50
+    )
+    raw, _ = pool.reset()
+    assert raw.shape == (4, 3, 64, 64)
+    for y, x, channel in np.random.default_rng(0).integers(0, [64, 64, 3], (200, 3)):
+        np.testing.assert_array_equal(frames[0, :, y, x, channel], raw[:, channel, y, x])
+
+
+@pytest.mark.envpool
+def test_procgen_levels(procgen):
+    """Planted bugs seen: start_level not handed on; seeds not handed on."""
+
+    def starts(seeds, **options):
+        return procgen("coinrun", seeds=seeds, **options).reset().observation
+
+    one = starts([1, 2, 3], num_levels=1, start_level=5)
+    assert (one == one[0]).all()  # One level has one start.
+    assert (starts([1], num_levels=1, start_level=6)[0] != one[0]).any()
+    free = starts([1, 2, 3])
+    assert len(np.unique(free.reshape(3, -1), axis=0)) == 3
+    np.testing.assert_array_equal(starts([3]), free[[2]])
+    assert (starts([1], distribution="hard")[0] != free[0]).any()
+
+
+@pytest.mark.envpool
+def test_procgen_tells_of_a_goal_at_the_limit(procgen):
+    """envpool calls every end after its own limit truncated. Planted bug seen: `over` not read."""
+    del procgen
+    pool = host._make_pool("MazeEasy-v0", range(8), num_threads=0, max_episode_steps=1)
+    spec = dataclasses.replace(host._image_spec(pool), max_steps=500)
+    env = host._host_env(pool, spec, 8, over="prev_level_complete")
+    rows = _play(env, _random_actions(env, 600))
+    ended = rows["last"]
+    assert (rows["reward"][ended] == 10).any() and (rows["reward"][ended] == 0).any()
+    np.testing.assert_array_equal(rows["discount"][ended], rows["reward"][ended] != 10)
 
 
 @pytest.mark.envpool
@@ -245,6 +367,10 @@ def test_every_maker_returns_a_checked_environment():
         (host.make_atari, "Pong", {"noop_max": 0}, "noop_max 0 must be >= 1"),
         (host.make_atari, "Pong", {"max_steps": 0}, "max_steps 0 must be >= 1"),
         (host.make_atari, "Pong", {"sticky": 1.5}, r"sticky 1.5 must be in \[0, 1\]"),
+        (host.make_procgen, "coinrum", {}, r"^unknown game 'coinrum'; did you mean 'coinrun'\?$"),
+        (host.make_procgen, "maze", {"distribution": "extreme"}, "known: easy, hard, memory, expl"),
+        (host.make_procgen, "maze", {"num_levels": -1}, "num_levels -1 must be in"),
+        (host.make_procgen, "maze", {"start_level": -1}, "start_level -1 must be in"),
         (host.make_atari, "Pong", {"seeds": []}, "number of seeds 0 must be >= 1"),
         (host.make_atari, "Pong", {"seeds": [2**31]}, "seed 2147483648 must be in"),
     ],
