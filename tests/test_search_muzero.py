@@ -56,8 +56,8 @@ def test_equals_a_plain_tree(
 
     Planted: no turn sign in the model, or in the range of Q; that range without rewards, with the
     root, or of the present values only; N(s) as the children's sum; an unvisited action worth 0.5;
-    2 + N below the prior; noise not mixed in; the root's mask in all nodes, or in none; no depth
-    limit; equal visits to the lower action; a constant for `min_value_range`.
+    2 + N below the prior; noise not mixed in; the root's mask in all nodes; no depth limit;
+    equal visits to the lower action; a constant for `min_value_range`.
     """
     batch = 24
     world = make_world(num_actions, seed=num_actions + num_simulations)
@@ -180,21 +180,24 @@ WAYS = [explore(), explore(noise_scale=1.0), explore(temperature=2.0, noise_scal
 def test_invalid_actions_are_never_chosen_and_nothing_compiles_again():
     """Weight 0 and no choice under noise, temperature and random moves, which are all traced.
 
-    The first row has no legal action at all: it means nothing, but stays finite. Planted: the mask
-    not handed to mctx; noise that asks on the host whether it is on.
+    The first row has no legal action at all: it means nothing, but stays finite. In the second
+    search priors count for nothing, so that only the mask keeps out what is illegal. Planted: the
+    mask not handed to mctx; noise that asks on the host whether it is on.
     """
     world, roots, invalid = rows_setup()
     invalid = invalid.copy()
     invalid[0] = True
-    rows_search()(world, jax.random.key(0), history_of(roots), invalid, explore())
-    compiled = rows_search()._cache_size()
-    for seed, way in enumerate(WAYS * 4):
-        output = rows_search()(world, jax.random.key(seed), history_of(roots), invalid, way)
-        assert np.all(np.asarray(output.policy)[1:][invalid[1:]] == 0.0)
-        np.testing.assert_allclose(np.sum(output.policy, axis=-1), 1.0, atol=1e-5)
-        assert not invalid[np.arange(1, 16), output.action[1:]].any()
-        assert np.isfinite(output.value).all() and np.isfinite(output.policy).all()
-    assert rows_search()._cache_size() == compiled
+    bare = make_search(WORLD_NETWORK, 6, num_simulations=4, pb_c_init=0.0, pb_c_base=1e30)
+    for search in (rows_search(), bare):
+        search(world, jax.random.key(0), history_of(roots), invalid, explore())
+        compiled = search._cache_size()
+        for seed, way in enumerate(WAYS):
+            output = search(world, jax.random.key(seed), history_of(roots), invalid, way)
+            assert np.all(np.asarray(output.policy)[1:][invalid[1:]] == 0.0)
+            np.testing.assert_allclose(np.sum(output.policy, axis=-1), 1.0, atol=1e-5)
+            assert not invalid[np.arange(1, 16), output.action[1:]].any()
+            assert np.isfinite(output.value).all() and np.isfinite(output.policy).all()
+        assert search._cache_size() == compiled
 
 
 def test_without_noise_the_key_does_nothing():
