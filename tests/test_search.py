@@ -21,6 +21,7 @@ from worlds import (
     make_table,
     make_world,
     random_masks,
+    rows_setup,
     world_model,
 )
 
@@ -180,15 +181,6 @@ def test_value_is_the_formula_even_where_the_policy_leans_away_from_what_was_vis
 
 
 # Batch rows.
-
-
-@functools.lru_cache
-def rows_setup(num_actions=6, batch=16):
-    world = make_world(num_actions, seed=3)
-    rng = np.random.default_rng(4)
-    roots = np.tanh(rng.normal(size=(batch, 5)).astype(np.float32))
-    invalid = random_masks(rng, batch, num_actions)
-    return world, roots, invalid
 
 
 def test_rows_are_independent():

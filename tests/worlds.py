@@ -3,6 +3,7 @@
 Their params are the world itself, so that one compiled search serves many worlds.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -104,6 +105,15 @@ def random_masks(rng, batch, num_actions):
     invalid = rng.random((batch, num_actions)) < 0.4
     invalid[np.arange(batch), rng.integers(num_actions, size=batch)] = False
     return invalid
+
+
+@functools.lru_cache
+def rows_setup(num_actions=6, batch=16):
+    world = make_world(num_actions, seed=3)
+    rng = np.random.default_rng(4)
+    roots = np.tanh(rng.normal(size=(batch, 5)).astype(np.float32))
+    invalid = random_masks(rng, batch, num_actions)
+    return world, roots, invalid
 
 
 # Trees written out by hand: state = index of a node, the world is a table.
