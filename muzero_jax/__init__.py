@@ -1,21 +1,16 @@
 """MuZero and its family in JAX: pure functions to run as they are, or to recombine.
 
-Environments (`muzero_jax.envs`) and checkpoints (`muzero_jax.checkpoint`) are imported from their
-modules: envpool and orbax take seconds to load.
+The names below are loaded, and JAX with them, when one is first used; so what needs no JAX
+(`muzero_jax.metrics`, `muzero_jax.statistics`) starts fast. Environments (`muzero_jax.envs`) and
+checkpoints (`muzero_jax.checkpoint`) are imported from their modules.
 """
 
-from muzero_jax import types
-from muzero_jax.acting import example_row, init_carry, make_act_and_add, make_rollout
-from muzero_jax.codecs import identity_codec, make_two_hot_codec
-from muzero_jax.evaluate import make_random_player, make_search_player, play_episodes
-from muzero_jax.learner import init_train_state, make_learn, make_optimizer, make_update
-from muzero_jax.losses import make_loss
-from muzero_jax.networks.blocks import make_network
-from muzero_jax.networks.conv import make_conv_network
-from muzero_jax.networks.mlp import make_mlp_network
-from muzero_jax.replay import make_replay
-from muzero_jax.search import make_gumbel_search
-from muzero_jax.targets import make_initial_priority, make_network_bootstrap, make_targets
+# ruff: noqa: F403, F405
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from muzero_jax.api import *
 
 __version__ = "0.1.0"
 
@@ -44,3 +39,10 @@ __all__ = (
     "play_episodes",
     "types",
 )
+
+
+def __getattr__(name: str):
+    """Finds a name of `__all__` at its first use."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("muzero_jax.api"), name)

@@ -20,6 +20,7 @@ _LEVELS = {
     "replay": 1,
     "checkpoint": 1,
     "metrics": 1,
+    "statistics": 1,
     "networks.blocks": 1,
     "networks.mlp": 2,
     "networks.conv": 2,
@@ -35,6 +36,7 @@ _LEVELS = {
     "evaluate": 4,
     "loops.anakin": 4,
     "loops.sebulba": 4,
+    "api": 5,
 }
 
 # Ways to read the device that are no `fetch`, and to wait for it.
