@@ -65,8 +65,6 @@ def _parse(example: str | None, takes_words: bool) -> list[str]:
     if example and not given and not wants_help:
         raise BadInputError(f"--config is required, e.g. {example}")
     try:
-        if takes_words:
-            flags.FLAGS.set_gnu_getopt()  # Flags may stand behind words.
         rest = flags.FLAGS(sys.argv)
         if example:
             flags.FLAGS.config.to_dict()  # A missing file is told only when it is looked into.

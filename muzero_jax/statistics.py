@@ -2,8 +2,8 @@
 
 Scores are `[..., S, G]`: one number for each of S seeds of each of G games, on a scale on which
 games can be compared, such as human-normalised scores; leading axes are resamples. Every game needs
-the same number of seeds. Source: Agarwal et al. 2021, Deep Reinforcement Learning at the Edge of the
-Statistical Precipice, sections 3 and 4.
+the same number of seeds. Source: Agarwal et al. 2021, Deep Reinforcement Learning at the Edge of
+the Statistical Precipice, sections 3 and 4.
 """
 
 from collections.abc import Callable

@@ -60,7 +60,7 @@ def test_five_seeds_are_not_preliminary_and_one_has_no_interval():
 
 
 def test_few_seeds_unequal_seeds_and_unknown_games_get_rows_but_no_aggregate(tmp_path):
-    """Planted bug seen: what is missing filled up with NaN."""
+    """Planted bug seen: numbers of seeds not looked at."""
     uneven = {"Pong": [1.0, 2.0], "Breakout": [3.0]}
     found = aggregate.read_scores([_runs(tmp_path, "a", uneven)])
     told = aggregate.normalised(found)
@@ -93,7 +93,7 @@ def test_what_means_something_else_is_refused(tmp_path, fields, told):
 
 
 def test_a_run_without_evaluation_is_refused(tmp_path):
-    """Planted bug seen: a score of NaN."""
+    """Planted bug seen: the check left out."""
     write_run(tmp_path / "a", lines=[(10, None)])
     with pytest.raises(launch.BadInputError, match="no evaluation yet"):
         aggregate.read_scores([str(tmp_path / "a")])

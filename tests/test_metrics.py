@@ -242,8 +242,9 @@ def test_a_failing_writer_stops_no_other_and_is_told_of_once(tmp_path, caplog):
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
 def test_tensorboard_on_a_full_disk_neither_stops_nor_waits(tmp_path, monkeypatch, caplog):
-    """More records than a queue would hold. Planted bug seen: `SummaryWriter`, whose thread dies
-    of the fault, after which its eleventh record waits for ever."""
+    """More records than a queue would hold. `SummaryWriter(flush_secs=0)` was seen to wait for ever
+    here: its thread dies of the fault and its queue of ten fills.
+    Planted bug seen: `combine` without its `except`."""
     record_writer = pytest.importorskip("tensorboardX.record_writer")
     full = {"on": True}
 

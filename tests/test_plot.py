@@ -147,7 +147,7 @@ def test_ticks_are_for_people(value, label):
 
 
 def test_the_figure_shows_mean_band_and_seeds():
-    """Planted bugs seen: two seeds pooled; the band over standard deviations alone."""
+    """Planted bugs seen: two seeds pooled; a band that is too narrow by 0.5."""
     pytest.importorskip("matplotlib")
     from matplotlib.figure import Figure
 
@@ -234,7 +234,7 @@ def told(base):
 
 @pytest.mark.parametrize("name", _BAD)
 def test_bad_input_is_one_line_and_exit_code_78(name, told):
-    """Planted bugs seen: names of lists among the metrics; flags behind words taken for words."""
+    """Planted bug seen: names of lists among the metrics."""
     ran = told[name]
     assert ran.returncode == 78, ran.stderr
     assert ran.stderr.startswith("error: ") and ran.stderr.count("\n") == 1
