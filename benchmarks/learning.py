@@ -7,7 +7,7 @@ Suites: walk (CartPole, two Atari games), control (LunarLander, Acrobot), search
 published search on CartPole), full (all of these and longer Atari studies with three seeds).
 Every result is a JSON file in benchmarks/results/: command, score with a 95 % interval, seeds,
 protocol, times, hardware, commit, date. Scores come from the last checkpoint, on seeds never used
-in training.
+in training. `experiments/plot.py` draws the curves, `experiments/aggregate.py` makes the tables.
 """
 
 import argparse
@@ -20,6 +20,8 @@ import time
 
 import numpy as np
 from provenance import provenance
+
+from muzero_jax import statistics
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -137,11 +139,9 @@ def measure(command: list[str], workdir: Path, episodes: int) -> dict:
 def summary(returns: list[float]) -> dict:
     """Mean and 95 % percentile bootstrap interval (10,000 resamples, seed 0) of scores."""
     x = np.asarray(returns)
-    draws = np.random.default_rng(0).choice(x, (10_000, len(x))).mean(axis=1)
-    low, high = np.percentile(draws, [2.5, 97.5])
     return {
         "mean": float(x.mean()),
-        "interval_95": [float(low), float(high)],
+        "interval_95": list(statistics.bootstrap_interval(statistics.mean, x[:, None])),
         "returns": x.tolist(),
     }
 

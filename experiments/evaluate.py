@@ -19,6 +19,7 @@ import launch
 from muzero_jax import checkpoint, evaluate
 from muzero_jax.envs import host
 from muzero_jax.types import Params
+import results
 import validate
 import workdirs
 
@@ -50,19 +51,6 @@ def make_scorer(
         }
 
     return score
-
-
-def protocol(config) -> dict[str, Any]:
-    """What a score means: everything that shapes the games and the player."""
-    game = config.env.to_dict() | {"max_steps": config.evaluation.max_steps}
-    for name in ("num_envs", "num_groups", "num_threads", "life_loss_is_end"):
-        game.pop(name, None)
-    return game | {
-        "num_simulations": config.search.num_simulations,
-        "noise": "none",
-        "rewards": "raw",
-        "lives": "whole game",
-    }
 
 
 def newest_params(workdir: Path, abstract: Params) -> tuple[int, Params, dict]:
@@ -125,7 +113,7 @@ def main() -> None:
                 "step": step,
                 "env_steps": meta["counters"].get("env_steps"),
                 "updates": meta["counters"].get("updates"),
-                "protocol": protocol(config),
+                "protocol": results.protocol(config.to_dict()),
             }
         )
     )

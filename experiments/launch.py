@@ -21,10 +21,11 @@ class NotFiniteError(Exception):
     """Training cannot go on: losses or gradients are not finite."""
 
 
-def run(main: Callable[[], Any], *, example: str | None = None) -> None:
+def run(main: Callable[..., Any], *, example: str | None = None, takes_words: bool = False) -> None:
     """Parses the command line, runs `main()` and exits; bad input is one line and code 78.
 
-    With an `example` of it, `--config` is defined and required, and `--workdir` is defined.
+    With an `example` of it, `--config` is defined and required, and `--workdir` is defined. A
+    script that takes words besides flags is run as `main(words)`.
     """
     # XLA and orbax tell of their own affairs at length; warnings are still shown.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -34,8 +35,8 @@ def run(main: Callable[[], Any], *, example: str | None = None) -> None:
         config_flags.DEFINE_config_file("config", None, f"For example {example}.", lock_config=True)
         flags.DEFINE_string("workdir", None, "Folder of the run; by default a new one in runs/.")
     try:
-        _parse(example)
-        main()
+        words = _parse(example, takes_words)
+        main(words) if takes_words else main()
     except BadInputError as error:
         _fail(error, BAD_INPUT)
     except NotFiniteError as error:
@@ -57,7 +58,8 @@ def train(field: str, *, other: str) -> None:
     driver.train(config, workdirs.choose(flags.FLAGS.workdir, config.env[field].lower()))
 
 
-def _parse(example: str | None) -> None:
+def _parse(example: str | None, takes_words: bool) -> list[str]:
+    """Reads the flags; returns the words that are none."""
     wants_help = any(re.match(r"--?help", word) for word in sys.argv[1:])
     given = any(re.match(r"--?config(=|$)", word) for word in sys.argv[1:])
     if example and not given and not wants_help:
@@ -68,8 +70,9 @@ def _parse(example: str | None) -> None:
             flags.FLAGS.config.to_dict()  # A missing file is told only when it is looked into.
     except Exception as error:  # A config file is a program: it may raise anything.
         raise BadInputError(_explain(error)) from None
-    if len(rest) > 1:
+    if len(rest) > 1 and not takes_words:
         raise BadInputError(f"unexpected argument {rest[1]!r}; options look like --config.a.b=c")
+    return rest[1:]
 
 
 def _explain(error: Exception) -> str:

@@ -40,13 +40,13 @@ def check(workdir: Path, config) -> None:
         stored = _load(path)
         differing = [
             name
-            for name, old, new in _differences(stored, given)
+            for name, old, new in differences(stored, given)
             if not any(name == x or (x[-1] == "." and name.startswith(x)) for x in MAY_CHANGE)
         ]
         if differing:
             shown = ", ".join(
                 f"{n} (was {old}, now {new})"
-                for n, old, new in _differences(stored, given)
+                for n, old, new in differences(stored, given)
                 if n in differing
             )
             raise launch.BadInputError(
@@ -89,13 +89,13 @@ def _load(path: Path) -> dict[str, Any]:
         raise launch.BadInputError(f"{path} cannot be read: {error}") from None
 
 
-def _differences(old: dict, new: dict, prefix: str = "") -> list[tuple[str, Any, Any]]:
+def differences(old: dict, new: dict, prefix: str = "") -> list[tuple[str, Any, Any]]:
     """(dotted name, old value, new value) of every leaf that differs."""
     found = []
     for name in sorted(old.keys() | new.keys()):
         a, b = old.get(name), new.get(name)
         if isinstance(a, dict) and isinstance(b, dict):
-            found += _differences(a, b, f"{prefix}{name}.")
+            found += differences(a, b, f"{prefix}{name}.")
         elif a != b:
             found.append((prefix + name, a, b))
     return found

@@ -5,6 +5,7 @@ A record is a flat dictionary with `env_steps`, `updates`, `wall_s` and `resumes
 """
 
 from collections.abc import Callable
+import functools
 import json
 import logging
 import math
@@ -35,15 +36,27 @@ class Writer(NamedTuple):
 
 
 def combine(*writers: Writer) -> Writer:
-    """Makes one writer of several."""
+    """Makes one writer of several; one that fails is warned of once, and stops nothing else.
+
+    It is still given every record, so that a disk that is full for a while costs few of them.
+    """
+    told: set[int] = set()
+
+    def to_all(calls):
+        for place, call in enumerate(calls):
+            try:
+                call()
+            except Exception as error:  # A full disk, a folder that went away, a closed terminal.
+                if place not in told:
+                    told.add(place)
+                    kind = type(error).__name__
+                    _LOG.warning("metrics are being lost, training goes on: %s: %s", kind, error)
 
     def write(record):
-        for writer in writers:
-            writer.write(record)
+        to_all([functools.partial(writer.write, record) for writer in writers])
 
     def close():
-        for writer in writers:
-            writer.close()
+        to_all([writer.close for writer in writers])
 
     return Writer(write, close)
 
@@ -54,39 +67,60 @@ def make_jsonl_writer(path) -> Writer:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Unbuffered: each line is one `write` to the system, and survives a kill of the process.
     file = path.open("ab", buffering=0)
-    if _ends_torn(path):
-        # A killed writer left half a line. It stays, on a line of its own, for people to see.
-        file.write(b"\n")
+    # A killed writer left half a line, or a full disk did. It stays, on a line of its own, for
+    # people to see.
+    state = {"torn": _ends_torn(path)}
 
     def write(record):
         line = json.dumps(_plain(record), allow_nan=False) + "\n"
-        _write_all(file, line.encode())
+        data = b"\n" + line.encode() if state["torn"] else line.encode()
+        state["torn"] = True
+        _write_all(file, data)
+        state["torn"] = False
 
     return Writer(write, file.close)
 
 
 def make_tensorboard_writer(path) -> Writer:
-    """Makes a writer of TensorBoard scalars over `env_steps`; a list becomes a histogram."""
+    """Makes a writer of TensorBoard scalars over `env_steps`; a list becomes a histogram.
+
+    What an earlier stretch wrote from this one's first record on is hidden, as by `read_jsonl`.
+    """
     try:
-        import tensorboardX
+        from tensorboardX import event_file_writer, summary
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
     except ImportError as error:
         message = "TensorBoard needs tensorboardX: pip install 'muzero_jax[tensorboard]'"
         raise ImportError(message) from error
-    board = tensorboardX.SummaryWriter(str(path))
+    # Not `SummaryWriter`: its thread dies of a full disk, and then `add_scalar` waits for ever.
+    board: list[event_file_writer.EventsWriter] = []
+
+    def add(step, **content):
+        board[0].write_event(Event(step=step, wall_time=time.time(), **content))
 
     def write(record):
         step = int(record["env_steps"])
+        if not board:
+            Path(path).mkdir(parents=True, exist_ok=True)
+            # Two stretches that begin within a second must not share a file.
+            suffix = f".{time.time_ns()}"
+            board.append(event_file_writer.EventsWriter(str(Path(path) / "events"), suffix))
+            add(step, session_log=SessionLog(status=SessionLog.START))
         for name, value in record.items():
             if isinstance(value, str) or value is None or name == "env_steps":
                 continue
             values = np.asarray(value, np.float64)
             if values.ndim == 0:
-                board.add_scalar(name, float(values), step)
-            elif values.size:
-                board.add_histogram(name, values, step)
-        board.flush()
+                add(step, summary=summary.scalar(name, values))
+            elif np.isfinite(values).all() and values.size:
+                add(step, summary=summary.histogram(name, values, "auto"))
+        board[0].flush()
 
-    return Writer(write, board.close)
+    def close():
+        for events in board:
+            events.close()
+
+    return Writer(write, close)
 
 
 def make_progress_writer(total_env_steps: int, stream: TextIO | None = None) -> Writer:

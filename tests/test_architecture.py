@@ -20,6 +20,7 @@ _LEVELS = {
     "replay": 1,
     "checkpoint": 1,
     "metrics": 1,
+    "statistics": 1,
     "networks.blocks": 1,
     "networks.mlp": 2,
     "networks.conv": 2,
