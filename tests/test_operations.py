@@ -11,9 +11,9 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import jax
-import numpy as np
 import pytest
 
 import assemble
@@ -292,30 +292,33 @@ def test_ctrl_c_on_the_host_saves_the_last_iteration(story):
     assert log.splitlines()[-1] == said
 
 
-def test_a_failed_save_is_booked_and_the_next_one_is_made(tmp_path, capfd):
+def test_a_failed_save_is_booked_and_the_next_one_is_made(tmp_path, capfd, monkeypatch):
     """Where the folder has become a file; only a vital store gives up, after three in a row. What
     is said is one line for each. Planted bugs seen: a save that failed at once booked as made by
     the next `wait`; params saves that end a run."""
-    tree = {"x": np.arange(3)}
-    tree = jax.tree.map(jax.numpy.asarray, tree)
+    tree, clock = {"x": jax.numpy.arange(3)}, [0]
+    monkeypatch.setattr(saves, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
     for vital in (True, False):
         folder = tmp_path / f"steps_{vital}"
         with checkpoint.CheckpointStore(folder, max_to_keep=2) as store:
             saver = saves.Saver(store, folder, vital=vital)
             saver.save(1, tree, {})
+            clock[0] += 10
             saver.wait()
+            assert saver.age_s() == 10
             good = folder.rename(tmp_path / f"aside_{vital}")
             folder.write_text("no folder")
             for step in (2, 3):
                 saver.save(step, tree, {})
                 saver.wait()
             assert (saver.failed, saver.failed_in_a_row) == (2, 2)
-            age = saver.age_s()
             folder.unlink()
             good.rename(folder)
+            assert saver.age_s() == 10
             saver.save(4, tree, {})
+            clock[0] += 1
             saver.finish()
-            assert (saver.failed, saver.failed_in_a_row) == (2, 0) and saver.age_s() < age
+            assert (saver.failed, saver.failed_in_a_row, saver.age_s()) == (2, 0, 1)
             folder.rename(good)
             folder.write_text("no folder")
             for step in (5, 6, 7):
