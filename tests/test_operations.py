@@ -5,6 +5,7 @@ import functools
 import json
 import os
 from pathlib import Path
+import re
 import resource
 import shutil
 import signal
@@ -172,6 +173,7 @@ def _signalled(words, signals):
     assert process.stdout.readline() == "ready\n"
     for pause, number in signals:
         time.sleep(pause)
+        assert process.poll() is None, "ended too early"
         process.send_signal(number)
     begin = time.monotonic()
     _, errors = process.communicate(timeout=60)
@@ -488,3 +490,44 @@ def test_a_folder_with_a_space_and_letters_of_any_kind_is_a_folder(whole, tmp_pa
     for bad, said in ((os.fsdecode(b"runs/\xff"), "is not UTF-8"), ("", "is empty")):
         with pytest.raises(launch.BadInputError, match=said):
             workdirs.choose(bad, "pong")
+
+
+def test_the_page_and_the_code_agree():
+    """Exit codes in the table, scripts that a shell can parse. Planted bug seen: 74 and 75
+    exchanged in `lifetime`."""
+    page = (processes.ROOT / "docs" / "operations.md").read_text()
+    table = page.split("## Exit codes")[1].split("A loop that")[0]
+    meanings = dict(re.findall(r"^\| (\d+) \| ([\w ]+)", table, flags=re.MULTILINE))
+    told = {"done": 0, "asked to leave": 75, "ten updates in a row": 70, "bad flag": 78}
+    told["resume points could not be written"] = 74
+    codes = {"done": lifetime.DONE, "asked to leave": lifetime.PREEMPTED}
+    codes |= {"ten updates in a row": lifetime.NOT_FINITE, "bad flag": lifetime.BAD_INPUT}
+    codes["resume points could not be written"] = lifetime.STORAGE
+    assert codes == told
+    for meaning, code in codes.items():
+        assert meanings[str(code)].startswith(meaning)
+    for script in re.findall(r"```bash\n(.*?)```", page, flags=re.DOTALL):
+        subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
+@pytest.mark.slow
+def test_a_broken_compile_cache_costs_time_only(tmp_path, monkeypatch):
+    """Every entry cut in half: the second process compiles again. Planted bug seen: none; this is a
+    promise of JAX, looked after here."""
+    cache = tmp_path / "cache"
+    variables = processes.environment() | {"JAX_COMPILATION_CACHE_DIR": str(cache)}
+    monkeypatch.setattr(processes, "environment", lambda: variables)
+    for name in ("first", "second"):
+        options = _OPTIONS | {"total_env_steps": 64}
+        arguments = processes.command(
+            "control",
+            "--config=configs/cartpole.py:on_device",
+            f"--workdir={tmp_path / name}",
+            **options,
+        )
+        log = tmp_path / "log"
+        assert processes.finish(arguments, output=log) == 0, log.read_text()
+        entries = [path for path in cache.rglob("*-cache") if path.is_file()]
+        assert entries
+        for path in entries:
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
