@@ -39,9 +39,9 @@ _CODES = {
 
 
 def run(main: Callable[[], Any], *, example: str | None = None) -> None:
-    """Parses the command line, runs `main()` and exits; bad input is one line and code 78.
+    """Parses the command line, runs `main()` and exits, with a code of `lifetime` and one line.
 
-    With an `example` of it, `--config` is defined and required, and `--workdir` is defined.
+    With an `example` of it, `--config` is required; it and the other flags of training are defined.
     """
     lifetime.listen()
     _quieten()

@@ -258,9 +258,9 @@ def story(tmp_path_factory):
 @pytest.mark.envpool
 def test_a_full_disk_is_told_and_survived_until_it_stays_full(story):
     """A failed save is one line naming step and error, a later one is committed; three in a row
-    end the run with code 74, the older ones untouched. Planted bugs seen: a failure that is not
-    counted; a count that a committed save does not end."""
-    workdir, codes, log, _, records, _, newest = story
+    end the run with code 74, the older ones untouched. Bugs seen: the tracebacks of orbax and
+    tensorstore let through; a fourth save begun before the third failure ended the run."""
+    _, codes, log, _, records, _, newest = story
     assert codes[1] == 74, log
     faults = [line for line in log.splitlines() if line.startswith("warning: saving step")]
     assert all("failed: " in line for line in faults) and len(faults) >= 4
@@ -271,7 +271,7 @@ def test_a_full_disk_is_told_and_survived_until_it_stays_full(story):
     failed = [record["checkpoint/failed_saves"] for record in records]
     assert failed == sorted(failed) and failed[0] == 0 < failed[-1]
     assert min(ages) >= 0
-    assert newest in checkpoint.committed_steps(workdir / "checkpoints") or newest > 0
+    assert newest > 0 and "Exception ignored" not in log
 
 
 @pytest.mark.envpool
@@ -285,8 +285,7 @@ def test_two_runs_do_not_share_a_folder(story):
 
 @pytest.mark.envpool
 def test_ctrl_c_on_the_host_saves_the_last_iteration(story):
-    """The environments' thread does not hold the process up. Planted bug seen: the last save left
-    out."""
+    """The environments' thread does not hold the process up. Fails if the last save is left out."""
     workdir, codes, _, log, _, _, newest = story
     assert codes[2] == 75, log
     end = checkpoint.read_meta(workdir / "checkpoints")["counters"]
@@ -406,7 +405,7 @@ def test_a_warm_start_is_the_source_and_is_written_down(whole, tmp_path, monkeyp
 
 
 def test_a_warm_start_from_another_network_is_refused_by_leaf(whole, tmp_path):
-    """Before the folder is made. Planted bug seen: parameters taken without their shapes."""
+    """Before the folder is made. Planted bug seen: the folder claimed first."""
     said = r"--init_from: .*'bias'.* holds float32\[16\], wanted float32\[24\]"
     with pytest.raises(launch.BadInputError, match=said):
         train.train(_config(**{"network.width": 24}), tmp_path / "run", init_from=str(whole))
@@ -469,8 +468,8 @@ def _steps(run):
 
 @pytest.mark.parametrize("name", _FOLDERS)
 def test_a_folder_that_cannot_be_used_is_refused_in_one_line(name, whole, tmp_path):
-    """And stays as it is: a run never begins anew on top of damage. Planted bugs seen: damage taken
-    for an empty folder; an unknown format raised as it was."""
+    """And stays as it is: a run never begins anew on top of damage. Planted bug seen: the error of a
+    checkpoint store let through as it is."""
     spoil, options, said = _FOLDERS[name]
     workdir = _copy(whole, tmp_path)
     spoil(workdir)
@@ -486,7 +485,7 @@ def test_a_folder_that_cannot_be_used_is_refused_in_one_line(name, whole, tmp_pa
 
 
 def test_a_folder_with_a_space_and_letters_of_any_kind_is_a_folder(whole, tmp_path):
-    """Planted bug seen: the path printed as ASCII."""
+    """Fails if a path is printed or stored as ASCII; what is no path of text is refused."""
     workdir = tmp_path / "läufe und 木"
     train.train(_config(total_env_steps=64), workdir)
     train.train(_config(total_env_steps=64), workdir, resume="must")
