@@ -78,6 +78,10 @@ def check(
 def _is_used(workdir: Path) -> bool:
     if workdir.exists() and not workdir.is_dir():
         raise launch.BadInputError(f"--workdir: {workdir} is no folder")
+    absolute = workdir.absolute()
+    nearest = next(path for path in (absolute, *absolute.parents) if path.exists())
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
+        raise launch.BadInputError(f"--workdir: {workdir} cannot be written ({nearest})")
     if (workdir / "config.json").exists():
         return True
     if any(_entries(workdir / name) for name in ("checkpoints", "params")):

@@ -329,7 +329,11 @@ _BAD = {  # Name: (script, words, what the line has to say).
     ),
     "kind of resume": ("control", [_CARTPOLE, "--resume=maybe"], ["resume", "auto|must|never"]),
     "file": ("control", [_CARTPOLE, "--workdir=setup_nothing.py"], ["setup_nothing.py is no fol"]),
-    "unwritable": ("control", [_CARTPOLE, "--workdir=/proc/run"], ["/proc/run cannot be written"]),
+    "below a file": (
+        "control",
+        [_CARTPOLE, "--workdir=setup_nothing.py/run"],
+        ["setup_nothing.py/run cannot be written"],
+    ),
     "no device": ("control", [_CARTPOLE, "--platform=tpu"], ["--platform: tpu is wanted", "cpu"]),
     "wrong types": ("control", ["--config=setup_types.py"], ["env.num_envs", "(got '32')"]),
     "missing field": ("control", ["--config=setup_fields.py"], ["--config: a field", "optimizer"]),

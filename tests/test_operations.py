@@ -468,8 +468,8 @@ def _steps(run):
 
 @pytest.mark.parametrize("name", _FOLDERS)
 def test_a_folder_that_cannot_be_used_is_refused_in_one_line(name, whole, tmp_path):
-    """And stays as it is: a run never begins anew on top of damage. Planted bug seen: the error of a
-    checkpoint store let through as it is."""
+    """And stays as it is: a run never begins anew on top of damage. Planted bug seen: the error of
+    a checkpoint store let through as it is."""
     spoil, options, said = _FOLDERS[name]
     workdir = _copy(whole, tmp_path)
     spoil(workdir)
@@ -489,6 +489,8 @@ def test_a_folder_with_a_space_and_letters_of_any_kind_is_a_folder(whole, tmp_pa
     workdir = tmp_path / "läufe und 木"
     train.train(_config(total_env_steps=64), workdir)
     train.train(_config(total_env_steps=64), workdir, resume="must")
+    with pytest.raises(launch.BadInputError, match="/proc/run cannot be written"):
+        train.train(_config(), Path("/proc/run"))
     for bad, said in ((os.fsdecode(b"runs/\xff"), "is not UTF-8"), ("", "is empty")):
         with pytest.raises(launch.BadInputError, match=said):
             workdirs.choose(bad, "pong")
