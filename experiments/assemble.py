@@ -15,6 +15,7 @@ from muzero_jax.loops.anakin import anakin, init_anakin_carry
 from muzero_jax.loops.sebulba import sebulba
 from muzero_jax.types import Counters, Env, HostEnv, RunState
 from parts import Parts, make_parts
+import results
 
 # What `env.task` may name in the suite "jax".
 JAX_ENVS: dict[str, Callable[..., Env]] = {"cartpole": make_cartpole}
@@ -52,11 +53,6 @@ def build(config) -> Experiment:
         return _on_device(config) if config.env.suite == "jax" else _on_host(config)
     except ValueError as error:
         raise launch.BadInputError(str(error)) from None
-
-
-def evaluation_games(config) -> dict[str, Any]:
-    """The fields of `env` that an evaluation sets otherwise."""
-    return {name: x for name, x in config.evaluation.items() if name in ("max_steps", "num_levels")}
 
 
 def _loop_options(config, parts: Parts) -> dict[str, Any]:
@@ -117,7 +113,7 @@ def _on_host(config) -> Experiment:
         parts=parts,
         fresh=fresh,
         iterate=iterate,
-        eval_env=lambda seeds: make_env(seeds, **evaluation_games(config)),
+        eval_env=lambda seeds: make_env(seeds, **results.evaluation_games(config)),
     )
 
 

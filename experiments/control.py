@@ -5,7 +5,4 @@ import functools
 import launch
 
 if __name__ == "__main__":
-    launch.run(
-        functools.partial(launch.train, "task", other="experiments/atari.py"),
-        example="--config=configs/cartpole.py",
-    )
+    launch.run(functools.partial(launch.train, "control"), example="--config=configs/cartpole.py")

@@ -18,16 +18,28 @@ import assemble
 import launch
 from muzero_jax import checkpoint, evaluate
 from muzero_jax.envs import host
-from muzero_jax.types import Params
+from muzero_jax.types import HostEnv, Params
 import results
 import validate
 import workdirs
 
 
+class StoppedError(Exception):
+    """Games were broken off."""
+
+
 def make_scorer(
-    experiment: assemble.Experiment, config, *, episodes: int, num_envs: int
+    experiment: assemble.Experiment,
+    config,
+    *,
+    episodes: int,
+    num_envs: int,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Callable[..., dict[str, Any]]:
-    """`(params or None for random play, seeds) -> ` scores of `episodes` whole games."""
+    """`(params or None for random play, seeds) -> ` scores of `episodes` whole games.
+
+    It raises `StoppedError` before the next step of a game once `stop()` is true.
+    """
     player = evaluate.make_search_player(
         experiment.parts.search,
         experiment.parts.spec,
@@ -36,7 +48,7 @@ def make_scorer(
     )
 
     def score(params: Params | None, seeds: list[int]) -> dict[str, Any]:
-        env = experiment.eval_env(seeds)
+        env = _stoppable(experiment.eval_env(seeds), stop)
         if params is None:
             chosen = evaluate.make_random_player(env.spec, seed=seeds[0])
         else:
@@ -53,16 +65,26 @@ def make_scorer(
     return score
 
 
-def newest_params(workdir: Path, abstract: Params) -> tuple[int, Params, dict]:
+def _stoppable(env: HostEnv, stop: Callable[[], bool]) -> HostEnv:
+    def step(action):
+        if stop():
+            raise StoppedError
+        return env.step(action)
+
+    return env._replace(step=step)
+
+
+def newest_params(
+    workdir: Path, abstract: Params, *, flag: str = "--workdir"
+) -> tuple[int, Params, dict]:
     """(iteration, params, meta) of the newest params save or resume point.
 
     Raises:
-      BadInputError: where there is none, or none that fits.
+      BadInputError: where there is none, or none that fits; it begins with `flag`.
     """
-    folders = [workdir / "params", workdir / "checkpoints"]
+    newest = _newest_saved(workdir, flag)
     faults: list[str] = []
-    newest = {folder: max(checkpoint.committed_steps(folder), default=-1) for folder in folders}
-    for folder in sorted(folders, key=newest.get, reverse=True):
+    for folder in sorted(newest, key=newest.get, reverse=True):
         try:
             found = checkpoint.restore_newest(folder, {"params": abstract}, partial=True)
         except checkpoint.CheckpointError as error:
@@ -70,20 +92,24 @@ def newest_params(workdir: Path, abstract: Params) -> tuple[int, Params, dict]:
             continue
         if found is not None:
             return found[0], found[1]["params"], found[2]
-    raise launch.BadInputError(f"--workdir: no checkpoint in {workdir} can be used: {faults}")
+    raise launch.BadInputError(f"{flag}: no checkpoint in {workdir} can be used: {faults}")
 
 
-def _check_saved(workdir: Path) -> None:
-    """Tells of a missing checkpoint before anything is built."""
-    if not any(checkpoint.committed_steps(workdir / name) for name in ("params", "checkpoints")):
-        raise launch.BadInputError(f"--workdir: no checkpoint in {workdir}; has the run saved one?")
+def _newest_saved(workdir: Path, flag: str = "--workdir") -> dict[Path, int]:
+    """Folder -> its newest step; tells of missing checkpoints before anything is built."""
+    newest = {}
+    for folder in (workdir / "params", workdir / "checkpoints"):
+        try:
+            newest[folder] = max(checkpoint.committed_steps(folder), default=-1)
+        except checkpoint.CheckpointError as error:  # Of another format.
+            raise launch.BadInputError(f"{flag}: {error}") from None
+    if max(newest.values()) < 0:
+        raise launch.BadInputError(f"{flag}: no checkpoint in {workdir}; has the run saved one?")
+    return newest
 
 
-def main() -> None:
-    args = flags.FLAGS
-    if not args.workdir:
-        raise launch.BadInputError("--workdir is required, e.g. --workdir=runs/pong")
-    workdir = Path(args.workdir)
+def _config_of(workdir: Path, args) -> tuple[Any, int]:
+    """The run's config with the evaluation asked for, and the games at a time."""
     config = workdirs.read_config(workdir)
     if args.max_steps is not None:
         config.evaluation.max_steps = args.max_steps
@@ -92,8 +118,22 @@ def main() -> None:
     )
     config.evaluation.update(episodes=args.episodes, num_envs=num_envs)
     validate.check(config)
+    return config, num_envs
+
+
+def main() -> None:
+    args = flags.FLAGS
+    if not args.workdir:
+        raise launch.BadInputError("--workdir is required, e.g. --workdir=runs/pong")
+    workdir = Path(args.workdir)
+    try:
+        config, num_envs = _config_of(workdir, args)
+    except (AttributeError, LookupError, TypeError) as error:
+        raise launch.BadInputError(
+            f"--workdir: config.json of {workdir} is not of a run of this version: {error}"
+        ) from None
     if args.policy == "search":
-        _check_saved(workdir)
+        _newest_saved(workdir)
     step, params, meta = None, None, {"counters": {}}
     experiment = assemble.build(config)
     if args.policy == "search":

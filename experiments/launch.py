@@ -1,16 +1,17 @@
-"""Command lines: flags, one-line errors, exit codes."""
+"""Command lines: flags, and every way to end as one line and an exit code."""
 
 from collections.abc import Callable
+import logging as standard_logging
 import os
 import re
 import sys
 from typing import Any
+import warnings
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-BAD_INPUT = 78  # Bad flags, config or checkpoint.
-NOT_FINITE = 70  # Ten updates in a row were not finite.
+import lifetime
 
 
 class BadInputError(Exception):
@@ -21,41 +22,118 @@ class NotFiniteError(Exception):
     """Training cannot go on: losses or gradients are not finite."""
 
 
-def run(main: Callable[..., Any], *, example: str | None = None, takes_words: bool = False) -> None:
-    """Parses the command line, runs `main()` and exits; bad input is one line and code 78.
+class StorageError(Exception):
+    """Resume points cannot be written."""
 
-    With an `example` of it, `--config` is defined and required, and `--workdir` is defined. A
-    script that takes words besides flags is run as `main(words)`.
+
+class PreemptedError(Exception):
+    """The process was asked to leave, and all is saved."""
+
+
+_CODES = {
+    BadInputError: lifetime.BAD_INPUT,
+    NotFiniteError: lifetime.NOT_FINITE,
+    StorageError: lifetime.STORAGE,
+    PreemptedError: lifetime.PREEMPTED,
+}
+
+
+def run(main: Callable[..., Any], *, example: str | None = None, takes_words: bool = False) -> None:
+    """Parses the command line, runs `main()` and exits, with a code of `lifetime` and one line.
+
+    With an `example` of it, `--config` is required; it and the other flags of training are defined.
+    A script that takes words besides flags is run as `main(words)`.
     """
-    # XLA and orbax tell of their own affairs at length; warnings are still shown.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    logging.set_verbosity(logging.WARNING)
+    lifetime.listen()
+    _quieten()
     app.define_help_flags()
     if example:
-        config_flags.DEFINE_config_file("config", None, f"For example {example}.", lock_config=True)
-        flags.DEFINE_string("workdir", None, "Folder of the run; by default a new one in runs/.")
+        _define_flags(example)
     try:
         words = _parse(example, takes_words)
         main(words) if takes_words else main()
-    except BadInputError as error:
-        _fail(error, BAD_INPUT)
-    except NotFiniteError as error:
-        _fail(error, NOT_FINITE)
+    except tuple(_CODES) as error:
+        kind = "" if isinstance(error, PreemptedError) else "error: "
+        lifetime.say(f"{kind}{error}")
+        if isinstance(error, StorageError):
+            os._exit(_CODES[type(error)])  # The remains of failed saves complain when collected.
+        sys.exit(_CODES[type(error)])
 
 
-def train(field: str, *, other: str) -> None:
-    """Trains by the flags; configs whose `env` lacks `field` belong to the script `other`."""
-    # Not at the top: bad input is told before JAX is imported.
+def _quieten() -> None:
+    """Keeps libraries from telling at length what is raised as well, and told in one line."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.set_verbosity(logging.FATAL)
+    # A save that failed leaves behind the writes of every other array.
+    standard_logging.getLogger("asyncio").setLevel(standard_logging.CRITICAL)
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    sys.unraisablehook = _tell_unraisable
+
+
+def _tell_unraisable(unraisable) -> None:
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
+
+
+def _define_flags(example: str) -> None:
+    config_flags.DEFINE_config_file("config", None, f"For example {example}.", lock_config=True)
+    flags.DEFINE_string("workdir", None, "Folder of the run; by default a new one in runs/.")
+    flags.DEFINE_enum(
+        "resume",
+        "auto",
+        ["auto", "must", "never"],
+        "must: only from a resume point; never: only in a folder without a run.",
+    )
+    flags.DEFINE_string("init_from", None, "Folder of a run; begin with its newest parameters.")
+    flags.DEFINE_enum(
+        "platform", "auto", ["auto", "cpu", "gpu", "tpu"], "Refuse to run on any other."
+    )
+
+
+# The script that trains each suite of environments.
+SCRIPTS = {"atari": "atari", "procgen": "procgen", "classic": "control", "jax": "control"}
+
+
+def train(script: str) -> None:
+    """Trains by the flags; refuses the configs that belong to another script."""
+    args = flags.FLAGS
+    if args.platform == "cpu":
+        os.environ["JAX_PLATFORMS"] = "cpu"
+    # Not at the top: JAX reads its environment when it is imported.
     import validate
     import workdirs
 
-    config = flags.FLAGS.config
-    if field not in config.env:
-        raise BadInputError(f"--config: it has no env.{field}; try {other}")
-    validate.check(config)
+    config = args.config
+    try:
+        validate.check(config)
+        if (right := SCRIPTS[config.env.suite]) != script:
+            raise BadInputError(
+                f"--config: env.suite {config.env.suite!r} is trained by experiments/{right}.py"
+            )
+        name = (config.env.get("game") or config.env.task).lower()
+    except (AttributeError, LookupError, TypeError, ValueError, OverflowError) as error:
+        # Of a config file that is not one of ours, or a number out of all proportion.
+        raise BadInputError(f"--config: a field is missing or cannot be used: {error}") from None
+    workdir = workdirs.choose(args.workdir, name)
+    workdirs.check(workdir, config, resume=args.resume, init_from=args.init_from)
+    _check_platform(args.platform)
     import train as driver
 
-    driver.train(config, workdirs.choose(flags.FLAGS.workdir, config.env[field].lower()))
+    driver.train(config, workdir, resume=args.resume, init_from=args.init_from)
+
+
+def _check_platform(wanted: str) -> None:
+    import jax
+
+    try:
+        found = jax.default_backend()
+    except RuntimeError as error:  # `JAX_PLATFORMS` names one that is not there.
+        raise BadInputError(f"--platform: JAX finds no device: {error}") from None
+    if wanted not in ("auto", found):
+        raise BadInputError(
+            f"--platform: {wanted} is wanted, JAX finds {found} only;"
+            " is the extra 'cuda' or 'tpu' installed, and JAX_PLATFORMS not set?"
+        )
 
 
 def _parse(example: str | None, takes_words: bool) -> list[str]:
@@ -91,8 +169,3 @@ def _explain(error: Exception) -> str:
     if "no attribute 'get_config'" in text:
         return "--config: the file defines no get_config()"
     return text or type(error).__name__
-
-
-def _fail(error: Exception, code: int) -> None:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-    sys.exit(code)

@@ -1,11 +1,8 @@
-"""Trains on a control task: python experiments/control.py --config=configs/cartpole.py"""
+"""Trains on procgen games: python experiments/procgen.py --config=configs/procgen.py:coinrun"""
 
 import functools
 
 import launch
 
 if __name__ == "__main__":
-    launch.run(
-        functools.partial(launch.train, "task", other="experiments/atari.py"),
-        example="--config=configs/cartpole.py",
-    )
+    launch.run(functools.partial(launch.train, "procgen"), example="--config=configs/procgen.py:coinrun")

@@ -1,5 +1,6 @@
 """What runs have left behind: run folders and the files of benchmarks/results/, read alike."""
 
+from collections.abc import Mapping
 import glob
 import json
 from pathlib import Path
@@ -39,9 +40,15 @@ class Run(NamedTuple):
         return self.config["env"].get("game") or self.config["env"]["task"]
 
 
+def evaluation_games(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of `env` that an evaluation sets otherwise."""
+    fields = ("max_steps", "num_levels")
+    return {name: x for name, x in config["evaluation"].items() if name in fields}
+
+
 def protocol(config: dict[str, Any]) -> dict[str, Any]:
     """What a score means: everything that shapes the games and the player."""
-    game = config["env"] | {"max_steps": config["evaluation"]["max_steps"]}
+    game = config["env"] | evaluation_games(config)
     for name in ("num_envs", "num_groups", "num_threads", "life_loss_is_end"):
         game.pop(name, None)
     return game | {

@@ -17,9 +17,10 @@ class Range(NamedTuple):
     below: float | None = None
 
     def allows(self, x: float) -> bool:
-        """Whether a finite `x` is inside."""
+        """Whether `x` is a finite number inside."""
         return (
-            math.isfinite(x)
+            isinstance(x, int | float)
+            and math.isfinite(x)
             and (self.low is None or x >= self.low)
             and (self.high is None or x <= self.high)
             and (self.above is None or x > self.above)
@@ -130,7 +131,7 @@ def check(config) -> None:
     """
     for name, value in leaves(config.to_dict()):
         if name in RANGES and value is not None and not RANGES[name].allows(value):
-            raise BadInputError(f"{name} must be {RANGES[name]} (got {value})")
+            raise BadInputError(f"{name} must be {RANGES[name]} (got {value!r})")
         if name in CHOICES and value not in CHOICES[name]:
             raise BadInputError(f"{name} must be one of {CHOICES[name]} (got {value!r})")
     _check_together(config)

@@ -1,13 +1,19 @@
-"""The folder of a run: its config file, and which changes to it a resume allows."""
+"""The folder of a run: its config file, its lock, and which changes a resume allows."""
 
+from collections.abc import Iterator
+import contextlib
+import fcntl
 import json
+import os
 from pathlib import Path
+import socket
 import time
-from typing import Any
+from typing import IO, Any
 
 from ml_collections import ConfigDict
 
 import launch
+import lifetime
 
 # Fields that may differ when a run is taken up again; a trailing dot means a whole group.
 MAY_CHANGE = (
@@ -23,51 +29,131 @@ MAY_CHANGE = (
 
 def choose(workdir: str | None, name: str) -> Path:
     """The folder asked for, or a new one under `runs/`."""
-    if workdir is not None:
-        return Path(workdir)
-    return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if workdir is None:
+        return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    try:
+        workdir.encode()
+    except UnicodeEncodeError:
+        raise launch.BadInputError(f"--workdir: {workdir!r} is not UTF-8") from None
+    if not workdir:
+        raise launch.BadInputError("--workdir is empty; give a folder, e.g. --workdir=runs/pong")
+    return Path(workdir)
 
 
-def check(workdir: Path, config) -> None:
-    """Checks that a run in this folder, if there is one, has the same config.
+def check(
+    workdir: Path, config, *, resume: str = "auto", init_from: str | None = None
+) -> str | None:
+    """Checks that a run with this config may begin or go on in the folder, before any building.
+
+    Returns:
+      The folder whose parameters a new run begins with: as given, or as the run was started.
 
     Raises:
-      BadInputError: naming the fields that differ.
+      BadInputError: naming what is wrong, or the fields that differ.
     """
-    given = json.loads(config.to_json())
-    path = workdir / "config.json"
-    if path.exists():
-        stored = _load(path)
-        differing = [
-            name
-            for name, old, new in differences(stored, given)
-            if not any(name == x or (x[-1] == "." and name.startswith(x)) for x in MAY_CHANGE)
-        ]
-        if differing:
-            shown = ", ".join(
-                f"{n} (was {old}, now {new})"
-                for n, old, new in differences(stored, given)
-                if n in differing
-            )
-            raise launch.BadInputError(
-                f"--workdir: {workdir} holds a run with another config: {shown};"
-                " use another folder, or the former values"
-            )
+    used = _is_used(workdir)
+    if resume == "never" and used:
+        raise launch.BadInputError(f"--resume=never: {workdir} holds a run; use another folder")
+    if resume == "must" and not _entries(workdir / "checkpoints"):
+        raise launch.BadInputError(f"--resume=must: no resume point in {workdir}")
+    stored = _load(workdir / "config.json") if used else {}
+    origin = stored.pop("init_from", None)
+    if used:
+        _check_same(workdir, stored, json.loads(config.to_json()))
+        _lock(workdir).close()  # Told early; the lock that lasts is taken by `claim`.
+    before = origin["workdir"] if origin else None
+    if init_from is None:
+        return before
+    if not Path(init_from).is_dir():
+        raise launch.BadInputError(f"--init_from: no folder {init_from}")
+    init_from = str(Path(init_from).resolve())
+    if used and init_from != before:
+        raise launch.BadInputError(
+            f"--init_from: the run in {workdir} began with {before or 'fresh parameters'};"
+            " use another folder, or leave the flag out"
+        )
+    return init_from
 
 
-def claim(workdir: Path, config) -> None:
-    """Writes `config.json`, once all of the config has been found to work.
+def _is_used(workdir: Path) -> bool:
+    if workdir.exists() and not workdir.is_dir():
+        raise launch.BadInputError(f"--workdir: {workdir} is no folder")
+    absolute = workdir.absolute()
+    nearest = next(path for path in (absolute, *absolute.parents) if path.exists())
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
+        raise launch.BadInputError(f"--workdir: {workdir} cannot be written ({nearest})")
+    if (workdir / "config.json").exists():
+        return True
+    if any(_entries(workdir / name) for name in ("checkpoints", "params")):
+        raise launch.BadInputError(
+            f"--workdir: {workdir} holds checkpoints without their config.json; use another folder"
+        )
+    return False
+
+
+def _entries(folder: Path) -> list[Path]:
+    """Names of numbers: what a checkpoint store takes for steps, damaged or not."""
+    return [path for path in folder.glob("*") if path.name.isdecimal()]
+
+
+def _check_same(workdir: Path, stored: dict, given: dict) -> None:
+    differing = [
+        f"{name} (was {old}, now {new})"
+        for name, old, new in differences(stored, given)
+        if not any(name == x or (x[-1] == "." and name.startswith(x)) for x in MAY_CHANGE)
+    ]
+    if differing:
+        raise launch.BadInputError(
+            f"--workdir: {workdir} holds a run with another config: {', '.join(differing)};"
+            " use another folder, or the former values"
+        )
+
+
+@contextlib.contextmanager
+def claim(workdir: Path, config, *, init_from: dict | None = None) -> Iterator[None]:
+    """Locks the folder and writes `config.json`, once all of the config has been found to work.
 
     Raises:
-      BadInputError: where the folder cannot be written.
+      BadInputError: where the folder cannot be written, or another process has it.
     """
     unfinished = workdir / "config.json.tmp"
+    content = json.loads(config.to_json()) | ({"init_from": init_from} if init_from else {})
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(json.dumps(json.loads(config.to_json()), indent=2) + "\n")
-        unfinished.replace(workdir / "config.json")
     except OSError as error:
-        raise launch.BadInputError(f"--workdir: {workdir} cannot be written: {error}") from None
+        raise _unwritable(workdir, error) from None
+    with _lock(workdir) as lock:
+        try:
+            lock.truncate(0)
+            lock.write(f"{socket.gethostname()}:{os.getpid()}\n")
+            lock.flush()
+            unfinished.write_text(json.dumps(content, indent=2) + "\n")
+            unfinished.replace(workdir / "config.json")
+        except OSError as error:
+            raise _unwritable(workdir, error) from None
+        yield
+
+
+def _lock(workdir: Path) -> IO[str]:
+    """The locked file; the system lets go of it when the process ends, however it ends."""
+    try:
+        file = (workdir / "lock").open("a+")
+    except OSError as error:
+        raise _unwritable(workdir, error) from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read().strip() or "another process"
+        file.close()
+        raise launch.BadInputError(f"--workdir: run dir is in use by {holder}") from None
+    except OSError as error:  # Some network file systems know no locks.
+        lifetime.say(f"warning: {workdir} cannot be locked: {error}; see that no other run uses it")
+    return file
+
+
+def _unwritable(workdir: Path, error: OSError) -> launch.BadInputError:
+    return launch.BadInputError(f"--workdir: {workdir} cannot be written: {error}")
 
 
 def read_config(workdir: Path) -> ConfigDict:
@@ -79,14 +165,19 @@ def read_config(workdir: Path) -> ConfigDict:
     path = workdir / "config.json"
     if not path.exists():
         raise launch.BadInputError(f"--workdir: no run in {workdir} (config.json is missing)")
-    return ConfigDict(_load(path))
+    stored = _load(path)
+    stored.pop("init_from", None)
+    return ConfigDict(stored)
 
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
-    except (ValueError, OSError) as error:
+        stored = json.loads(path.read_text())
+    except (ValueError, OSError, RecursionError) as error:
         raise launch.BadInputError(f"{path} cannot be read: {error}") from None
+    if not isinstance(stored, dict):
+        raise launch.BadInputError(f"{path} cannot be read: it holds no JSON object")
+    return stored
 
 
 def differences(old: dict, new: dict, prefix: str = "") -> list[tuple[str, Any, Any]]:

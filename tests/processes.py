@@ -13,6 +13,7 @@ import jax
 from ml_collections import ConfigDict
 
 import assemble
+import lifetime
 from muzero_jax import checkpoint
 import train
 
@@ -89,6 +90,23 @@ def kill_after_a_save(arguments, workdir, *, output):
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, f"ended before a kill after {delay} s"
     return checkpoint.committed_steps(workdir / "checkpoints")[-1]
+
+
+def ask_to_leave(arguments, workdir, *, output):
+    """Starts, waits for a new line of metrics, then sends SIGTERM; nothing may be lost."""
+    path = workdir / "metrics.jsonl"
+    size = path.stat().st_size
+    process = start(arguments, output=output)
+    give_up = time.monotonic() + _PATIENCE_SECONDS
+    while path.stat().st_size == size:
+        assert process.poll() is None, Path(output).read_text()
+        assert time.monotonic() < give_up, "no line of metrics"
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(_PATIENCE_SECONDS) == lifetime.PREEMPTED, Path(output).read_text()
+    last = json.loads(path.read_text().splitlines()[-1])
+    counters = checkpoint.read_meta(workdir / "checkpoints")["counters"]
+    assert (last["env_steps"], last["updates"]) == (counters["env_steps"], counters["updates"])
 
 
 def build(workdir):

@@ -136,7 +136,7 @@ def test_no_record_is_lost(killed):
 def test_files_and_fields_of_a_run(killed):
     """The names that the README gives. Planted bug seen: `speed/share_search` told by no line."""
     files = {path.name for path in killed.workdir.iterdir()}
-    assert files == {"config.json", "metrics.jsonl", "checkpoints", "params"}
+    assert files == {"config.json", "lock", "metrics.jsonl", "checkpoints", "params"}
     stored = json.loads((killed.workdir / "config.json").read_text())
     assert stored["total_env_steps"] == killed.total
     end = killed.points[-1][2]
@@ -317,6 +317,31 @@ _BAD = {  # Name: (script, words, what the line has to say).
         [_CARTPOLE, "--workdir=used", "--config.targets.discount=0.9"],
         ["targets.discount (was 0.5, now 0.9)", "another folder"],
     ),
+    "no resume point": (
+        "control",
+        [_CARTPOLE, "--resume=must"],
+        ["--resume=must: no resume point in fresh"],
+    ),
+    "used": (
+        "control",
+        [_CARTPOLE, "--workdir=used", "--resume=never"],
+        ["--resume=never: used holds a run"],
+    ),
+    "kind of resume": ("control", [_CARTPOLE, "--resume=maybe"], ["resume", "auto|must|never"]),
+    "file": ("control", [_CARTPOLE, "--workdir=setup_nothing.py"], ["setup_nothing.py is no fol"]),
+    "below a file": (
+        "control",
+        [_CARTPOLE, "--workdir=setup_nothing.py/run"],
+        ["setup_nothing.py/run cannot be written"],
+    ),
+    "no device": ("control", [_CARTPOLE, "--platform=tpu"], ["--platform: tpu is wanted", "cpu"]),
+    "wrong types": ("control", ["--config=setup_types.py"], ["env.num_envs", "(got '32')"]),
+    "missing field": ("control", ["--config=setup_fields.py"], ["--config: a field", "optimizer"]),
+    "huge": (
+        "control",
+        [_CARTPOLE, "--config.search.num_simulations=1" + "0" * 400],
+        ["--config: ", "too large"],
+    ),
     "no checkpoint": ("evaluate", ["--workdir=used"], ["no checkpoint in", "used"]),
     "no run": ("evaluate", ["--workdir=nowhere"], ["no run in", "nowhere", "config.json"]),
     "no folder": ("evaluate", [], ["--workdir is required"]),
@@ -330,6 +355,11 @@ def refusals(tmp_path_factory):
     base = tmp_path_factory.mktemp("bad")
     (base / "configs").symlink_to(processes.ROOT / "configs")
     (base / "setup_nothing.py").write_text("x = 1\n")
+    for name, change in (
+        ("types", 'config.env.num_envs = "32"'),
+        ("fields", "del config.optimizer"),
+    ):
+        (base / f"setup_{name}.py").write_text(_CHANGED_CONFIG.format(change=change))
     (base / "used").mkdir()
     arguments = [sys.executable, "-c", _STORED_CONFIG]
     stored = subprocess.run(arguments, cwd=processes.ROOT, capture_output=True, check=True)
@@ -354,6 +384,14 @@ def refusals(tmp_path_factory):
     return told, base
 
 
+_CHANGED_CONFIG = """
+from configs import cartpole
+def get_config():
+    config = cartpole.get_config()
+    with config.ignore_type():
+        {change}
+    return config
+"""
 _STORED_CONFIG = """
 from configs import cartpole
 config = cartpole.get_config()

@@ -1,4 +1,5 @@
-"""CartPole on the device over processes: a killed run goes on bit for bit, and nothing is spare."""
+"""CartPole on the device over processes: a run that was killed, then asked to leave, goes on bit
+for bit, and nothing is spare."""
 
 import functools
 import itertools
@@ -16,7 +17,7 @@ import processes
 
 _OPTIONS = processes.TINY_CONTROL | {
     "env.num_groups": 1,
-    "total_env_steps": 900,
+    "total_env_steps": 1200,
     "evaluation.interval_env_steps": 250,
     "evaluation.stop_at": 1000.0,
     "checkpoint.resume_interval_env_steps": 150,
@@ -28,7 +29,8 @@ _OPTIONS = processes.TINY_CONTROL | {
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """(uninterrupted, killed once and taken up again) runs of the same config."""
+    """Two runs of one config: undisturbed; and killed -9, taken up, asked to leave by SIGTERM, and
+    taken up again."""
     base = tmp_path_factory.mktemp("resume")
     arguments = {
         name: processes.command(
@@ -42,6 +44,7 @@ def folders(tmp_path_factory):
     log = base / "log"
     assert processes.finish(arguments["whole"], output=log) == 0, log.read_text()
     processes.kill_after_a_save(arguments["killed"], base / "killed", output=log)
+    processes.ask_to_leave(arguments["killed"], base / "killed", output=log)
     assert processes.finish(arguments["killed"], output=log) == 0, log.read_text()
     assert "resuming at" in log.read_text()
     return base / "whole", base / "killed"
@@ -61,8 +64,8 @@ def test_a_killed_run_ends_bit_for_bit_like_one_that_was_not(folders, experiment
     assert again_step == step
     fakes.assert_trees_equal(killed, whole)
     counters, again = Counters(**meta["counters"]), Counters(**again_meta["counters"])
-    assert (counters.resumes, again.resumes) == (0, 1)
-    assert again._replace(resumes=0) == counters and counters.env_steps >= 900
+    assert (counters.resumes, again.resumes) == (0, 2)
+    assert again._replace(resumes=0) == counters and counters.env_steps >= 1200
     assert checkpoint.committed_steps(folders[0] / "params")[-1] == step
 
 
@@ -79,7 +82,7 @@ def test_a_killed_run_records_the_evaluations_of_the_other(folders):
         ]
 
     whole, killed = (facts(folder) for folder in folders)
-    assert whole == killed and len(whole) == 4
+    assert whole == killed and len(whole) == 5
 
 
 def _go_on(experiment, tree, counters, iterations):

@@ -1,0 +1,75 @@
+"""How a process ends: its exit codes, and the signals that ask it to leave.
+
+SIGTERM and SIGINT (Ctrl-C) are taken note of by a thread, because Python itself looks at signals
+only between two of its own steps, and one compilation can last longer than a scheduler's patience.
+While there is nothing to save the thread ends the process at once. After `hold` the run is asked:
+it looks at `asked`, saves and leaves by itself. A second signal ends it without a save.
+"""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+
+DONE = 0
+NOT_FINITE = 70  # Ten updates in a row were not finite.
+STORAGE = 74  # Resume points cannot be written.
+PREEMPTED = 75  # Asked to leave, and saved: the same command goes on.
+BAD_INPUT = 78  # Bad flags, config or checkpoint.
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+# Wrappers pass on a Ctrl-C that the terminal has sent to the whole group already.
+_SAME_REQUEST_SECONDS = 1.0
+
+_lock = threading.Lock()
+_held = threading.Event()
+_asked = threading.Event()
+
+
+def listen() -> None:
+    """Begins to take note of signals; called once, by the main thread."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing)  # Written to by the C handler, whatever Python is doing.
+    for number in _SIGNALS:
+        signal.signal(number, lambda *_: None)
+        signal.siginterrupt(number, False)  # No write of a checkpoint is cut short.
+    threading.Thread(target=_watch, args=(reading,), name="signals", daemon=True).start()
+
+
+def hold() -> None:
+    """From now on there is work to save: the caller looks at `asked`."""
+    with _lock:
+        _held.set()
+
+
+def asked() -> bool:
+    """Whether the process has been asked to save and leave."""
+    return _asked.is_set()
+
+
+def say(text: str) -> None:
+    """Tells people one line on standard error, if anyone can be told."""
+    # Not `print`: the main thread may be held up inside it, or the disk of a log be full.
+    with contextlib.suppress(OSError):
+        os.write(2, f"{' '.join(text.split())}\n".encode(errors="backslashreplace"))
+
+
+def _watch(reading: int) -> None:
+    first = None
+    while True:
+        number = os.read(reading, 1)[0]
+        name, now = signal.Signals(number).name, time.monotonic()
+        with _lock:
+            if not _held.is_set():
+                say(f"{name}: nothing to save yet, leaving")
+                os._exit(PREEMPTED)
+            _asked.set()
+        if first is None:
+            first = now
+            say(f"{name}: saving, then leaving; once more leaves without a save")
+        elif now - first >= _SAME_REQUEST_SECONDS:
+            say(f"{name} again: leaving without a save")
+            os._exit(128 + number)

@@ -1,0 +1,86 @@
+"""Saves that may fail: each failure is told within one interval, and tried again at the next."""
+
+from pathlib import Path
+import time
+from typing import Any
+
+import launch
+import lifetime
+from muzero_jax.checkpoint import CheckpointStore, SaveError
+
+MAX_FAILED_IN_A_ROW = 3
+
+
+class Saver:
+    """One store of a run, seen by a driver for which a failed save is news and no exception.
+
+    A `vital` one gives up after three failures in a row.
+
+    Attributes:
+      failed: saves of this process that failed.
+      failed_in_a_row: of these, how many since the last one that was committed.
+    """
+
+    def __init__(self, store: CheckpointStore, folder: Path, *, vital: bool):
+        self._store, self._folder, self._vital = store, folder, vital
+        self._begun: tuple[int, float] | None = None  # (step, time) of the save under way.
+        self._safe_since = time.monotonic()
+        self.failed = self.failed_in_a_row = 0
+
+    def save(self, step: int, tree: Any, meta: dict) -> None:
+        """Starts to save, unless this step or a newer one is committed.
+
+        A resumed run begins behind params saves that were made after its resume point.
+
+        Raises:
+          StorageError: of a vital store, three saves in a row have failed.
+        """
+        self.wait()
+        self._check(allowed=MAX_FAILED_IN_A_ROW - 1)
+        try:
+            if step <= max(self._store.steps(), default=-1):
+                return
+            # Orbax waits for a minute for a folder that cannot be made.
+            (self._folder / "probe").mkdir(exist_ok=True)
+            (self._folder / "probe").rmdir()
+            begin = time.monotonic()
+            self._store.save(step, tree, meta)
+            self._begun = (step, begin)
+        except OSError as error:
+            self._book_failure(step, error)
+
+    def wait(self) -> None:
+        """Waits for the save under way, and books how it ended."""
+        begun, self._begun = self._begun, None
+        try:
+            self._store.wait()
+        except OSError as error:
+            self._book_failure(begun and begun[0], error)
+        else:
+            if begun is not None:
+                self._safe_since, self.failed_in_a_row = begun[1], 0
+
+    def age_s(self) -> float:
+        """Seconds of work that a kill would lose: since the state of the newest committed save."""
+        if self._begun is not None and self._begun[0] in self._store.steps():
+            self.wait()
+        return time.monotonic() - self._safe_since
+
+    def finish(self) -> None:
+        """Raises `StorageError` where the last save of a vital store has failed."""
+        self.wait()
+        self._check(allowed=0)
+
+    def _check(self, *, allowed: int) -> None:
+        if self._vital and self.failed_in_a_row > allowed:
+            raise launch.StorageError(
+                f"the last saves of a resume point failed ({self.failed_in_a_row} in a row), see"
+                " above; older ones are untouched. Make room or mend the folder; the same command"
+                " goes on"
+            )
+
+    def _book_failure(self, step: int | None, error: OSError) -> None:
+        self.failed += 1
+        self.failed_in_a_row += 1
+        told = error if isinstance(error, SaveError) else f"saving step {step} failed: {error}"
+        lifetime.say(f"warning: {told}; the run goes on and saves again at the next interval")

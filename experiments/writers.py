@@ -1,0 +1,46 @@
+"""The metrics writers of a run. A disk that is full costs their records, never the run."""
+
+from collections.abc import Callable
+import contextlib
+from pathlib import Path
+
+import lifetime
+from muzero_jax import metrics
+
+
+def make(config, workdir: Path) -> metrics.Writer:
+    """All that the config asks for, behind one `write`."""
+    total = config.total_env_steps
+    made = [
+        _forgiving("metrics.jsonl", lambda: metrics.make_jsonl_writer(workdir / "metrics.jsonl")),
+        _forgiving("the progress line", lambda: metrics.make_progress_writer(total)),
+    ]
+    if config.logging.tensorboard:
+        board = workdir / "tensorboard"
+        made.append(_forgiving("tensorboard", lambda: metrics.make_tensorboard_writer(board)))
+    return metrics.combine(*made)
+
+
+def _forgiving(name: str, make_writer: Callable[[], metrics.Writer]) -> metrics.Writer:
+    """A writer that loses records while it cannot write; a fault is told when it begins."""
+    state = {"writer": None, "works": True}
+
+    def write(record):
+        try:
+            # Made anew after a fault, which may have left half a line.
+            state["writer"] = state["writer"] or make_writer()
+            state["writer"].write(record)
+            state["works"] = True
+        except OSError as error:
+            close()
+            if state["works"]:
+                lifetime.say(f"warning: {name} cannot be written: {error}; the run goes on")
+            state["works"] = False
+
+    def close():
+        writer, state["writer"] = state["writer"], None
+        if writer is not None:
+            with contextlib.suppress(OSError):
+                writer.close()
+
+    return metrics.Writer(write, close)
