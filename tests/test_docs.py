@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 DOCS = Path(__file__).parent.parent / "docs"
-FILES = ("corridor", "train_corridor", "entropy_loss", "one_step_search")
+FILES = ("corridor", "train_corridor", "entropy_loss", "noisy_loss", "one_step_search")
 
 
 def _blocks(page: str) -> list[str]:
@@ -33,7 +33,7 @@ def compose(tmp_path, monkeypatch):
 def test_compose_learns_with_each_swap(compose, tmp_path):
     """Seen to fail with the reward of the corridor's ends exchanged in a scratch copy."""
     assert {path.stem for path in tmp_path.glob("*.py")} == set(FILES)
-    assert len(compose) == 2
+    assert len(compose) == 3
     for block in ("from train_corridor import train\nreturns = train()\n", *compose):
         space: dict = {}
         exec(compile(block, "compose.md", "exec"), space)

@@ -180,7 +180,7 @@ def crops_of(frames, max_shift):
 def test_random_shift_is_one_of_the_crops(dtype):
     """Each example is one crop of its padded self, the same for all its frames; all are drawn.
 
-    Planted: a shift for each frame; one shift for the whole batch; padding by zeros, by reflection;
+    Planted: one shift for the whole batch; padding by zeros, by reflection;
     offsets up to 2·max_shift - 1; one number for both axes; the result made float32.
     """
     images, max_shift = image_batch(dtype), 2
@@ -200,7 +200,7 @@ def test_random_shift_is_one_of_the_crops(dtype):
 
 
 def test_random_shift_by_nothing_is_nothing():
-    """And the same key shifts alike. Planted: offsets from 1 on."""
+    """And the same key shifts alike."""
     images = image_batch("uint8", (4, 1, 3, 3, 1))
     np.testing.assert_array_equal(frames.random_shift(jax.random.key(0), images, 0), images)
     once, again = (frames.random_shift(jax.random.key(1), images, 4) for _ in range(2))

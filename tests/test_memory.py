@@ -148,7 +148,7 @@ def test_a_gru_recalls_what_a_memoryless_network_cannot():
     The memoryless network is the MLP with one frame: it is not told its last action either, in
     which it could carry the cue along.
 
-    Planted: the GRU run from the newest frame to the oldest with `valid` the wrong way round.
+    Its score shows that the task cannot be solved without memory.
     """
     scores = {
         "gru": score_after_training(make_gru_network, LENGTH, 30),

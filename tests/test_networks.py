@@ -280,10 +280,7 @@ def test_parameter_counts_of_the_mlp():
 
 
 def test_parameter_counts_of_the_gru():
-    """Counted by hand; width 8, one layer, entries of 4 numbers, 3 one-hot actions, 1 reward.
-
-    Planted: frames of all steps given to each step.
-    """
+    """Counted by hand; width 8, one layer, entries of 4 numbers, 3 one-hot actions, 1 reward."""
     params = jax.eval_shape(make("gru").init, jax.random.key(0))
     # Entries of 8: 8·8 + 16 = 80. Three gates: 3·(8·8 + 8) from the entry, 3·8·8 and one bias of 8
     # from the state (the reset gate is inside of it) = 416. Then Dense 72.
@@ -312,7 +309,7 @@ def test_parameter_counts_of_the_conv_network():
 def test_stored_parameters_keep_their_names():
     """What a checkpoint holds: trees of the default networks, told once.
 
-    Planted: `Trunk` without its stored name; one more module in the conv network's body.
+    Planted: `Trunk` without its stored name.
     """
 
     def names(kind):

@@ -155,7 +155,7 @@ def scaled(x):
 def test_input_planes_literally():
     """With no layers at all, the embedding is the input: frames, actions a/A, squashed rewards.
 
-    Planted: raw rewards; rewards read where `valid` is False; action planes after the rewards.
+    Planted: raw rewards; rewards read where `valid` is False.
     """
     embed, _ = embed_with(shape=(2, 3, 2), history_steps=2, action_planes=True,
                           history_rewards=True)
@@ -180,7 +180,7 @@ def test_input_planes_literally():
 def test_pooling_equals_numpy(size, stride):
     """The mean of those pixels that are there; at the edges fewer.
 
-    Planted: padding counted as zeros; the maximum in place of the mean; pooling without a stride.
+    Planted: padding counted as zeros; the maximum in place of the mean.
     """
     shape = (6, 8, 2)
     embed, params = embed_with(shape=shape, stages=(("pool", size, stride, 0),))
@@ -217,7 +217,7 @@ def numpy_norm(x, norm):
 def test_a_residual_stage_equals_numpy():
     """A 3x3 convolution with stride 2, another without, and a skip of 1x1 with stride 2.
 
-    Planted: the stride on the second convolution; no norm on the skip; no ReLU after the sum.
+    Planted: the stride on the second convolution; no ReLU after the sum.
     """
     shape = (6, 8, 2)
     embed, params = embed_with(shape=shape, stages=(("residual", 4, 2, 0),))
@@ -277,7 +277,7 @@ def test_a_spatial_action_is_a_point(dtype):
 def test_refusals(options, message):
     """One line that names the field; connect four has 7 actions on 42 points.
 
-    Planted: each check left out.
+    Planted: the conditions on sizes, signs, types and names left out one at a time.
     """
     with pytest.raises(ValueError, match=message) as caught:
         bare((6, 7, 2), **{"actions": 3, "action_encoding": "spatial"} | options)

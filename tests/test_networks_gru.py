@@ -56,7 +56,7 @@ def test_padding_changes_no_bit():
 def test_a_padded_history_is_a_shorter_one():
     """The parameters know no S: the valid end alone gives the same embedding.
 
-    Planted: the state started at ones; the oldest entry read last.
+    Planted: no mask.
     """
     params, history = params_of(), history_from([0, 1, 3, 4])
     whole = embed(params, history)
@@ -98,7 +98,7 @@ def numpy_embedding(params, history, example):
 
 
 def test_equals_numpy():
-    """Planted: the newest entry first; raw instead of squashed rewards; no ReLU."""
+    """Planted: the newest entry first; raw rewards; the state started at ones."""
     params, history = params_of(), history_from([0, 0, 2, 4])
     got = embed(params, history)
     for example in range(BATCH):
