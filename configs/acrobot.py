@@ -47,7 +47,7 @@ def get_config() -> ConfigDict:
     config.update(_learning())
     config.loop = dict(steps_per_iteration=8, probe_interval_iterations=50)
     config.evaluation = dict(
-        interval_env_steps=50_000, episodes=20, num_envs=20, max_steps=500, stop_at=config_dict.placeholder(float)
+        interval_env_steps=50_000, episodes=20, num_envs=20, max_steps=500, stop_at=-85.0
     )
     config.checkpoint = dict(
         resume_interval_env_steps=50_000, params_interval_env_steps=50_000, max_to_keep=2
@@ -81,7 +81,7 @@ def _learning() -> ConfigDict:
         learning_rate=1e-3,
         warmup_updates=50,
         decay="cosine",
-        decay_updates=config_dict.placeholder(int),
+        decay_updates=30_000,
         final_fraction=0.1,
         weight_decay=1e-4,
         max_grad_norm=5.0,

@@ -2,14 +2,14 @@
 
   python experiments/atari.py --config=configs/atari_100k.py:Pong
 
-The network of the 100k-steps literature (64 channels at 6x6, one residual block each in
-representation, dynamics and prediction; Ye et al. 2021, appendix), four 96x96 RGB frames, one update
-of 256 positions per agent step, random shifts of four pixels, life loss as an end in training,
-clipped rewards, a discount of 0.997 per frame. Not in it, other than in EfficientZero: the
-consistency loss, the value prefix, reanalysis and the corrected horizon; so this is the baseline
-that those are measured against. Gumbel search with 16 simulations over four actions (Wang et al.
-2024) instead of 50, AdamW instead of SGD. Not trained in full by us yet: what is tested is one
-update, the budget, and a short run.
+The network of the 100k-steps literature: 64 channels at 6x6, one residual block each in
+representation, dynamics and prediction (Ye et al. 2021, appendix A). Four 96x96 RGB frames, one
+update of 256 positions per agent step, random shifts of four pixels, life loss as an end in
+training, clipped rewards, a discount of 0.997 per frame. Gumbel search with 16 simulations over
+four actions (Wang et al. 2024) instead of 50, AdamW instead of SGD. Other than in EfficientZero
+there is no consistency loss, value prefix, reanalysis or corrected horizon: this is the baseline
+that those are to be measured against. Not trained in full by us yet; what is tested is one update,
+the budget of memory, and a short run.
 """
 
 from ml_collections import ConfigDict, config_dict

@@ -1,6 +1,11 @@
 """Gumbel MuZero on LunarLander-v3; two CPU cores.
 
   python experiments/control.py --config=configs/lunarlander.py
+
+Solved means a mean return of 200 over 20 unseen episodes. The run stops when an evaluation inside
+it reaches `evaluation.stop_at`; the checkpoint that counts is the last one. Returns bootstrap from
+the target network: with stored search values, of a ring that holds the last 256,000 rows, runs
+passed 200 and fell back to 130-200.
 """
 
 from ml_collections import ConfigDict, config_dict
@@ -42,7 +47,7 @@ def get_config() -> ConfigDict:
     config.update(_learning())
     config.loop = dict(steps_per_iteration=8, probe_interval_iterations=50)
     config.evaluation = dict(
-        interval_env_steps=50_000, episodes=20, num_envs=20, max_steps=1000, stop_at=config_dict.placeholder(float)
+        interval_env_steps=50_000, episodes=20, num_envs=20, max_steps=1000, stop_at=240.0
     )
     config.checkpoint = dict(
         resume_interval_env_steps=50_000, params_interval_env_steps=50_000, max_to_keep=2
@@ -68,7 +73,7 @@ def _learning() -> ConfigDict:
         bootstrap_steps=10,
         discount=0.997,
         clip_rewards=False,
-        value_source="search",
+        value_source="target_network",
         target_interval_updates=200,
     )
     config.loss = dict(value_weight=0.25, reward_weight=1.0, policy_weight=1.0)
@@ -76,7 +81,7 @@ def _learning() -> ConfigDict:
         learning_rate=1e-3,
         warmup_updates=50,
         decay="cosine",
-        decay_updates=config_dict.placeholder(int),
+        decay_updates=30_000,
         final_fraction=0.1,
         weight_decay=1e-4,
         max_grad_norm=5.0,

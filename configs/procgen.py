@@ -3,7 +3,8 @@
   python experiments/procgen.py --config=configs/procgen.py:coinrun
 
 Trained on 200 levels, scored on all levels: `env.num_levels` belongs to training alone. Frames are
-64x64 RGB, one frame of history, rewards raw. Not trained in full by us yet: what is tested is one
+64x64 RGB, one frame of history, rewards raw. envpool needs the libraries of Qt 5 for these games
+(Debian: libqt5gui5). Not trained in full by us yet: what is tested is one
 update, the budget, and a short run.
 """
 

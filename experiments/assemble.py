@@ -14,7 +14,7 @@ from muzero_jax.envs.cartpole import make_cartpole
 from muzero_jax.loops.anakin import anakin, init_anakin_carry
 from muzero_jax.loops.sebulba import sebulba
 from muzero_jax.types import Counters, Env, HostEnv, RunState
-from parts import Parts, make_parts
+from parts import Parts, call, make_parts
 import results
 
 # What `env.task` may name in the suite "jax".
@@ -71,11 +71,11 @@ def _on_host(config) -> Experiment:
     group_size = config.env.num_envs // config.env.num_groups
 
     def make_env(seeds: list[int], **changes) -> HostEnv:
-        options = config.env.to_dict() | changes | {"seeds": seeds}
+        options = config.env.to_dict() | changes
         for name in ("suite", "num_envs", "num_groups"):
             del options[name]
         field, make = HOST_ENVS[config.env.suite]
-        return make(options.pop(field), **options)
+        return call(make, "env", options, options.pop(field), seeds=seeds)
 
     def make_groups(resumes: int) -> list[HostEnv]:
         return [

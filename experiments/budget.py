@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import assemble
 import launch
 from muzero_jax import acting
-from muzero_jax.types import RunState, TimeStep
+from muzero_jax.types import TimeStep
 
 GIB = 2**30
 

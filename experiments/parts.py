@@ -49,20 +49,27 @@ class Parts(NamedTuple):
 
 def make_parts(config, spec: EnvSpec) -> Parts:
     """Network, search, replay and learner for environments like `spec`."""
-    codec = Codecs(**{name: codecs.make_two_hot_codec(**c) for name, c in config.codec.items()})
-    make_network, network_options = _chosen(NETWORKS, config, "network")
-    network = make_network(spec, codec, **network_options)
-    make_search, search_options = _chosen(SEARCHES, config, "search")
-    search_fn = make_search(
+    codec = Codecs(
+        **{
+            name: call(codecs.make_two_hot_codec, f"codec.{name}", config.codec[name].to_dict())
+            for name in ("value", "reward")
+        }
+    )
+    make_network, options = _chosen(NETWORKS, config, "network")
+    network = call(make_network, "network", options, spec, codec)
+    make_search, options = _chosen(SEARCHES, config, "search")
+    search_fn = call(
+        make_search,
+        "search",
+        options,
         network,
         codec,
         num_actions=spec.num_actions,
         turn_sign=spec.turn_sign,
         discount=config.targets.discount,
-        **search_options,
     )
     init_key, env_key, run_key = jax.random.split(jax.random.key(config.seed), 3)
-    optimizer = learner.make_optimizer(**config.optimizer)
+    optimizer = call(learner.make_optimizer, "optimizer", config.optimizer.to_dict())
     ring = _make_replay(config, spec, network, search_fn)
     loss = _make_loss(config, network, codec)
     return Parts(
@@ -73,21 +80,32 @@ def make_parts(config, spec: EnvSpec) -> Parts:
         loss=loss,
         learn=_make_learn(config, network, codec, loss, optimizer, ring),
         init_train=lambda: learner.init_train_state(network, optimizer, init_key),
-        explore_at=make_explore_at(**config.explore),
+        explore_at=call(make_explore_at, "explore", config.explore.to_dict()),
         env_key=env_key,
         run_key=run_key,
     )
 
 
 def _chosen(makers, config, group: str) -> tuple[Callable[..., Any], dict[str, Any]]:
-    """The maker that a group of the config names by its `kind`, and its arguments: the rest."""
+    """The maker that a group of the config names by its `kind`, and the rest of the group."""
     options = config[group].to_dict()
-    kind = options.pop("kind")
-    known = inspect.signature(makers[kind]).parameters
+    return makers[options.pop("kind")], options
+
+
+def call(make: Callable[..., Any], group: str, options: dict[str, Any], *args, **more) -> Any:
+    """`make(*args, **options, **more)`, `options` being the fields of a group of the config.
+
+    Raises:
+      ValueError: naming a field that `make` does not take, or one that is missing.
+    """
+    parameters = inspect.signature(make).parameters
     for name in options:
-        if name not in known:
-            raise ValueError(f"{group}.{name}: {group}.kind {kind!r} has no such field")
-    return makers[kind], options
+        if name not in parameters:
+            raise ValueError(f"{group}.{name}: there is no such field for this {group}")
+    for name in list(parameters)[len(args) :]:
+        if parameters[name].default is inspect.Parameter.empty and name not in options | more:
+            raise ValueError(f"{group}.{name} is missing")
+    return make(*args, **options, **more)
 
 
 def make_explore_at(
@@ -136,12 +154,14 @@ def _make_replay(config, spec: EnvSpec, network: Network, search_fn: SearchFn) -
 def _make_loss(config, network: Network, codec: Codecs) -> LossFn:
     options = config.loss.to_dict()
     max_shift = options.pop("random_shift_pixels", 0)
-    loss = losses.make_loss(
+    loss = call(
+        losses.make_loss,
+        "loss",
+        options,
         network,
         codec,
         history_steps=config.network.history_steps,
         unroll_steps=config.targets.unroll_steps,
-        **options,
     )
     if not max_shift:
         return loss

@@ -5,4 +5,6 @@ import functools
 import launch
 
 if __name__ == "__main__":
-    launch.run(functools.partial(launch.train, "procgen"), example="--config=configs/procgen.py:coinrun")
+    launch.run(
+        functools.partial(launch.train, "procgen"), example="--config=configs/procgen.py:coinrun"
+    )

@@ -191,7 +191,7 @@ def test_only_matrices_are_decayed(momentum):
     # After the warm-up the rest of the way: 4 updates up, 8 down to a tenth.
     ({"decay": "exponential", "warmup_updates": 4, "decay_updates": 12, "final_fraction": 0.1},
      {2: 0.05, 4: 0.1, 8: 0.1 / 10**0.5, 12: 0.01}),
-], ids=["constant", "warmup", "warmup and cosine", "cosine", "exponential", "warmup and exponential"])
+], ids=["constant", "warmup", "warmup and cosine", "cosine", "exponential", "warmup, exponential"])
 def test_learning_rates_at_literal_updates(kwargs, want):
     """The step of plain SGD along a gradient of 1.
 

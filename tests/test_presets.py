@@ -63,7 +63,8 @@ def _one_update(config):
     config.replay.update(rows_per_env=window + 2, min_rows=2)
     parts = assemble.build(config).parts
     ring = parts.replay.init()
-    rows = jax.tree.map(lambda x: jnp.zeros((2, window + 1, *x.shape), x.dtype), _row(parts, config))
+    row = _row(parts, config)
+    rows = jax.tree.map(lambda x: jnp.zeros((2, window + 1, *x.shape), x.dtype), row)
     ring = parts.replay.add(ring, np.int32(0), rows.replace(discount=rows.discount + 1))
     train, _, metrics = jax.jit(parts.learn)(parts.init_train(), ring, jax.random.key(1))
     assert int(train.step) == 1
