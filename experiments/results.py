@@ -49,7 +49,7 @@ def evaluation_games(config: Mapping[str, Any]) -> dict[str, Any]:
 def protocol(config: dict[str, Any]) -> dict[str, Any]:
     """What a score means: everything that shapes the games and the player."""
     game = config["env"] | evaluation_games(config)
-    for name in ("num_envs", "num_groups", "num_threads", "life_loss_is_end"):
+    for name in ("suite", "num_envs", "num_groups", "num_threads", "life_loss_is_end"):
         game.pop(name, None)
     return game | {
         "num_simulations": config["search"]["num_simulations"],

@@ -66,7 +66,7 @@ def test_peak_of_a_loop_counts_its_body_once():
 
 
 # As large as it takes for the compiler's small change not to count.
-LARGER = {"replay.rows_per_env": 2_000, "replay.batch_size": 64, "network.width": 64}
+LARGER = {"replay.rows_per_env": 2_000, "replay.batch_size": 16, "network.width": 64}
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_what_does_not_fit_is_refused_with_the_field_to_lower(tiny):
     config, _, told = tiny
     for part, lower in {
         "replay": r"lower replay\.rows_per_env \(got 2000\)",
-        "learn": r"lower replay\.batch_size \(got 64\)",
+        "learn": r"lower replay\.batch_size \(got 16\)",
         "act": r"lower env\.num_envs \(got 4\)",
     }.items():
         greedy = told._replace(**{part: 10 * told.peak})

@@ -299,7 +299,7 @@ _BAD = {  # Name: (script, words, what the line has to say).
         ["--config=configs/atari.py:Pongg"],
         ["env.game: unknown game 'Pongg'; did you mean 'Pong'?"],
     ),
-    "wrong script": ("atari", [_CARTPOLE], ["env.game", "experiments/control.py"]),
+    "wrong script": ("atari", [_CARTPOLE], ["env.suite", "experiments/control.py"]),
     "no config": ("control", [], ["--config is required", "--config=configs/cartpole.py"]),
     "no file": (
         "control",
@@ -340,7 +340,7 @@ _BAD = {  # Name: (script, words, what the line has to say).
     "huge": (
         "control",
         [_CARTPOLE, "--config.search.num_simulations=1" + "0" * 400],
-        ["--config: ", "too large"],
+        ["search.num_simulations must be < 2^31 (got 1000"],
     ),
     "no checkpoint": ("evaluate", ["--workdir=used"], ["no checkpoint in", "used"]),
     "no run": ("evaluate", ["--workdir=nowhere"], ["no run in", "nowhere", "config.json"]),
@@ -436,9 +436,78 @@ def test_an_unknown_game_is_told_without_envpool(tmp_path):
     assert not {name for name in modules if name.startswith(("envpool", "gymnasium"))}
 
 
-def test_validate_knows_the_jax_environments_without_importing_jax():
-    """Planted bug seen: an environment added to `assemble.JAX_ENVS` alone."""
+def test_validate_knows_what_can_be_built_without_importing_jax():
+    """Planted bugs seen: a suite added to `assemble.HOST_ENVS` alone; a network to `parts`."""
     import assemble
+    import launch
+    import parts
     import validate
 
-    assert set(assemble.JAX_ENVS) == set(validate.JAX_TASKS)
+    assert {"jax", *assemble.HOST_ENVS} == set(validate.CHOICES["env.suite"]) == set(launch.SCRIPTS)
+    assert set(parts.NETWORKS) == set(validate.CHOICES["network.kind"])
+    assert set(parts.SEARCHES) == set(validate.CHOICES["search.kind"])
+
+
+@pytest.mark.parametrize(
+    "field, value, wanted",
+    [
+        ("env.num_envs", 32.0, "a whole number"),
+        ("env.num_envs", True, "a number"),
+        ("replay.rows_per_env", 2**31, "< 2^31"),
+        ("evaluation.stop_at", "499", "a number"),
+        ("codec.value.low", "-1", "a number"),
+        ("targets.discount", 0.0, "> 0 and <= 1"),
+        ("optimizer.momentum", 1.0, ">= 0 and < 1"),
+        ("explore.halve_temperature_at_updates", (5, 3), "rising numbers"),
+    ],
+)
+def test_a_number_of_the_wrong_kind_is_named(field, value, wanted):
+    """What a config file of one's own may hold; flags know their type.
+
+    Planted bugs seen: `bool` taken for an `int`; sizes above 2^31 let through; 32.0 for 32.
+    """
+    import launch
+    from presets import config_of
+    import validate
+
+    config = config_of("cartpole", "on_device")
+    with config.ignore_type():
+        config.update_from_flattened_dict({field: value})
+    with pytest.raises(launch.BadInputError) as error:
+        validate.check(config)
+    assert field in str(error.value) and wanted in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "group, name, said",
+    [
+        ("env", "stickiness", "env.stickiness: there is no such field"),
+        ("search", "dirichlet_alpha", "search.dirichlet_alpha: there is no such field"),
+        ("loss", "entropy", "loss.entropy: there is no such field"),
+        ("codec.value", "bins", "codec.value.bins: there is no such field"),
+    ],
+)
+def test_a_field_that_no_part_takes_is_named(group, name, said):
+    """Planted bug seen: the fields handed on as they are (a TypeError with traceback)."""
+    import assemble
+    import launch
+    from presets import config_of
+
+    config = config_of("cartpole", "host")
+    with config.unlocked():
+        config.update_from_flattened_dict({f"{group}.{name}": 1.0})
+    with pytest.raises(launch.BadInputError, match=said):
+        assemble.build(config)
+
+
+def test_a_field_that_a_part_needs_is_named():
+    """Planted bug seen: what is missing left to Python (a TypeError with traceback)."""
+    import assemble
+    import launch
+    from presets import config_of
+
+    config = config_of("cartpole", "on_device")
+    with config.unlocked():
+        del config.optimizer.learning_rate
+    with pytest.raises(launch.BadInputError, match="optimizer.learning_rate is missing"):
+        assemble.build(config)
