@@ -97,18 +97,7 @@ def _published(game: str) -> ConfigDict:
         random_move=0.0,
     )
     config.update(_learning())
-    config.loop = dict(steps_per_iteration=20, probe_interval_iterations=50)
-    config.evaluation = dict(
-        interval_env_steps=1_000_000,
-        episodes=32,
-        num_envs=32,
-        max_steps=27_000,
-        stop_at=config_dict.placeholder(float),
-    )
-    config.checkpoint = dict(
-        resume_interval_env_steps=1_000_000, params_interval_env_steps=250_000, max_to_keep=2
-    )
-    config.logging = dict(interval_env_steps=50_000, tensorboard=False)
+    config.update(_cadences())
     return config
 
 
@@ -145,4 +134,22 @@ def _learning() -> ConfigDict:
         max_grad_norm=config_dict.placeholder(float),
         momentum=0.9,
     )
+    return config
+
+
+def _cadences() -> ConfigDict:
+    """How much at a time, and when to evaluate, save and log."""
+    config = ConfigDict()
+    config.loop = dict(steps_per_iteration=20, probe_interval_iterations=50)
+    config.evaluation = dict(
+        interval_env_steps=1_000_000,
+        episodes=32,
+        num_envs=32,
+        max_steps=27_000,
+        stop_at=config_dict.placeholder(float),
+    )
+    config.checkpoint = dict(
+        resume_interval_env_steps=1_000_000, params_interval_env_steps=250_000, max_to_keep=2
+    )
+    config.logging = dict(interval_env_steps=50_000, tensorboard=False)
     return config
