@@ -121,6 +121,21 @@ def test_masks_of_invalid_actions_are_stored_and_drawn():
                 assert np.flatnonzero(mask).tolist() == [(t + int(e)) % 3]
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_mask_that_only_one_of_rows_and_ring_has_is_refused(masked):
+    """Planted bug seen: left to JAX (a structure error of five lines)."""
+    ring = fakes.make_replay(num_envs=2, rows_per_env=16, masked=not masked)
+    act_and_add = acting.make_act_and_add(fakes.search, ring)
+    timestep = fakes.make_host_env([20, 20], [20, 20]).reset()
+    if masked:
+        timestep = timestep.replace(invalid_actions=np.zeros((2, 3), bool))
+    with pytest.raises(ValueError, match=r"example_row\(\.\.\., masked"):
+        act_and_add(
+            fakes.make_params(), ring.init(), acting.init_carry(fakes.SPEC, 2, 2), timestep, 0,
+            jax.random.key(0), fakes.EXPLORE, 0,
+        )
+
+
 def test_example_row_has_shapes_and_computes_nothing():
     """Planted bugs seen: a batch axis left on; `eval_shape` left out."""
     ran = []
