@@ -73,18 +73,7 @@ def get_config(game: str | None = None) -> ConfigDict:
         temperature=0.0, halve_temperature_at_updates=(), noise_scale=1.0, random_move=0.0
     )
     config.update(_learning())
-    config.loop = dict(steps_per_iteration=50, probe_interval_iterations=50)
-    config.evaluation = dict(
-        interval_env_steps=25_000,
-        episodes=32,
-        num_envs=32,
-        max_steps=27_000,
-        stop_at=config_dict.placeholder(float),
-    )
-    config.checkpoint = dict(
-        resume_interval_env_steps=10_000, params_interval_env_steps=10_000, max_to_keep=2
-    )
-    config.logging = dict(interval_env_steps=1_000, tensorboard=False)
+    config.update(_cadences())
     return config
 
 
@@ -121,4 +110,22 @@ def _learning() -> ConfigDict:
         max_grad_norm=5.0,
         momentum=config_dict.placeholder(float),
     )
+    return config
+
+
+def _cadences() -> ConfigDict:
+    """How much at a time, and when to evaluate, save and log."""
+    config = ConfigDict()
+    config.loop = dict(steps_per_iteration=50, probe_interval_iterations=50)
+    config.evaluation = dict(
+        interval_env_steps=25_000,
+        episodes=32,
+        num_envs=32,
+        max_steps=27_000,
+        stop_at=config_dict.placeholder(float),
+    )
+    config.checkpoint = dict(
+        resume_interval_env_steps=10_000, params_interval_env_steps=10_000, max_to_keep=2
+    )
+    config.logging = dict(interval_env_steps=1_000, tensorboard=False)
     return config

@@ -50,6 +50,9 @@ def build(config) -> Experiment:
       BadInputError: where a part refuses its numbers.
     """
     try:
+        for name in results.evaluation_games(config):
+            if name not in config.env:
+                raise ValueError(f"evaluation.{name}: there is no such field for this env")
         return _on_device(config) if config.env.suite == "jax" else _on_host(config)
     except ValueError as error:
         raise launch.BadInputError(str(error)) from None

@@ -28,6 +28,8 @@ class Budget(NamedTuple):
       act: all that acting holds for a moment beside the above, its search tree included.
       learn: the same for one update: batch, activations, gradients.
       evaluate: the same for the search of an evaluation, with its histories.
+      save: on a CPU, the copy that is written out while the run goes on; elsewhere the copy is in
+        the host's memory, and this is 0.
     """
 
     replay: int
@@ -37,11 +39,12 @@ class Budget(NamedTuple):
     act: int
     learn: int
     evaluate: int
+    save: int
 
     @property
     def peak(self) -> int:
         """The most that is held at one time."""
-        resident = self.replay + self.train + self.acting
+        resident = self.replay + self.train + self.acting + self.save
         return resident + max(self.act, self.learn, self.evaluate)
 
     def __str__(self) -> str:
@@ -61,18 +64,21 @@ def estimate(config, experiment: assemble.Experiment) -> Budget:
         ring_rows = config.env.num_envs * config.replay.rows_per_env
         new_rows = config.env.num_envs * config.loop.steps_per_iteration
         act += num_bytes(run.replay) * new_rows // ring_rows
+    replay, train = num_bytes(run.replay), num_bytes(run.train)
+    rest = num_bytes((run.acting, run.env, run.timestep))
     return Budget(
-        replay=num_bytes(run.replay),
-        train=num_bytes(run.train),
-        acting=num_bytes((run.acting, run.env, run.timestep)),
+        replay=replay,
+        train=train,
+        acting=rest,
         tree=tree,
         act=act,
         learn=peak_bytes(jax.make_jaxpr(parts.learn)(run.train, run.replay, _key()).jaxpr),
         evaluate=evaluate,
+        save=replay + train + rest if jax.default_backend() == "cpu" else 0,
     )
 
 
-def check(budget: Budget, config, available: int | None = None) -> None:
+def check(budget: Budget, available: int | None = None) -> None:
     """Refuses what does not fit into `available` bytes (None: into the first device).
 
     Raises:
@@ -81,18 +87,18 @@ def check(budget: Budget, config, available: int | None = None) -> None:
     available = free_bytes() if available is None else available
     if available is None or budget.peak <= available:
         return
-    sizes = {name: getattr(budget, name) for name in ("replay", "act", "learn", "evaluate")}
-    largest = max(sizes, key=sizes.get)
-    field = {
+    lower = {
         "replay": "replay.rows_per_env",
+        "train": "network.channels, network.width or the number of blocks",
+        "acting": "env.num_envs",
         "act": "env.num_envs",
         "learn": "replay.batch_size",
         "evaluate": "evaluation.num_envs",
-    }[largest]
-    value = config[field.split(".")[0]][field.split(".")[1]]
+    }
+    largest = max(lower, key=lambda name: getattr(budget, name))
     raise launch.BadInputError(
         f"the run needs {_size(budget.peak)} of {_size(available)} free, {largest}"
-        f" {_size(sizes[largest])} of it; lower {field} (got {value})"
+        f" {_size(getattr(budget, largest))} of it; lower {lower[largest]}"
     )
 
 
@@ -101,7 +107,7 @@ def free_bytes() -> int | None:
     stats = jax.devices()[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    return _free_host_bytes()
+    return _free_host_bytes() if jax.default_backend() == "cpu" else None
 
 
 def _free_host_bytes() -> int | None:
@@ -114,9 +120,11 @@ def _free_host_bytes() -> int | None:
         pass
     try:
         group = Path("/sys/fs/cgroup")
-        used = int((group / "memory.current").read_text())
+        kinds = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        files = int(kinds["active_file"]) + int(kinds["inactive_file"])  # Given back when needed.
+        used = int((group / "memory.current").read_text()) - files
         found.append(int((group / "memory.max").read_text()) - used)
-    except (OSError, ValueError):
+    except (OSError, ValueError, KeyError):
         pass  # No limit ("max"), or not such a system.
     return min(found, default=None)
 

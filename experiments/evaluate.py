@@ -18,6 +18,7 @@ import assemble
 import launch
 from muzero_jax import checkpoint, evaluate
 from muzero_jax.envs import host
+from muzero_jax.envs.checked import EnvError
 from muzero_jax.types import HostEnv, Params
 import results
 import validate
@@ -112,6 +113,8 @@ def _config_of(workdir: Path, args) -> tuple[Any, int]:
     """The run's config with the evaluation asked for, and the games at a time."""
     config = workdirs.read_config(workdir)
     if args.max_steps is not None:
+        if "max_steps" not in config.evaluation:
+            raise launch.BadInputError("--max_steps: the limit of these games is their own")
         config.evaluation.max_steps = args.max_steps
     num_envs = args.num_envs or max(
         n for n in range(1, config.evaluation.num_envs + 1) if args.episodes % n == 0
@@ -143,7 +146,10 @@ def main() -> None:
     # In-run evaluations use groups below 2^20: these seeds are used nowhere else.
     seeds = host.env_seeds(args.seed, purpose, 0, 1 << 20, num_envs)
     score = make_scorer(experiment, config, episodes=args.episodes, num_envs=num_envs)
-    result = score(params, seeds)
+    try:
+        result = score(params, seeds)
+    except EnvError as error:
+        raise launch.BadInputError(f"env: {error}") from None
     print(
         json.dumps(
             {

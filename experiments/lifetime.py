@@ -61,6 +61,8 @@ def _watch(reading: int) -> None:
     first = None
     while True:
         number = os.read(reading, 1)[0]
+        if number not in _SIGNALS:  # Another one that somebody listens to.
+            continue
         name, now = signal.Signals(number).name, time.monotonic()
         with _lock:
             if not _held.is_set():

@@ -27,7 +27,7 @@ from muzero_jax.types import (
     TrainState,
 )
 
-# What a config may name; the keys are those of `validate.CHOICES`.
+# What a config may name; the keys are those of `fields.CHOICES`.
 NETWORKS = {"mlp": make_mlp_network, "conv": make_conv_network, "gru": make_gru_network}
 SEARCHES = {"gumbel": search.make_gumbel_search, "muzero": make_muzero_search}
 
@@ -71,7 +71,7 @@ def make_parts(config, spec: EnvSpec) -> Parts:
     init_key, env_key, run_key = jax.random.split(jax.random.key(config.seed), 3)
     optimizer = call(learner.make_optimizer, "optimizer", config.optimizer.to_dict())
     ring = _make_replay(config, spec, network, search_fn)
-    loss = _make_loss(config, network, codec)
+    loss = _make_loss(config, spec, network, codec)
     return Parts(
         spec=spec,
         network=network,
@@ -151,9 +151,15 @@ def _make_replay(config, spec: EnvSpec, network: Network, search_fn: SearchFn) -
     )
 
 
-def _make_loss(config, network: Network, codec: Codecs) -> LossFn:
+def _make_loss(config, spec: EnvSpec, network: Network, codec: Codecs) -> LossFn:
     options = config.loss.to_dict()
     max_shift = options.pop("random_shift_pixels", 0)
+    shape = spec.observation_shape
+    if max_shift and (len(shape) != 3 or max_shift >= min(shape[:2])):
+        raise ValueError(
+            "loss.random_shift_pixels needs images, and less than their size"
+            f" (got {max_shift} for observations {shape})"
+        )
     loss = call(
         losses.make_loss,
         "loss",

@@ -115,7 +115,7 @@ def find(pattern: str) -> list[Path]:
 def method(run: Run) -> dict[str, Any]:
     """The run's config without what may differ between seeds and games of one experiment."""
     kept = _without(run.config, _NOT_THE_METHOD)
-    return kept | {"evaluation": {"max_steps": run.config["evaluation"]["max_steps"]}}
+    return kept | {"evaluation": evaluation_games(run.config)}
 
 
 def budget(run: Run) -> dict[str, Any]:

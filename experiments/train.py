@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 import assemble
 import budget
@@ -48,11 +47,13 @@ def train(config, workdir: Path, *, resume: str = "auto", init_from: str | None 
 
 
 def _train(stack, config, workdir: Path, resume: str, init_from: str | None) -> None:
-    init_from = workdirs.check(workdir, config, resume=resume, init_from=init_from)
+    origin = workdirs.check(workdir, config, resume=resume, init_from=init_from)
     experiment = assemble.build(config)
     told = budget.estimate(config, experiment)
-    budget.check(told, config)
-    warm, origin = _warm_params(experiment, init_from)
+    budget.check(told)
+    warm = None
+    if origin and not checkpoint.committed_steps(workdir / "checkpoints"):
+        warm, origin = _warm_params(experiment, origin["workdir"])
     stack.enter_context(workdirs.claim(workdir, config, init_from=origin))
     devices = f"{jax.default_backend()} x{jax.local_device_count()}"
     print(f"run in {workdir} on {devices}\n{told}", flush=True)
@@ -71,6 +72,8 @@ def _train(stack, config, workdir: Path, resume: str, init_from: str | None) -> 
         Saver(points, workdir / "checkpoints", vital=True),
         Saver(params, workdir / "params", vital=False),
     )
+    for saver in savers:  # Booked before the stores close: it must not hide how the run ended.
+        stack.callback(saver.wait)
     driver = _Driver(config, experiment, *savers, writer, meta["wall_s"])
     if driver.drive(run, _is_owed(meta, written)):
         counters = checkpoint.read_meta(workdir / "checkpoints")["counters"]
@@ -79,12 +82,8 @@ def _train(stack, config, workdir: Path, resume: str, init_from: str | None) -> 
         )
 
 
-def _warm_params(
-    experiment: assemble.Experiment, init_from: str | None
-) -> tuple[Params | None, dict | None]:
+def _warm_params(experiment: assemble.Experiment, init_from: str) -> tuple[Params, dict[str, Any]]:
     """The newest parameters in `init_from`, and what `config.json` tells of where they are from."""
-    if init_from is None:
-        return None, None
     abstract = jax.eval_shape(experiment.fresh).train.params
     step, params, meta = evaluate.newest_params(Path(init_from), abstract, flag="--init_from")
     env_steps = meta["counters"]["env_steps"]
@@ -94,9 +93,10 @@ def _warm_params(
 def _has_stopped(run: RunState, written: list[dict], stop_at: float | None) -> bool:
     """Whether an evaluation up to this point has already ended the run."""
     return stop_at is not None and any(
-        record.get("eval/return_mean", -np.inf) >= stop_at
+        record["eval/return_mean"] >= stop_at
         for record in written
-        if record["env_steps"] <= run.counters.env_steps
+        if record.get("eval/return_mean") is not None  # null: it was not finite.
+        and record["env_steps"] <= run.counters.env_steps
     )
 
 
@@ -135,12 +135,12 @@ def _start(
     _, tree, meta = found
     counters = Counters(**meta["counters"])
     counters = counters._replace(resumes=max(resumes, counters.resumes + 1))
+    run = tree["rest"]
     print(
         f"resuming at {counters.env_steps} env steps, {counters.updates} updates"
-        f" (resume {counters.resumes}); host environments begin new episodes",
+        f" (resume {counters.resumes})" + ("; new episodes begin" if run.env is None else ""),
         flush=True,
     )
-    run = tree["rest"]
     run = run.replace(train=run.train.replace(params=tree["params"]), counters=counters)
     return run, meta
 
@@ -212,18 +212,20 @@ class _Driver:
         after, config = run.counters.env_steps, self._config
         due = done or crossed(before, after, config.evaluation.interval_env_steps)
         save = functools.partial(self._save, run, before, evaluation_due=due)
+        # A run whose newest update was not finite cannot be saved: it goes on until it can.
         if lifetime.asked():
-            return done, save(last=True)
-        save(last=done)
+            saved = save(last=True)
+            return done and saved, saved
+        if not save(last=done) and done:
+            return False, False
         if not due:
             return done, False
         try:
             done = self._evaluate(run) or done
         except evaluate.StoppedError:
-            return done, save(last=True)
-        if done:
-            save(last=True)
-        return done, False
+            saved = save(last=True)
+            return done and saved, saved
+        return done and save(last=True), False
 
     def _out_of_time(self) -> bool:
         limit = self._config.max_wall_minutes

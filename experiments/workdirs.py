@@ -42,11 +42,12 @@ def choose(workdir: str | None, name: str) -> Path:
 
 def check(
     workdir: Path, config, *, resume: str = "auto", init_from: str | None = None
-) -> str | None:
+) -> dict[str, Any] | None:
     """Checks that a run with this config may begin or go on in the folder, before any building.
 
     Returns:
-      The folder whose parameters a new run begins with: as given, or as the run was started.
+      Where the run's first parameters come from: as given (`workdir` alone), or as `config.json`
+      tells of a run that has begun; None where they are fresh.
 
     Raises:
       BadInputError: naming what is wrong, or the fields that differ.
@@ -63,7 +64,7 @@ def check(
         _lock(workdir).close()  # Told early; the lock that lasts is taken by `claim`.
     before = origin["workdir"] if origin else None
     if init_from is None:
-        return before
+        return origin
     if not Path(init_from).is_dir():
         raise launch.BadInputError(f"--init_from: no folder {init_from}")
     init_from = str(Path(init_from).resolve())
@@ -72,7 +73,7 @@ def check(
             f"--init_from: the run in {workdir} began with {before or 'fresh parameters'};"
             " use another folder, or leave the flag out"
         )
-    return init_from
+    return origin or {"workdir": init_from}
 
 
 def _is_used(workdir: Path) -> bool:

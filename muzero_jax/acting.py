@@ -79,8 +79,13 @@ def transition(timestep: TimeStep, output: SearchOutput, made_at_updates: Array)
     )
 
 
-def example_row(spec: EnvSpec, search: SearchFn, params: Params, history_steps: int) -> Transition:
-    """Shapes and dtypes of one stored row, unbatched; nothing is computed."""
+def example_row(
+    spec: EnvSpec, search: SearchFn, params: Params, history_steps: int, *, masked: bool = False
+) -> Transition:
+    """Shapes and dtypes of one stored row, unbatched; nothing is computed.
+
+    `masked` says whether the environment's time steps come with `invalid_actions`.
+    """
 
     def row(params, key):
         observation = jnp.zeros((1, *spec.observation_shape), spec.observation_dtype)
@@ -91,7 +96,7 @@ def example_row(spec: EnvSpec, search: SearchFn, params: Params, history_steps: 
             discount=jnp.zeros((1,), jnp.float32),
             first=flags,
             last=flags,
-            invalid_actions=None,
+            invalid_actions=jnp.zeros((1, spec.num_actions), bool) if masked else None,
         )
         carry = init_carry(spec, 1, history_steps)
         _, output = act(search, params, key, carry, timestep, NO_EXPLORATION)

@@ -60,6 +60,13 @@ def make_optimizer(
 def _learning_rate(
     peak: float, warmup_updates: int, decay: str, decay_updates: int | None, final_fraction: float
 ) -> optax.Schedule:
+    if decay not in ("cosine", "exponential"):
+        raise ValueError(f"optimizer.decay must be 'cosine' or 'exponential', got {decay!r}")
+    if not 0 <= final_fraction <= 1 or (decay == "exponential" and final_fraction == 0):
+        raise ValueError(
+            "optimizer.final_fraction must be in [0, 1], and > 0 for an exponential decay,"
+            f" got {final_fraction}"
+        )
     if decay_updates is None:
         after = optax.constant_schedule(peak)
     elif decay_updates <= warmup_updates:
@@ -69,10 +76,8 @@ def _learning_rate(
         )
     elif decay == "cosine":
         after = optax.cosine_decay_schedule(peak, decay_updates - warmup_updates, final_fraction)
-    elif decay == "exponential":
-        after = optax.exponential_decay(peak, decay_updates - warmup_updates, final_fraction)
     else:
-        raise ValueError(f"optimizer.decay must be 'cosine' or 'exponential', got {decay!r}")
+        after = optax.exponential_decay(peak, decay_updates - warmup_updates, final_fraction)
     if not warmup_updates:
         return after
     warmup = optax.linear_schedule(0.0, peak, warmup_updates)

@@ -164,6 +164,8 @@ def read_jsonl(path) -> list[dict]:
     """
     records = []
     for number, line in enumerate(Path(path).read_bytes().splitlines(), start=1):
+        if not line:  # What a write that failed at its first byte makes of the next one.
+            continue
         try:
             record = json.loads(line)
         except ValueError:

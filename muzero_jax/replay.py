@@ -125,6 +125,11 @@ def _add(
     env_start: Array,
     rows: Transition,
 ) -> ReplayState:
+    if (rows.invalid_actions is None) != (state.rows.invalid_actions is None):
+        raise ValueError(
+            "replay: either the rows or the ring's example row have invalid_actions; the latter is"
+            " made by example_row(..., masked=...)"
+        )
     num_envs, steps = rows.reward.shape
     ring, future_steps = layout.ring, layout.future_steps
     if steps + layout.history_steps + 1 + future_steps > ring:

@@ -68,7 +68,7 @@ def bootstrap_interval(
       seed: Of the resampling.
 
     Raises:
-      ValueError: for scores that are not a matrix, are none, or are not finite.
+      ValueError: for scores that are not a matrix, are none, are not finite, or of other games.
     """
     rng = np.random.default_rng(seed)
     drawn = []
@@ -80,8 +80,12 @@ def bootstrap_interval(
             raise ValueError("scores must be finite")
         chosen = rng.integers(len(array), size=(resamples, *array.shape))
         drawn.append(array[chosen, np.arange(array.shape[1])])
+    if len({array.shape[-1] for array in drawn}) > 1:
+        raise ValueError("scores must be of the same games")
     tails = [50 * (1 - level), 50 * (1 + level)]
-    low, high = np.percentile(statistic(*drawn), tails)
+    # In parts, because a statistic of pairs holds seeds x seeds of each resample.
+    parts = [[x[i : i + 500] for x in drawn] for i in range(0, resamples, 500)]
+    low, high = np.percentile(np.concatenate([statistic(*part) for part in parts]), tails)
     return float(low), float(high)
 
 

@@ -262,7 +262,7 @@ class Env(NamedTuple):
 
 
 class HostEnv(NamedTuple):
-    """A NumPy batch of environments that reset themselves (next-step).
+    """A NumPy batch of environments that reset themselves.
 
     Attributes:
       spec: `EnvSpec`.

@@ -96,6 +96,46 @@ def test_act_and_add_stores_the_rows_of_its_group():
         np.testing.assert_array_equal(state.rows.made_at_updates[2:, t], [t, t])
 
 
+def test_masks_of_invalid_actions_are_stored_and_drawn():
+    """Row t of environment e forbids action (t + e) % 3; a window draws what its rows had.
+
+    Planted bug seen: an example row without the mask (its rows cannot be added).
+    """
+    ring = fakes.make_replay(num_envs=2, rows_per_env=16, masked=True)
+    state, carry = ring.init(), acting.init_carry(fakes.SPEC, 2, 2)
+    act_and_add = jax.jit(acting.make_act_and_add(fakes.search, ring))
+    env = fakes.make_host_env([20, 20], [20, 20])
+    timestep = env.reset()
+    for t in range(12):
+        forbidden = np.eye(3, dtype=bool)[[t % 3, (t + 1) % 3]]
+        timestep = timestep.replace(invalid_actions=forbidden)
+        state, carry = act_and_add(
+            fakes.make_params(), state, carry, timestep, 0, jax.random.key(t), fakes.EXPLORE, t
+        )
+        timestep = env.step(np.asarray(carry.action))
+    sample = ring.sample(state, jax.random.key(0), 32)
+    for (e, slot), masks in zip(sample.index, sample.rows.invalid_actions, strict=True):
+        for k, mask in enumerate(np.asarray(masks)):
+            t = int(slot) - 2 + k  # The window begins S = 2 rows before the root.
+            if t >= 0:
+                assert np.flatnonzero(mask).tolist() == [(t + int(e)) % 3]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_mask_that_only_one_of_rows_and_ring_has_is_refused(masked):
+    """Planted bug seen: left to JAX (a structure error of five lines)."""
+    ring = fakes.make_replay(num_envs=2, rows_per_env=16, masked=not masked)
+    act_and_add = acting.make_act_and_add(fakes.search, ring)
+    timestep = fakes.make_host_env([20, 20], [20, 20]).reset()
+    if masked:
+        timestep = timestep.replace(invalid_actions=np.zeros((2, 3), bool))
+    with pytest.raises(ValueError, match=r"example_row\(\.\.\., masked"):
+        act_and_add(
+            fakes.make_params(), ring.init(), acting.init_carry(fakes.SPEC, 2, 2), timestep, 0,
+            jax.random.key(0), fakes.EXPLORE, 0,
+        )
+
+
 def test_example_row_has_shapes_and_computes_nothing():
     """Planted bugs seen: a batch axis left on; `eval_shape` left out."""
     ran = []

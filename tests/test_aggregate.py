@@ -1,12 +1,14 @@
 """Tables of scores: literal rows, and what must not stand in one table."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import aggregate
 import launch
+from presets import config_of
 import processes
 import results
 from test_plot import write_run
@@ -147,3 +149,11 @@ def test_a_folders_protocol_is_that_of_the_evaluation_script():
     stored = processes.ROOT / "benchmarks" / "results" / "atari_pong.json"
     expected = json.loads(stored.read_text())["protocol"] | {"max_steps": 3_000}
     assert results.protocol(config) == expected
+
+
+def test_procgen_runs_are_read_too():
+    """Their evaluation has levels and no limit. Planted bug seen: `max_steps` taken for granted."""
+    config = config_of("procgen", "coinrun").to_dict()
+    run = results.Run(Path(), config, [], 5.0, 100, results.protocol(config))
+    assert results.method(run)["evaluation"] == {"num_levels": 0}
+    assert run.protocol["num_levels"] == 0 and "max_steps" not in run.protocol

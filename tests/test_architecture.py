@@ -94,7 +94,7 @@ def _is_fetch_alias(node):
 
 # Host values of the loops by name: time steps of NumPy, sums of Python numbers, Python lists.
 _HOST_NAMES = {"finished", "newly_told", "enumerate(envs)", "run.acting"}
-_HOST_NAMES |= {"np.count_nonzero(timestep.first)"}
+_HOST_NAMES |= {"np.count_nonzero(resets)"}
 
 
 def _is_host(node):

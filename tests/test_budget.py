@@ -26,17 +26,16 @@ def test_peak_of_a_chain_counts_two_neighbors():
     assert _peak(chain, (10, 50), (50, 400), (400, 200), (200, 10)) == 16_000 + 8_000
 
 
-def test_peak_keeps_what_a_gradient_needs():
-    """Planted bug seen: a value freed at its first read instead of its last."""
+def test_peak_keeps_a_value_to_its_last_read():
+    """Planted bug seen: a value freed at its first read (8,000 + 16,000)."""
 
-    # Forward: b = a @ w1, 10x400 (16,000 B), s = sin(b) (16,000 B), then s @ w2, 10x200 (8,000 B),
-    # and back: all of b, s and the cotangent of s (16,000 B) are there at once, and the gradient of
-    # w2 (400x200: 320,000 B) while b still waits.
-    def loss(w1, w2, a):
-        return jnp.sum(jnp.sin(a @ w1) @ w2)
+    # b 10x400 (16,000 B) is read by c 10x200 (8,000 B) and again at the end, where d 10x400
+    # (16,000 B) was made of c: all three are there while d is made. The sum takes a place of two.
+    def skip(a, w1, w2, w3):
+        b = a @ w1
+        return b + b @ w2 @ w3
 
-    peak = _peak(jax.grad(loss, argnums=(0, 1)), (50, 400), (400, 200), (10, 50))
-    assert 320_000 + 2 * 16_000 <= peak <= 320_000 + 80_000 + 4 * 16_000
+    assert _peak(skip, (10, 50), (50, 400), (400, 200), (200, 400)) == 16_000 + 8_000 + 16_000
 
 
 def test_peak_writes_in_place_where_the_old_value_is_dead():
@@ -89,16 +88,17 @@ def test_budget_agrees_with_the_compiler(tiny):
 
 def test_what_does_not_fit_is_refused_with_the_field_to_lower(tiny):
     """Planted bug seen: the comparison turned round."""
-    config, _, told = tiny
+    _, _, told = tiny
     for part, lower in {
-        "replay": r"lower replay\.rows_per_env \(got 2000\)",
-        "learn": r"lower replay\.batch_size \(got 16\)",
-        "act": r"lower env\.num_envs \(got 4\)",
+        "replay": r"replay .* lower replay\.rows_per_env",
+        "learn": r"learn .* lower replay\.batch_size",
+        "act": r"act .* lower env\.num_envs",
+        "train": r"train .* lower network\.channels",
     }.items():
         greedy = told._replace(**{part: 10 * told.peak})
-        budget.check(greedy, config, available=greedy.peak)
+        budget.check(greedy, available=greedy.peak)
         with pytest.raises(launch.BadInputError, match=lower):
-            budget.check(greedy, config, available=greedy.peak - 1)
+            budget.check(greedy, available=greedy.peak - 1)
 
 
 def test_free_memory_is_known_here():

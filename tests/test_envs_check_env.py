@@ -127,6 +127,23 @@ def test_a_state_that_changes_its_dtype():
         _check(types.Env(spec=SPEC, reset=reset, step=step))
 
 
+def test_a_state_of_another_container_is_refused():
+    """A tuple after reset and a list after step: `lax.scan` would refuse it. Planted bug seen:
+    paths of leaves compared alone."""
+    plain = _plain()
+
+    def reset(key):
+        state, row = plain.reset(key)
+        return (state,), row
+
+    def step(state, action, key):
+        state, row = plain.step(state[0], action, key)
+        return [state], row
+
+    with pytest.raises(EnvError, match="another kind of container after step than after reset"):
+        _check(types.Env(spec=SPEC, reset=reset, step=step))
+
+
 @pytest.mark.parametrize("name", ["reset", "step"])
 def test_numbers_from_outside_are_found(name):
     """NumPy's random numbers stay fixed in a compiled program. Planted bug seen: one trace."""

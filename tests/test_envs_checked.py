@@ -192,13 +192,14 @@ def test_step_before_reset():
         _env(_rows(NEXT_STEP)).step(np.array([0, 0]))
 
 
-def test_an_array_that_is_written_again_is_refused():
-    """The device may still read it. Planted bug seen: the check left out."""
+@pytest.mark.parametrize("name", ["observation", "reward", "last"])
+def test_an_array_that_is_written_again_is_refused(name):
+    """The device may still read it. Planted bugs seen: the check left out; observations alone."""
     rows = _rows(NEXT_STEP)
-    rows[1] = rows[1].replace(observation=rows[0].observation)
-    with pytest.raises(EnvError, match="^step 1: observation is the array of the step before"):
+    rows[1] = rows[1].replace(**{name: rows[0][name]})
+    with pytest.raises(EnvError, match=f"^step 1: {name} is the array of the step before"):
         _play(_env(rows), 4)
-    rows[0].observation.flags.writeable = False  # Nobody can write it, so it may come again.
+    rows[0][name].flags.writeable = False  # Nobody can write it, so it may come again.
     assert len(_play(_env(rows), 4)) == 5
 
 

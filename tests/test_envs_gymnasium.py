@@ -199,3 +199,19 @@ def test_what_cannot_be_served_is_refused_at_once(spaces, options, line):
     """Planted bugs seen: MultiBinary's `n` taken for a number of actions; no limit taken for 0."""
     with pytest.raises(ValueError, match=line):
         make_gymnasium(lambda: _Count([], **spaces), **{"seeds": [0], "max_steps": 9, **options})
+
+
+def test_numbers_that_uint8_would_cut_are_refused():
+    """300 would arrive as 44. Planted bug seen: "same_kind" for all, which takes uint16."""
+
+    class Wide:
+        observation_space = SimpleNamespace(shape=(3,), dtype=np.dtype(np.uint8))
+        action_space = SimpleNamespace(n=2)
+
+        def reset(self, seed=None):
+            del seed
+            return np.full(3, 300, np.uint16), None
+
+    env = make_gymnasium(Wide, seeds=[1], max_steps=5)
+    with pytest.raises(EnvError, match="uint16, declared .3,. uint8"):
+        env.reset()

@@ -336,7 +336,7 @@ _BAD = {  # Name: (script, words, what the line has to say).
     ),
     "no device": ("control", [_CARTPOLE, "--platform=tpu"], ["--platform: tpu is wanted", "cpu"]),
     "wrong types": ("control", ["--config=setup_types.py"], ["env.num_envs", "(got '32')"]),
-    "missing field": ("control", ["--config=setup_fields.py"], ["--config: a field", "optimizer"]),
+    "missing field": ("control", ["--config=setup_fields.py"], ["optimizer is missing"]),
     "huge": (
         "control",
         [_CARTPOLE, "--config.search.num_simulations=1" + "0" * 400],
@@ -439,13 +439,13 @@ def test_an_unknown_game_is_told_without_envpool(tmp_path):
 def test_validate_knows_what_can_be_built_without_importing_jax():
     """Planted bugs seen: a suite added to `assemble.HOST_ENVS` alone; a network to `parts`."""
     import assemble
+    import fields
     import launch
     import parts
-    import validate
 
-    assert {"jax", *assemble.HOST_ENVS} == set(validate.CHOICES["env.suite"]) == set(launch.SCRIPTS)
-    assert set(parts.NETWORKS) == set(validate.CHOICES["network.kind"])
-    assert set(parts.SEARCHES) == set(validate.CHOICES["search.kind"])
+    assert {"jax", *assemble.HOST_ENVS} == set(fields.CHOICES["env.suite"]) == set(launch.SCRIPTS)
+    assert set(parts.NETWORKS) == set(fields.CHOICES["network.kind"])
+    assert set(parts.SEARCHES) == set(fields.CHOICES["search.kind"])
 
 
 @pytest.mark.parametrize(
@@ -459,12 +459,17 @@ def test_validate_knows_what_can_be_built_without_importing_jax():
         ("targets.discount", 0.0, "> 0 and <= 1"),
         ("optimizer.momentum", 1.0, ">= 0 and < 1"),
         ("explore.halve_temperature_at_updates", (5, 3), "rising numbers"),
+        ("replay.batch_size", None, "must be set"),
+        ("total_env_steps", None, "must be set"),
+        ("logging.tensorboard", "no", "True or False"),
+        ("env.task", 5, "a name"),
     ],
 )
 def test_a_number_of_the_wrong_kind_is_named(field, value, wanted):
     """What a config file of one's own may hold; flags know their type.
 
-    Planted bugs seen: `bool` taken for an `int`; sizes above 2^31 let through; 32.0 for 32.
+    Planted bugs seen: `bool` taken for an `int`; sizes above 2^31 let through; 32.0 for 32; None
+    let through everywhere.
     """
     import launch
     from presets import config_of
@@ -500,14 +505,53 @@ def test_a_field_that_no_part_takes_is_named(group, name, said):
         assemble.build(config)
 
 
-def test_a_field_that_a_part_needs_is_named():
-    """Planted bug seen: what is missing left to Python (a TypeError with traceback)."""
+@pytest.mark.parametrize(
+    "group, name",
+    [
+        ("optimizer", "learning_rate"),
+        ("replay", "priority_floor"),
+        ("evaluation", "stop_at"),
+        ("network", "kind"),
+        ("env", "task"),
+        ("logging", "interval_env_steps"),
+    ],
+)
+def test_a_field_that_is_needed_is_named(group, name):
+    """Planted bugs seen: left to Python (a traceback), by `parts.call`, by `validate`."""
     import assemble
     import launch
     from presets import config_of
+    import validate
 
     config = config_of("cartpole", "on_device")
     with config.unlocked():
-        del config.optimizer.learning_rate
-    with pytest.raises(launch.BadInputError, match="optimizer.learning_rate is missing"):
+        del config[group][name]
+    with pytest.raises(launch.BadInputError, match=f"^{group}.{name} is missing"):
+        validate.check(config)
+        assemble.build(config)
+
+
+@pytest.mark.parametrize(
+    "preset, field, value, said",
+    [
+        ("cartpole", "checkpoint.foo", 1, "checkpoint.foo: there is no such field"),
+        ("cartpole", "replay.priority_exponnt", 0.5, "replay.priority_exponnt: there is no such"),
+        ("cartpole", "evaluation.num_levels", 5, "evaluation.num_levels: there is no such field"),
+        ("cartpole", "loss.random_shift_pixels", 4, "loss.random_shift_pixels needs images"),
+        ("atari", "loss.random_shift_pixels", 84, "loss.random_shift_pixels needs images"),
+        ("atari", "network.stages", (1, 2), "network.stages must be"),
+    ],
+)
+def test_what_fits_no_part_of_a_run_is_named(preset, field, value, said):
+    """Planted bugs seen: each check left out; the evaluation's games first made hours later."""
+    import assemble
+    import launch
+    from presets import config_of
+    import validate
+
+    config = config_of(preset, {"atari": "Pong", "cartpole": "on_device"}[preset])
+    with config.unlocked(), config.ignore_type():
+        config.update_from_flattened_dict({field: value})
+    with pytest.raises(launch.BadInputError, match=said):
+        validate.check(config)
         assemble.build(config)

@@ -211,10 +211,11 @@ def test_learning_rates_at_literal_updates(kwargs, want):
 
 
 @pytest.mark.parametrize("decay", [
-    {"decay": "linear", "decay_updates": 9}, {"warmup_updates": 9, "decay_updates": 9}])
+    {"decay": "linear"}, {"warmup_updates": 9, "decay_updates": 9}, {"final_fraction": -0.5},
+    {"decay": "exponential", "decay_updates": 9}])
 def test_a_schedule_that_cannot_be_is_refused(decay):
-    """Planted: neither checked."""
-    with pytest.raises(ValueError, match=r"optimizer\.decay"):
+    """An exponential to a fraction of 0 would not decay at all. Planted: none of them checked."""
+    with pytest.raises(ValueError, match=r"optimizer\.(decay|final_fraction)"):
         learner.make_optimizer(learning_rate=1.0, **decay)
 
 

@@ -103,8 +103,6 @@ def test_one_update_at_batch_2_and_the_budget(name):
     assert np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"])
 
 
-
-
 @pytest.mark.slow
 @every_preset
 def test_a_short_run(name, tmp_path):
@@ -115,7 +113,7 @@ def test_a_short_run(name, tmp_path):
     file, arg = PRESETS[name]
     config = config_of(file, arg)
     known = {field for field, _ in validate.leaves(config.to_dict())}
-    small = TINY | {"network.width": 16, "total_env_steps": 400}
+    small = TINY | {"network.width": 16, "total_env_steps": 100}
     small |= {"network.representation_blocks": 0, "network.dynamics_blocks": 0}
     fields = {field: x for field, x in small.items() if field in known}
     config_word = f"--config=configs/{file}.py" + (f":{arg}" if arg else "")

@@ -157,7 +157,7 @@ def test_scaling_reward_and_value_changes_no_policy(scale):
 
 
 def test_values_below_the_least_range_are_no_values():
-    """Scaled to 1e-10 of the others', far below `min_value_range`: the visits follow the prior.
+    """Scaled to 1e-12 of the others', far below `min_value_range`: the visits follow the prior.
 
     Planted: `min_value_range` not handed on.
     """
@@ -277,3 +277,13 @@ def test_lowers_for_tpu():
     traced = rows_search().trace(world, jax.random.key(0), history_of(roots), invalid, explore())
     text = traced.lower(lowering_platforms=("tpu",)).as_text()
     assert "stablehlo.while" in text and "f64" not in text and "custom_call" not in text
+
+
+@pytest.mark.parametrize("alpha", [0.0, -1.0])
+def test_a_noise_that_cannot_be_drawn_is_refused(alpha):
+    """Planted bug seen: not checked."""
+    with pytest.raises(ValueError, match="search.dirichlet_alpha must be > 0"):
+        search_muzero.make_muzero_search(
+            None, None, num_actions=2, turn_sign=1, discount=1.0, num_simulations=1,
+            dirichlet_alpha=alpha,
+        )

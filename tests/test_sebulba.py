@@ -9,6 +9,7 @@ import pytest
 
 import fakes
 from muzero_jax import acting
+from muzero_jax.envs.wrappers import as_host_env
 from muzero_jax.loops import sebulba as module
 from muzero_jax.types import Counters, RunState
 
@@ -85,6 +86,14 @@ def test_the_ratio_is_exact_at_every_yield_and_there_is_no_burst(
     assert max(len(list(g)) for kind, g in groups if kind == "learn") <= max(
         1, _SIZE // rows_per_update
     )
+
+
+def test_a_reset_in_the_same_step_is_a_step():
+    """Only the rows of the very first reset are none. Planted bug seen: every `first` row."""
+    env = fakes.make_jax_env(same_step=True)
+    envs = [as_host_env(env, _SIZE, jax.random.key(g)) for g in range(_GROUPS)]
+    for run, _ in itertools.islice(_loop(envs=envs), 8):
+        assert run.counters.env_steps == run.counters.rows - _E
 
 
 def test_counters_rows_and_parameters_that_each_search_saw():

@@ -125,6 +125,14 @@ def test_bad_scores_are_refused(scores, told):
         statistics.bootstrap_interval(statistics.mean, scores)
 
 
+def test_scores_of_other_games_are_refused():
+    """One column would be spread over all of the other's. Planted bug seen: not checked."""
+    with pytest.raises(ValueError, match="same games"):
+        statistics.bootstrap_interval(
+            statistics.probability_of_improvement, np.zeros((3, 4)), np.zeros((3, 1))
+        )
+
+
 def test_t_interval_by_hand():
     """Planted bugs seen: division by S instead of S - 1; one-sided level."""
     # Mean 2, standard deviation 1, and 4.302653 is the 97.5 % point of Student's t of 2 degrees

@@ -81,3 +81,5 @@ def _check_form(name: str, after_reset: Any, after_step: Any) -> None:
         reset, step = (form.get(path, "nothing") for form in forms)
         if reset != step:
             raise EnvError(f"{name}{path}: {reset} after reset, {step} after step")
+    if jax.tree.structure(after_reset) != jax.tree.structure(after_step):
+        raise EnvError(f"{name}: another kind of container after step than after reset")

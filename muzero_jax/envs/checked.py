@@ -45,7 +45,7 @@ def check_host_env(env: types.HostEnv) -> types.HostEnv:
         action = _check_action(action, rows, env.spec, count)
         timestep = env.step(action)
         _check_arrays(timestep, memory["declared"], count)
-        _check_fresh(timestep.observation, rows.observation, count)
+        _check_fresh(timestep, rows, count)
         _check_values(timestep, env.spec, count)
         _check_ends(timestep, rows.last, env.spec, count)
         steps = _count_steps(timestep, rows.last, memory["steps"], env.spec, count)
@@ -93,10 +93,15 @@ def _check_arrays(timestep: types.TimeStep, declared, count: int) -> None:
         raise EnvError(f"step {count}: {name} {told}, declared {form[0]} {form[1]}")
 
 
-def _check_fresh(observation: np.ndarray, before: np.ndarray, count: int) -> None:
+def _check_fresh(timestep: types.TimeStep, before: types.TimeStep, count: int) -> None:
     """Refuses an array that is written again while the device may still read it."""
-    if observation.flags.writeable and np.may_share_memory(observation, before):
-        raise EnvError(f"step {count}: observation is the array of the step before; copy it")
+    for name, came in timestep.items():
+        # Where the bounds are apart the memory is; only else the exact question is asked.
+        old = before[name]
+        if came is None or not came.flags.writeable or not np.may_share_memory(came, old):
+            continue
+        if np.shares_memory(came, old):
+            raise EnvError(f"step {count}: {name} is the array of the step before; copy it")
 
 
 def _check_action(action, rows: types.TimeStep, spec: types.EnvSpec, count: int) -> np.ndarray:

@@ -126,7 +126,8 @@ def _unpack(came: Any, call: str, names: tuple[str, ...], index: int, count: int
 def _observation(came: Any, index: int, count: int, spec: types.EnvSpec) -> np.ndarray:
     """Returns a copy in the spec's dtype; refuses another shape, or numbers that would be cut."""
     came, dtype = np.asarray(came), np.dtype(spec.observation_dtype)
-    if came.shape != spec.observation_shape or not np.can_cast(came.dtype, dtype, "same_kind"):
+    rule = "safe" if dtype == np.uint8 else "same_kind"  # Floats lose digits only.
+    if came.shape != spec.observation_shape or not np.can_cast(came.dtype, dtype, rule):
         raise EnvError(
             f"env {index}, step {count}: observation {came.shape} {came.dtype}, "
             f"declared {spec.observation_shape} {dtype}"
@@ -136,7 +137,7 @@ def _observation(came: Any, index: int, count: int, spec: types.EnvSpec) -> np.n
 
 def _invalid(info: Any, index: int, count: int, spec: types.EnvSpec) -> np.ndarray | None:
     """Turns gymnasium's mask of legal actions into ours of invalid ones."""
-    if "action_mask" not in info:
+    if not info or "action_mask" not in info:
         return None
     legal = np.asarray(info["action_mask"])
     if legal.shape != (spec.num_actions,):

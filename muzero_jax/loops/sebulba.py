@@ -114,9 +114,13 @@ def _bind_act(act_and_add, explore_at, key):
         )
 
     jitted = jax.jit(dispatched, donate_argnums=(1, 2))
+    was_last: dict[int, np.ndarray] = {}  # Of each group's newest rows.
 
     def act_step(train, replay, carry, timestep: TimeStep, group: int, counters: Counters):
         size = timestep.reward.shape[0]
+        # The row after a `last` one is a reset and no step; so is the very first.
+        resets = timestep.first & was_last.get(group, True)
+        was_last[group] = timestep.last
         replay, carry = jitted(
             train.params,
             replay,
@@ -129,7 +133,7 @@ def _bind_act(act_and_add, explore_at, key):
         )
         counters = counters._replace(
             rows=counters.rows + size,
-            env_steps=counters.env_steps + size - int(np.count_nonzero(timestep.first)),
+            env_steps=counters.env_steps + size - int(np.count_nonzero(resets)),
         )
         return counters, replay, carry
 

@@ -176,7 +176,8 @@ def make_conv_network(
     """A residual network: downsampling `stages`, then a tower of residual blocks.
 
     The networks of MuZero (appendix F) are so many arguments of this function, with LayerNorm in
-    place of BatchNorm, which would make examples of a batch depend on each other.
+    place of BatchNorm, which would make examples of a batch depend on each other, and with a skip
+    around the convolution that an action enters by.
 
     Args:
       spec: observations are `(H, W, C)`, uint8 (scaled by 1/255) or float.
@@ -198,14 +199,16 @@ def make_conv_network(
       action_encoding: how a dynamics step sees its action. "constant": A constant planes, one-hot.
         "spatial": one plane with a 1 at the point played, action = row·W + column, and empty for
         a pass, action H·W (appendix E, Go); needs an embedding as large as the board.
-      dtype: of the body and the embedding; parameters, heads and logits stay float32.
+      dtype: of the body and the embedding; parameters, the last layer of
+        each head and logits stay float32.
 
     Raises:
       ValueError: where the observations are no images, a stage is none, or actions are no points.
     """
     if len(spec.observation_shape) != 3:
         raise ValueError(f"network: images have shape (H, W, C), got {spec.observation_shape}")
-    stages = tuple(_checked_stage(stage) for stage in stages)
+    several = stages if isinstance(stages, tuple | list) else (stages,)
+    stages = tuple(_checked_stage(stage) for stage in several)
     _check_action_encoding(action_encoding, spec, stages)
     if channels is not None:
         stages += ((channels, 3, 1, 0),)
@@ -225,7 +228,7 @@ def make_conv_network(
 
 
 def _checked_stage(stage: Sequence[int | str]) -> Stage:
-    stage = tuple(stage)
+    stage = tuple(stage) if isinstance(stage, tuple | list) else (stage,)
     numbers = stage[1:] if stage[:1] in (("pool",), ("residual",)) else stage
     whole = len(stage) == 4 and all(isinstance(number, int) for number in numbers)
     if not whole or min(numbers[:-1]) < 1 or numbers[-1] < 0:

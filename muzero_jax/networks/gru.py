@@ -70,12 +70,13 @@ def make_gru_network(
     GRU starts anew at the oldest entry: nothing is carried from one search to the next.
 
     Args:
-      spec: observations are flattened to vectors.
+      spec: observations are flattened to vectors, and enter as they are.
       codecs: give the head sizes.
       history_steps: S, how far back the network remembers.
       width: units of every layer and of the GRU.
       num_layers: layers that encode an entry, and layers of a dynamics step.
-      dtype: of the body and the embedding; parameters, heads and logits stay float32.
+      dtype: of the body and the embedding; parameters, the last layer of
+        each head and logits stay float32.
     """
     actions, value, reward = spec.num_actions, codecs.value.num_logits, codecs.reward.num_logits
     dtype = jnp.dtype(dtype)

@@ -97,7 +97,8 @@ def make_mlp_network(
 ) -> Network:
     """An MLP network: every layer has `width` units, the body computes in `dtype`.
 
-    Parameters, heads and logits stay float32; the embedding has the body's dtype. With
+    Observations are flattened, and enter as they are. Parameters, the last layer of each head and
+    logits stay float32; the embedding has the body's dtype. With
     `history_rewards` the representation also sees the history's rewards (`codecs.squash`).
     """
     actions, value, reward = spec.num_actions, codecs.value.num_logits, codecs.reward.num_logits

@@ -1,0 +1,181 @@
+"""What the fields of a config may hold."""
+
+import math
+from typing import Any, NamedTuple
+
+
+class Range(NamedTuple):
+    """Allowed numbers; `above` and `below` are exclusive, the others inclusive.
+
+    `whole` numbers are `int`; those that are sizes or indices on the device fit into `int32`.
+    Without any bound, whatever is a number is allowed.
+    """
+
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+    below: float | None = None
+    whole: bool = False
+    int32: bool = False
+
+    def wanted(self, x: Any) -> str | None:
+        """What `x` must be and is not."""
+        if isinstance(x, bool) or not isinstance(x, int | float):
+            return "a number"
+        if self.whole and not isinstance(x, int):
+            return "a whole number"
+        if self.int32 and x >= 2**31:
+            return "< 2^31"
+        return None if self == Range() or self._holds(x) else str(self)
+
+    def _holds(self, x: float) -> bool:
+        return (
+            math.isfinite(x)
+            and (self.low is None or x >= self.low)
+            and (self.high is None or x <= self.high)
+            and (self.above is None or x > self.above)
+            and (self.below is None or x < self.below)
+        )
+
+    def __str__(self) -> str:
+        low = f"> {self.above:g}" if self.above is not None else f">= {self.low:g}"
+        if self.below is not None:
+            return f"{low} and < {self.below:g}"
+        return low if self.high is None else f"{low} and <= {self.high:g}"
+
+
+_NUMBER, _POSITIVE, _NOT_NEGATIVE, _UNIT = Range(), Range(above=0), Range(low=0), Range(0, 1)
+_COUNT, _NATURAL = Range(low=1, whole=True), Range(low=0, whole=True)
+_SIZE = Range(low=1, whole=True, int32=True)
+_BINS = Range(low=2, whole=True, int32=True)
+
+RANGES: dict[str, Range] = {
+    "seed": Range(0, 2**32 - 1, whole=True),
+    "total_env_steps": _COUNT,
+    "max_wall_minutes": _POSITIVE,
+    "env.num_envs": _SIZE,
+    "env.num_groups": _SIZE,
+    "env.num_threads": _NATURAL,
+    "env.max_steps": _SIZE,
+    "env.frame_skip": _SIZE,
+    "env.sticky": _UNIT,
+    "env.noop_max": _SIZE,
+    "env.num_levels": _NATURAL,
+    "env.start_level": _NATURAL,
+    "network.history_steps": _SIZE,
+    "network.width": _SIZE,
+    "network.num_layers": _SIZE,
+    "network.channels": _SIZE,
+    "network.representation_blocks": _NATURAL,
+    "network.dynamics_blocks": _NATURAL,
+    "network.prediction_blocks": _NATURAL,
+    "network.head_planes": _SIZE,
+    "network.head_width": _SIZE,
+    "codec.value.low": _NUMBER,
+    "codec.value.high": _NUMBER,
+    "codec.reward.low": _NUMBER,
+    "codec.reward.high": _NUMBER,
+    "codec.value.num_bins": _BINS,
+    "codec.reward.num_bins": _BINS,
+    "search.num_simulations": _SIZE,
+    "search.max_num_considered_actions": _SIZE,
+    "search.max_depth": _SIZE,
+    "search.value_scale": _POSITIVE,
+    "search.maxvisit_init": _NOT_NEGATIVE,
+    "search.min_value_range": _POSITIVE,
+    "search.pb_c_init": _NOT_NEGATIVE,
+    "search.pb_c_base": _POSITIVE,
+    "search.dirichlet_alpha": _POSITIVE,
+    "explore.temperature": _NOT_NEGATIVE,
+    "explore.noise_scale": _NOT_NEGATIVE,
+    "explore.random_move": _UNIT,
+    "replay.rows_per_env": _SIZE,
+    "replay.min_rows": _SIZE,
+    "replay.rows_per_update": _SIZE,
+    "replay.batch_size": _SIZE,
+    "replay.priority_exponent": _NOT_NEGATIVE,
+    "replay.priority_floor": _POSITIVE,
+    "replay.importance_exponent": _UNIT,
+    "targets.unroll_steps": _SIZE,
+    "targets.bootstrap_steps": _SIZE,
+    "targets.discount": Range(above=0, high=1),
+    "targets.target_interval_updates": _SIZE,
+    "loss.value_weight": _NOT_NEGATIVE,
+    "loss.reward_weight": _NOT_NEGATIVE,
+    "loss.policy_weight": _NOT_NEGATIVE,
+    "loss.random_shift_pixels": _NATURAL,
+    "optimizer.learning_rate": _POSITIVE,
+    "optimizer.warmup_updates": _NATURAL,
+    "optimizer.decay_updates": _COUNT,
+    "optimizer.final_fraction": _UNIT,
+    "optimizer.weight_decay": _NOT_NEGATIVE,
+    "optimizer.max_grad_norm": _POSITIVE,
+    "optimizer.momentum": Range(low=0, below=1),
+    "loop.steps_per_iteration": _SIZE,
+    "loop.probe_interval_iterations": _NATURAL,
+    "evaluation.interval_env_steps": _COUNT,
+    "evaluation.episodes": _SIZE,
+    "evaluation.num_envs": _SIZE,
+    "evaluation.max_steps": _SIZE,
+    "evaluation.num_levels": _NATURAL,
+    "evaluation.stop_at": _NUMBER,
+    "checkpoint.resume_interval_env_steps": _COUNT,
+    "checkpoint.params_interval_env_steps": _COUNT,
+    "checkpoint.max_to_keep": _COUNT,
+    "logging.interval_env_steps": _COUNT,
+}
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "env.suite": ("atari", "procgen", "classic", "jax"),
+    "env.image": ("gray84", "rgb96"),
+    "network.kind": ("mlp", "conv", "gru"),
+    "network.dtype": ("float32", "bfloat16"),
+    "search.kind": ("gumbel", "muzero"),
+    "codec.value.transform": ("muzero", "identity"),
+    "codec.reward.transform": ("muzero", "identity"),
+    "optimizer.decay": ("cosine", "exponential"),
+    "network.action_encoding": ("constant", "spatial"),
+    "targets.value_source": ("search", "target_network"),
+}
+
+
+SWITCHES = (
+    "env.full_action_space",
+    "env.fire_reset",
+    "env.life_loss_is_end",
+    "network.action_planes",
+    "network.history_rewards",
+    "targets.clip_rewards",
+    "logging.tensorboard",
+)
+
+# The fields that may be None.
+OPTIONAL = (
+    "max_wall_minutes",
+    "network.channels",
+    "search.max_depth",
+    "optimizer.decay_updates",
+    "optimizer.max_grad_norm",
+    "optimizer.momentum",
+    "evaluation.stop_at",
+)
+
+# The fields of the groups that are read one by one. Of the other groups each part takes its own,
+# and `parts.call` names what is missing or too many.
+FIELDS: dict[str, str] = {
+    "": "seed total_env_steps max_wall_minutes env network codec search explore replay targets loss"
+    " optimizer loop evaluation checkpoint logging",
+    "replay": "rows_per_env min_rows rows_per_update batch_size priority_exponent priority_floor"
+    " importance_exponent",
+    "targets": "unroll_steps bootstrap_steps discount clip_rewards value_source"
+    " target_interval_updates",
+    "loop": "steps_per_iteration probe_interval_iterations",
+    "evaluation": "interval_env_steps episodes num_envs stop_at",
+    "checkpoint": "resume_interval_env_steps params_interval_env_steps max_to_keep",
+    "logging": "interval_env_steps tensorboard",
+    "env": "suite num_envs num_groups",
+    "network": "kind history_steps",
+    "search": "kind num_simulations",
+}
+# Groups with fields besides these.
+OPEN = ("evaluation", "env", "network", "search")
