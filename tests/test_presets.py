@@ -130,7 +130,7 @@ def test_a_short_run(name, tmp_path):
     script = launch.SCRIPTS[config.env.suite]
     words = command(script, config_word, f"--workdir={tmp_path}", **fields)
     log = tmp_path / "log"
-    assert finish(words, output=log) == 0, log.read_text()
+    assert finish(words, output=log, patience_seconds=1800) == 0, log.read_text()
     assert "memory: replay" in log.read_text()
     text = (tmp_path / "metrics.jsonl").read_text()
     assert "eval/return_mean" in text and "train/loss" in text
