@@ -6,6 +6,7 @@
 
 Solved means a mean return of 475 over 20 unseen episodes. The run stops when an evaluation inside
 it reaches `evaluation.stop_at`; the checkpoint that counts is the last one.
+Seeds 0, 1, 2: 479 to 500 after 23-48 seconds on the host, 500 after 38-40 on the device.
 With a discount of 0.997 runs passed 475 and fell back again and again; with 0.99 they stay.
 """
 

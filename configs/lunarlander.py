@@ -5,7 +5,8 @@
 Solved means a mean return of 200 over 20 unseen episodes. The run stops when an evaluation inside
 it reaches `evaluation.stop_at`; the checkpoint that counts is the last one. Returns bootstrap from
 the target network: with stored search values, of a ring that holds the last 256,000 rows, runs
-passed 200 and fell back to 130-200.
+passed 200 and fell back to 130-200. Seeds 0, 1, 2 on two CPU cores: 263, 224 and 241 after 4, 9 and
+5 minutes (550k, 1M and 500k steps); see benchmarks/results/.
 """
 
 from ml_collections import ConfigDict, config_dict

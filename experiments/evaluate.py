@@ -143,8 +143,8 @@ def main() -> None:
         abstract = jax.eval_shape(experiment.parts.network.init, jax.random.key(0))
         step, params, meta = newest_params(workdir, abstract)
     purpose = host.RANDOM if args.policy == "random" else host.EVAL
-    # In-run evaluations use groups below 2^20: these seeds are used nowhere else.
-    seeds = host.env_seeds(args.seed, purpose, 0, 1 << 20, num_envs)
+    # Evaluations inside a run have 0 in the place of the 1: these seeds are used nowhere else.
+    seeds = host.env_seeds(args.seed, purpose, 1, 0, num_envs)
     score = make_scorer(experiment, config, episodes=args.episodes, num_envs=num_envs)
     try:
         result = score(params, seeds)

@@ -38,10 +38,10 @@ class Range(NamedTuple):
         )
 
     def __str__(self) -> str:
-        low = f"> {self.above:g}" if self.above is not None else f">= {self.low:g}"
+        low = f"> {self.above}" if self.above is not None else f">= {self.low}"
         if self.below is not None:
-            return f"{low} and < {self.below:g}"
-        return low if self.high is None else f"{low} and <= {self.high:g}"
+            return f"{low} and < {self.below}"
+        return low if self.high is None else f"{low} and <= {self.high}"
 
 
 _NUMBER, _POSITIVE, _NOT_NEGATIVE, _UNIT = Range(), Range(above=0), Range(low=0), Range(0, 1)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 import glob
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,7 +67,7 @@ def read(path: Path) -> Run:
     if not path.exists():
         raise BadInputError(f"{path}: there is no such run folder or file")
     if not path.is_dir():
-        result = _load(path)
+        result = workdirs.load(path)
         if not {"config", "curve", "score", "env_steps", "protocol"} <= set(result):
             raise BadInputError(f"{path} is no result of benchmarks/learning.py, and no run folder")
         return Run(
@@ -82,7 +81,7 @@ def read(path: Path) -> Run:
     for name in ("config.json", "metrics.jsonl"):
         if not (path / name).exists():
             raise BadInputError(f"{path} is no run folder: {name} is missing")
-    config = _load(path / "config.json")
+    config = workdirs.load(path / "config.json")
     records = metrics.read_jsonl(path / "metrics.jsonl")
     if not records:
         raise BadInputError(f"{path / 'metrics.jsonl'} holds no records yet")
@@ -142,16 +141,6 @@ def seeds_of(runs: list[Run]) -> dict[str, dict[int, Run]]:
                 " intervals need independent runs"
             )
     return found
-
-
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        loaded = json.loads(path.read_text())
-    except (ValueError, OSError) as error:
-        raise BadInputError(f"{path} cannot be read: {error}") from None
-    if not isinstance(loaded, dict):
-        raise BadInputError(f"{path} cannot be read: it holds no JSON object")
-    return loaded
 
 
 def _without(tree: dict[str, Any], names: tuple[str, ...], prefix: str = "") -> dict[str, Any]:

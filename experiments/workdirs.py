@@ -57,7 +57,7 @@ def check(
         raise launch.BadInputError(f"--resume=never: {workdir} holds a run; use another folder")
     if resume == "must" and not _entries(workdir / "checkpoints"):
         raise launch.BadInputError(f"--resume=must: no resume point in {workdir}")
-    stored = _load(workdir / "config.json") if used else {}
+    stored = load(workdir / "config.json") if used else {}
     origin = stored.pop("init_from", None)
     if used:
         _check_same(workdir, stored, json.loads(config.to_json()))
@@ -128,7 +128,10 @@ def claim(workdir: Path, config, *, init_from: dict | None = None) -> Iterator[N
             lock.truncate(0)
             lock.write(f"{socket.gethostname()}:{os.getpid()}\n")
             lock.flush()
-            unfinished.write_text(json.dumps(content, indent=2) + "\n")
+            with unfinished.open("w") as file:
+                file.write(json.dumps(content, indent=2) + "\n")
+                file.flush()
+                os.fsync(file.fileno())  # A power cut must not leave the name without content.
             unfinished.replace(workdir / "config.json")
         except OSError as error:
             raise _unwritable(workdir, error) from None
@@ -166,12 +169,13 @@ def read_config(workdir: Path) -> ConfigDict:
     path = workdir / "config.json"
     if not path.exists():
         raise launch.BadInputError(f"--workdir: no run in {workdir} (config.json is missing)")
-    stored = _load(path)
+    stored = load(path)
     stored.pop("init_from", None)
     return ConfigDict(stored)
 
 
-def _load(path: Path) -> dict[str, Any]:
+def load(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; raises `BadInputError` where there is none."""
     try:
         stored = json.loads(path.read_text())
     except (ValueError, OSError, RecursionError) as error:

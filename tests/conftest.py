@@ -1,8 +1,12 @@
 """Settings that every test shares."""
 
+import os
 from pathlib import Path
 
 import jax
+
+# Several workers share an accelerator, where there is one.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 _CACHE = Path(__file__).parent.parent / ".jax_cache"
 

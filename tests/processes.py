@@ -68,9 +68,9 @@ def start(arguments, *, output, errors=None):
         return subprocess.Popen(arguments, cwd=ROOT, env=environment(), stdout=out, stderr=err)
 
 
-def finish(arguments, *, output):
+def finish(arguments, *, output, patience_seconds=_PATIENCE_SECONDS):
     """Runs to the end; returns the exit code."""
-    return start(arguments, output=output).wait(timeout=_PATIENCE_SECONDS)
+    return start(arguments, output=output).wait(timeout=patience_seconds)
 
 
 def kill_after_a_save(arguments, workdir, *, output):

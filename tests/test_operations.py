@@ -129,6 +129,28 @@ def test_asked_anywhere_a_run_saves_leaves_and_ends_like_one_that_was_not(
     assert (workdir / "metrics.jsonl").read_bytes() == before, "a run that is done stays as it is"
 
 
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_run_ends_only_when_it_could_be_saved(asked, tmp_path, monkeypatch):
+    """Its last iterations' updates are not finite (skipped), those after them are. Planted bug
+    seen: the end of a run that was not saved, with code 0."""
+    config = _config(total_env_steps=64)
+    experiment = assemble.build(config)
+
+    def iterate(run):
+        for iteration, skipped in enumerate((1, 2, 0, 0), start=1):
+            run = run.replace(
+                train=run.train.replace(skipped_in_a_row=jax.numpy.int32(skipped)),
+                counters=run.counters._replace(iteration=iteration, env_steps=63 + iteration),
+            )
+            yield run, {"train/return_sum": 0.0, "train/episodes": 0}
+
+    monkeypatch.setattr(assemble, "build", lambda config: experiment._replace(iterate=iterate))
+    monkeypatch.setattr(lifetime, "asked", lambda: asked)
+    with pytest.raises(launch.PreemptedError) if asked else contextlib.nullcontext():
+        train.train(config, tmp_path)
+    assert checkpoint.committed_steps(tmp_path / "checkpoints") == [3]
+
+
 @pytest.mark.parametrize("error", [RuntimeError, SystemExit, KeyboardInterrupt])
 def test_leaving_by_an_error_keeps_the_last_save(error, tmp_path, monkeypatch):
     """Planted bug seen: stores that the driver does not close."""
@@ -147,9 +169,10 @@ def test_leaving_by_an_error_keeps_the_last_save(error, tmp_path, monkeypatch):
 
 # Signals, without JAX: a process that cannot answer sits in a call of C.
 _STUCK = """
-import hashlib, sys
+import hashlib, signal, sys
 sys.path.insert(0, "experiments")
 import lifetime
+signal.signal(signal.SIGUSR1, lambda *_: None)
 lifetime.listen()
 if "hold" in sys.argv:
     lifetime.hold()
@@ -187,9 +210,10 @@ def _signalled(words, signals):
 def test_a_signal_is_obeyed_even_while_python_waits(number):
     """With nothing to save a process in a call of C ends at once; one that has work to save is
     asked, and only a second signal, later than a wrapper's echo, ends it. Planted bugs seen: an
-    ordinary handler, which waited for the call to return; the echo taken for a second signal."""
+    ordinary handler, which waited for the call to return; the echo taken for a second signal; a
+    signal of somebody else's (USR1) taken for one of ours."""
     name = signal.Signals(number).name
-    code, said, seconds = _signalled(["stuck"], [(0, number)])
+    code, said, seconds = _signalled(["stuck"], [(0, signal.SIGUSR1), (0.5, number)])
     assert (code, said) == (75, f"{name}: nothing to save yet, leaving\n") and seconds < 30
     code, said, _ = _signalled(["hold"], [(0, number)])
     assert code == 75 and said.startswith(f"{name}: saving, then leaving")
@@ -402,6 +426,18 @@ def test_a_warm_start_is_the_source_and_is_written_down(whole, tmp_path, monkeyp
     with pytest.raises(launch.BadInputError, match="--init_from: the run in .* began with .*whole"):
         train.train(config, workdir, init_from=str(workdir))
     assert _origin(workdir)["workdir"] == str(whole)
+
+
+def test_a_warm_start_needs_its_source_once(whole, tmp_path):
+    """A run with resume points goes on without it, and keeps what was written of it. Planted bug
+    seen: the source read at every start."""
+    source, workdir = Path(shutil.copytree(whole, tmp_path / "source")), tmp_path / "run"
+    train.train(_config(total_env_steps=64), workdir, init_from=str(source))
+    told = _origin(workdir)
+    shutil.rmtree(source)
+    train.train(_config(total_env_steps=128), workdir)
+    assert _origin(workdir) == told and told["workdir"] == str(source)
+    assert checkpoint.read_meta(workdir / "checkpoints")["counters"]["env_steps"] >= 128
 
 
 def test_a_warm_start_from_another_network_is_refused_by_leaf(whole, tmp_path):

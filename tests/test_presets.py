@@ -58,27 +58,23 @@ def test_a_published_network_is_the_preset(name, published):
     assert {field: network[field] for field in published} == published
 
 
-def _one_update(config):
-    """Bytes by the compiler of the program that learns, and the metrics of one real update.
-
-    The memory is that of the whole ring; the update draws from a small one, so that it fits.
-    """
+def _learn_program(config):
+    """(experiment, told by the budget, the compiled program that learns); nothing is allocated."""
     experiment = assemble.build(config)
     run = jax.eval_shape(experiment.fresh)
     learn = jax.jit(experiment.parts.learn, donate_argnums=(0, 1))
-    analysis = learn.lower(run.train, run.replay, jax.random.key(0)).compile().memory_analysis()
-    target = config.targets
-    window = config.network.history_steps + 1 + target.unroll_steps + target.bootstrap_steps
-    config.env.update(num_envs=2, num_groups=1)
-    config.replay.update(rows_per_env=2 * window + 2, min_rows=2)
-    parts = assemble.build(config).parts
-    ring = parts.replay.init()
+    program = learn.lower(run.train, run.replay, jax.random.key(0)).compile()
+    return experiment, budget.estimate(config, experiment), program
+
+
+def _filled(parts, config, rows_per_env):
+    """A ring with so many rows of zeros in each environment."""
     row = _row(parts, config)
-    rows = jax.tree.map(lambda x: jnp.zeros((2, window + 1, *x.shape), x.dtype), row)
-    ring = parts.replay.add(ring, np.int32(0), rows.replace(discount=rows.discount + 1))
-    train, _, metrics = jax.jit(parts.learn)(parts.init_train(), ring, jax.random.key(1))
-    assert int(train.step) == 1
-    return analysis.argument_size_in_bytes + analysis.temp_size_in_bytes, metrics
+    shape = (config.env.num_envs, rows_per_env)
+    rows = jax.tree.map(lambda x: jnp.zeros((*shape, *x.shape), x.dtype), row)
+    return parts.replay.add(
+        parts.replay.init(), np.int32(0), rows.replace(discount=rows.discount + 1)
+    )
 
 
 def _row(parts, config):
@@ -90,16 +86,30 @@ def _row(parts, config):
 @pytest.mark.slow
 @every_preset
 def test_one_update_at_batch_2_and_the_budget(name):
-    """Within 10 % of what the compiler finds, for the ring, the learner and one update.
+    """Ring, learner and one update within 10 % of what the compiler finds; and, with a ring so
+    small that it hides nothing, the update alone within a factor of two.
 
-    Planted bug seen: the rows of the ring counted without their frames.
+    Planted bugs seen: the rows of the ring counted without their frames; activations left out.
     """
     config = config_of(*PRESETS[name])
     config.replay.batch_size = 2
-    told = budget.estimate(config, assemble.build(config))
-    found, metrics = _one_update(config)
+    _, told, program = _learn_program(config)
+    found = program.memory_analysis()
+    found = found.argument_size_in_bytes + found.temp_size_in_bytes
     print(name, told, f"compiler: {found / 2**20:.1f} MiB")
     assert told.replay + told.train + told.learn == pytest.approx(found, rel=0.1)
+
+    target = config.targets
+    window = config.network.history_steps + 1 + target.unroll_steps + target.bootstrap_steps
+    config.env.update(num_envs=2, num_groups=1)
+    config.replay.update(rows_per_env=2 * window + 2, min_rows=2)
+    experiment, told, program = _learn_program(config)
+    found = program.memory_analysis().temp_size_in_bytes
+    print(f"the update alone {told.learn / 2**20:.2f} MiB, compiler: {found / 2**20:.2f} MiB")
+    assert found / 2 < told.learn < found * 2
+    ring = _filled(experiment.parts, config, window + 1)
+    train, _, metrics = program(experiment.parts.init_train(), ring, jax.random.key(1))
+    assert int(train.step) == 1
     assert np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"])
 
 
@@ -120,7 +130,7 @@ def test_a_short_run(name, tmp_path):
     script = launch.SCRIPTS[config.env.suite]
     words = command(script, config_word, f"--workdir={tmp_path}", **fields)
     log = tmp_path / "log"
-    assert finish(words, output=log) == 0, log.read_text()
+    assert finish(words, output=log, patience_seconds=1800) == 0, log.read_text()
     assert "memory: replay" in log.read_text()
     text = (tmp_path / "metrics.jsonl").read_text()
     assert "eval/return_mean" in text and "train/loss" in text
