@@ -1,5 +1,6 @@
 """Every program that a run compiles also lowers for TPU, on a machine that has none."""
 
+import functools
 import re
 
 import jax
@@ -7,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from muzero_jax import acting, codecs, learner, losses, search, targets, types
+from muzero_jax import acting, codecs, frames, learner, losses, search, targets, types
 from muzero_jax import replay as replay_lib
 from muzero_jax.envs.cartpole import make_cartpole
 from muzero_jax.loops import anakin
 from muzero_jax.networks.conv import make_conv_network
+from muzero_jax.networks.gru import make_gru_network
 from muzero_jax.networks.mlp import make_mlp_network
 
 NUM_ENVS, HISTORY, UNROLL, BOOTSTRAP, GAMMA = 4, 2, 2, 2, 0.99
@@ -26,10 +28,14 @@ CARTPOLE = make_cartpole(max_steps=50)
 
 def make_parts(kind, source):
     """A tiny agent; every state is only a shape."""
-    spec = {"conv": IMAGES, "mlp": CARTPOLE.spec}[kind]
+    spec = IMAGES if kind == "conv" else CARTPOLE.spec
     if kind == "conv":
-        network = make_conv_network(spec, CODECS, history_steps=HISTORY, stages=((4, 3, 2, 0),),
-                                    channels=4, head_planes=2, head_width=8, dtype="bfloat16")
+        network = make_conv_network(
+            spec, CODECS, history_steps=HISTORY, channels=4, head_planes=2, head_width=8,
+            stages=((4, 3, 2, 0), ("residual", 4, 1, 0), ("pool", 3, 2, 0)),
+            history_rewards=True, dtype="bfloat16")
+    elif kind == "gru":
+        network = make_gru_network(spec, CODECS, history_steps=HISTORY, width=8)
     else:
         network = make_mlp_network(spec, CODECS, history_steps=HISTORY, width=8)
     searcher = search.make_gumbel_search(network, CODECS, num_actions=spec.num_actions,
@@ -45,11 +51,14 @@ def make_parts(kind, source):
         num_envs=NUM_ENVS, rows_per_env=32, history_steps=HISTORY, future_steps=UNROLL + BOOTSTRAP,
         observed_steps=HISTORY + (UNROLL + BOOTSTRAP if source == "network" else 0),
         lookahead_steps=BOOTSTRAP, priority_exponent=0.5, priority_floor=0.01)
+    loss = losses.make_loss(network, CODECS, history_steps=HISTORY, unroll_steps=UNROLL)
+    if kind == "conv":
+        shift = functools.partial(frames.random_shift, max_shift=2)
+        loss = losses.with_augmentation(loss, shift)
     update = learner.make_update(
         targets.make_targets(history_steps=HISTORY, unroll_steps=UNROLL, **rule,
                              bootstrap_value=bootstrap if source == "network" else None),
-        losses.make_loss(network, CODECS, history_steps=HISTORY, unroll_steps=UNROLL),
-        optimizer, target_interval_updates=10, importance_exponent=0.5)
+        loss, optimizer, target_interval_updates=10, importance_exponent=0.5)
     learn = learner.make_learn(ring, update, batch_size=8)
     return spec, searcher, ring, learn, train
 
@@ -76,7 +85,7 @@ def timesteps(spec, num_envs):
         last=like((), bool), invalid_actions=None)
 
 
-@pytest.mark.parametrize("kind", ["conv", "mlp"])
+@pytest.mark.parametrize("kind", ["conv", "mlp", "gru"])
 @pytest.mark.parametrize("source", ["stored", "network"])
 def test_learn_lowers(kind, source):
     """Sampling, targets, loss, update, priorities.
