@@ -5,9 +5,9 @@
 Solved means a mean return of -100 over 20 unseen episodes. Every step costs 1 until the tip is high
 enough; random play hardly ever gets there in the 500 steps. What made it learn is long returns
 (50 steps: a rare success teaches its whole swing) that bootstrap from a network and not from stored
-search values, which stay near 0 in old rows while the true values fall to -100. With 10 steps no
-run of 400k steps got above -500. Seeds 0, 1, 2 on two CPU cores: -84, -80 and -86 after 5, 5 and 8
-minutes (600k, 600k and 1M steps); see benchmarks/results/.
+search values, which stay near 0 in old rows while the true values fall to -100. With 10 steps four
+runs of 75k to 400k steps stayed at -500. Seeds 0, 1, 2 on two CPU cores: -84, -80 and -86 after 5,
+5 and 8 minutes (600k, 600k and 1M steps); see benchmarks/results/.
 """
 
 from ml_collections import ConfigDict, config_dict
