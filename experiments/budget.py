@@ -7,12 +7,10 @@ from typing import Any, NamedTuple
 
 import jax
 from jax.extend import core
-import jax.numpy as jnp
 
 import assemble
 import launch
 from muzero_jax import acting
-from muzero_jax.types import TimeStep
 
 GIB = 2**30
 
@@ -133,18 +131,7 @@ def _act(config, parts: assemble.Parts, params, num_envs: int) -> tuple[int, int
     """(bytes while a batch is searched, bytes of its tree)."""
     spec, history_steps = parts.spec, config.network.history_steps
     carry = jax.eval_shape(lambda: acting.init_carry(spec, num_envs, history_steps))
-    row = jax.ShapeDtypeStruct((num_envs,), jnp.float32)
-    flag = jax.ShapeDtypeStruct((num_envs,), bool)
-    timestep = TimeStep(
-        observation=jax.ShapeDtypeStruct(
-            (num_envs, *spec.observation_shape), spec.observation_dtype
-        ),
-        reward=row,
-        discount=row,
-        first=flag,
-        last=flag,
-        invalid_actions=None,
-    )
+    timestep = jax.eval_shape(lambda: acting.blank_timestep(spec, num_envs))
     explore = acting.NO_EXPLORATION
     program = functools.partial(acting.act, parts.search)
     jaxpr = jax.make_jaxpr(program)(params, _key(), carry, timestep, explore).jaxpr

@@ -79,6 +79,19 @@ def transition(timestep: TimeStep, output: SearchOutput, made_at_updates: Array)
     )
 
 
+def blank_timestep(spec: EnvSpec, num_envs: int, *, masked: bool = False) -> TimeStep:
+    """A time step `[num_envs]` of zeros, for its shapes; `masked`: with `invalid_actions`."""
+    numbers, flags = jnp.zeros((num_envs,), jnp.float32), jnp.zeros((num_envs,), bool)
+    return TimeStep(
+        observation=jnp.zeros((num_envs, *spec.observation_shape), spec.observation_dtype),
+        reward=numbers,
+        discount=numbers,
+        first=flags,
+        last=flags,
+        invalid_actions=jnp.zeros((num_envs, spec.num_actions), bool) if masked else None,
+    )
+
+
 def example_row(
     spec: EnvSpec, search: SearchFn, params: Params, history_steps: int, *, masked: bool = False
 ) -> Transition:
@@ -88,17 +101,7 @@ def example_row(
     """
 
     def row(params, key):
-        observation = jnp.zeros((1, *spec.observation_shape), spec.observation_dtype)
-        flags = jnp.zeros((1,), bool)
-        timestep = TimeStep(
-            observation=observation,
-            reward=jnp.zeros((1,), jnp.float32),
-            discount=jnp.zeros((1,), jnp.float32),
-            first=flags,
-            last=flags,
-            invalid_actions=jnp.zeros((1, spec.num_actions), bool) if masked else None,
-        )
-        carry = init_carry(spec, 1, history_steps)
+        timestep, carry = blank_timestep(spec, 1, masked=masked), init_carry(spec, 1, history_steps)
         _, output = act(search, params, key, carry, timestep, NO_EXPLORATION)
         return jax.tree.map(lambda x: x[0], transition(timestep, output, 0))
 
