@@ -21,7 +21,6 @@ import workdirs
 
 RESAMPLES = 10_000
 ENOUGH_SEEDS = 5
-_MIN_SEEDS = 3  # Below it no interval is given.
 
 _AGGREGATES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "interquartile mean": statistics.interquartile_mean,
@@ -76,7 +75,7 @@ def table(runs: list[results.Run]) -> list[str]:
         scores = np.array([run.score for run in seeds])
         steps = sorted({f"{run.env_steps:,}" for run in seeds}, key=lambda x: (len(x), x))
         interval, references = "–", ["–", "–", "–"]
-        if len(scores) >= _MIN_SEEDS:
+        if len(scores) >= results.MIN_SEEDS:
             interval = _interval(*statistics.t_interval(scores), _score)
         if task in atari_games.RANDOM_AND_HUMAN_SCORES:
             both = atari_games.RANDOM_AND_HUMAN_SCORES[task]
@@ -85,7 +84,7 @@ def table(runs: list[results.Run]) -> list[str]:
         cells = [task, str(len(seeds)), " to ".join(steps[:: max(len(steps) - 1, 1)])]
         cells += [_score(scores.mean()), interval, *references]
         lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", f"Intervals: Student's t over seeds; none below {_MIN_SEEDS} seeds."]
+    lines += ["", f"Intervals: Student's t over seeds; none below {results.MIN_SEEDS} seeds."]
     return lines
 
 

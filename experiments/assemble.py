@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fields import TASK_FIELDS
 import launch
 from muzero_jax import acting
 from muzero_jax.envs import host, wrappers
@@ -19,11 +20,11 @@ import results
 
 # What `env.task` may name in the suite "jax".
 JAX_ENVS: dict[str, Callable[..., Env]] = {"cartpole": make_cartpole}
-# Of each other suite: the field of `env` that names the task, and the maker.
-HOST_ENVS: dict[str, tuple[str, Callable[..., HostEnv]]] = {
-    "atari": ("game", host.make_atari),
-    "procgen": ("game", host.make_procgen),
-    "classic": ("task", host.make_classic),
+# Of each other suite: what makes its environments.
+HOST_ENVS: dict[str, Callable[..., HostEnv]] = {
+    "atari": host.make_atari,
+    "procgen": host.make_procgen,
+    "classic": host.make_classic,
 }
 
 
@@ -77,8 +78,8 @@ def _on_host(config) -> Experiment:
         options = config.env.to_dict() | changes
         for name in ("suite", "num_envs", "num_groups"):
             del options[name]
-        field, make = HOST_ENVS[config.env.suite]
-        return call(make, "env", options, options.pop(field), seeds=seeds)
+        name = options.pop(TASK_FIELDS[config.env.suite])
+        return call(HOST_ENVS[config.env.suite], "env", options, name, seeds=seeds)
 
     def make_groups(resumes: int) -> list[HostEnv]:
         return [

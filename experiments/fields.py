@@ -125,8 +125,11 @@ RANGES: dict[str, Range] = {
     "logging.interval_env_steps": _COUNT,
 }
 
+# Suite of environments -> the field of `env` that names its task.
+TASK_FIELDS = {"atari": "game", "procgen": "game", "classic": "task", "jax": "task"}
+
 CHOICES: dict[str, tuple[str, ...]] = {
-    "env.suite": ("atari", "procgen", "classic", "jax"),
+    "env.suite": tuple(TASK_FIELDS),
     "env.image": ("gray84", "rgb96"),
     "network.kind": ("mlp", "conv", "gru"),
     "network.dtype": ("float32", "bfloat16"),
@@ -137,7 +140,6 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "network.action_encoding": ("constant", "spatial"),
     "targets.value_source": ("search", "target_network"),
 }
-
 
 SWITCHES = (
     "env.full_action_space",

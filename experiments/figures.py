@@ -9,8 +9,8 @@ import numpy as np
 
 from launch import BadInputError
 from muzero_jax.statistics import t_interval
+from results import MIN_SEEDS
 
-MIN_SEEDS = 3  # Fewer are drawn one by one: two say too little about spread.
 INTERVAL = "mean over seeds with its 95 % Student-t interval, where all seeds have data"
 SUFFIXES = (".pdf", ".svg", ".png")
 

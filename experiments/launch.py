@@ -100,6 +100,7 @@ def train(script: str) -> None:
     if args.platform == "cpu":
         os.environ["JAX_PLATFORMS"] = "cpu"
     # Not at the top: JAX reads its environment when it is imported.
+    import fields
     import validate
     import workdirs
 
@@ -110,12 +111,11 @@ def train(script: str) -> None:
             raise BadInputError(
                 f"--config: env.suite {config.env.suite!r} is trained by experiments/{right}.py"
             )
-        name = (config.env.get("game") or config.env.task).lower()
+        name = config.env[fields.TASK_FIELDS[config.env.suite]].lower()
     except (AttributeError, LookupError, TypeError, ValueError, OverflowError) as error:
         # Of a config file that is not one of ours, or a number out of all proportion.
         raise BadInputError(f"--config: a field is missing or cannot be used: {error}") from None
     workdir = workdirs.choose(args.workdir, name)
-    workdirs.check(workdir, config, resume=args.resume, init_from=args.init_from)
     _check_platform(args.platform)
     import train as driver
 

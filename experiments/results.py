@@ -9,6 +9,8 @@ from launch import BadInputError
 from muzero_jax import metrics
 import workdirs
 
+MIN_SEEDS = 3  # Fewer get no interval over seeds: two say too little about spread.
+
 # Where two runs may differ and still be seeds of one experiment; a trailing dot means a group.
 _NOT_THE_METHOD = ("seed", "env.game", "env.task", *workdirs.MAY_CHANGE)
 

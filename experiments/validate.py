@@ -4,7 +4,7 @@ import importlib.util
 import math
 from typing import Any
 
-from fields import CHOICES, FIELDS, OPEN, OPTIONAL, RANGES, SWITCHES
+from fields import CHOICES, FIELDS, OPEN, OPTIONAL, RANGES, SWITCHES, TASK_FIELDS
 from launch import BadInputError
 from muzero_jax.envs import atari_games
 
@@ -53,8 +53,8 @@ def _check_fields(config) -> None:
         for name in found:
             if group not in OPEN and name not in known.split():
                 raise BadInputError(f"{prefix}{name}: there is no such field")
-    field = "game" if config.env.suite in ("atari", "procgen") else "task"
-    if field not in config.env:
+    field = TASK_FIELDS.get(config.env.suite)  # An unknown suite is told with the choices.
+    if field is not None and field not in config.env:
         raise BadInputError(f"env.{field} is missing")
 
 
