@@ -84,7 +84,7 @@ def test_last_rows_need_no_legal_action_and_take_any():
     rows[2].invalid_actions[0] = True
     env = _env(rows)
     _play(env, 2)
-    env.step(np.array([2, 0]))
+    assert env.step(np.array([2, 0])).first[0]
 
 
 # (step, field, index or None for the whole array, new value, line that has to come)

@@ -287,4 +287,7 @@ def test_refusals(options, message):
 @pytest.mark.parametrize("actions", [42, 43])
 def test_spatial_actions_with_and_without_a_pass(actions):
     """Planted: the pass refused."""
-    bare((6, 7, 2), actions=actions, action_encoding="spatial", stages=((4, 3, 1, 1),))
+    network = bare((6, 7, 2), actions=actions, action_encoding="spatial", stages=((4, 3, 1, 1),))
+    _, root, step = shapes_of(network, 1, (6, 7, 2), "float32")
+    assert step.embedding.shape == root.embedding.shape == (2, 6, 7, 4)
+    assert step.policy_logits.shape == (2, actions)

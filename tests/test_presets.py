@@ -10,7 +10,7 @@ import budget
 import launch
 from muzero_jax import acting
 from presets import config_of
-from processes import TINY, command, finish
+from processes import ROOT, TINY, command, finish
 import published_networks
 import validate
 
@@ -41,7 +41,8 @@ every_preset = pytest.mark.parametrize("name", PRESETS)
 @every_preset
 def test_a_preset_is_valid(name):
     """Planted bug seen: a ring with fewer rows than `min_rows`."""
-    config_of(*PRESETS[name])
+    config = config_of(*PRESETS[name])
+    assert (ROOT / "experiments" / f"{launch.SCRIPTS[config.env.suite]}.py").exists()
 
 
 @pytest.mark.parametrize(
