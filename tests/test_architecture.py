@@ -31,6 +31,7 @@ _LEVELS = {
     "envs.gymnasium": 2,
     "envs.host": 2,
     "envs.cartpole": 3,
+    "envs.pgx": 3,
     "envs.check_env": 3,
     "search": 2,
     "search_muzero": 3,
