@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import chex
 import jax
+from jax.flatten_util import ravel_pytree
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -108,13 +109,19 @@ def importance_weights(
     """w = (N·P)^-β `[B]`; for β < 1 divided by the batch's largest (Schaul et al. 2016, 3.4).
 
     At β = 1 the weighted loss is an unbiased estimate under uniform sampling, so that nothing is
-    divided. `axis_name` is a mesh axis over which the batch is split, or None.
+    divided; for β < 1 the division takes N out again. `axis_name` is a mesh axis over which the
+    batch is split, or None: N is then the sum over its shards, P a shard's own probability divided
+    by their number. Four bytes cross the mesh: N or the largest weight.
     """
-    weights = (num_drawable * jnp.maximum(probability, 1e-30)) ** -exponent
-    if exponent >= 1.0:
-        return weights
-    largest = jnp.max(weights)
-    return weights / (largest if axis_name is None else jax.lax.pmax(largest, axis_name))
+    probability = jnp.maximum(probability, 1e-30)
+    if exponent < 1.0:
+        weights = probability**-exponent
+        largest = jnp.max(weights)
+        return weights / (largest if axis_name is None else jax.lax.pmax(largest, axis_name))
+    if axis_name is not None:
+        probability /= jax.lax.axis_size(axis_name)
+        num_drawable = jax.lax.psum(num_drawable, axis_name)
+    return (num_drawable * probability) ** -exponent
 
 
 def make_update(
@@ -134,15 +141,19 @@ def make_update(
       optimizer: an optax chain.
       target_interval_updates: applied updates between copies into `target_params`.
       importance_exponent: β.
-      axis_name: mesh axis over which gradients and losses are averaged, or None; a sample's
-        probabilities and `num_drawable` are those of all its shards.
+      axis_name: mesh axis over which the batch is split, or None. Losses, gradients and metrics
+        are averaged over it, all of them in one all-reduce.
 
     Returns:
       `UpdateFn`: `(TrainState, key, Sample) -> (TrainState, UpdateOutput)`.
     """
 
     def mean(tree):
-        return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
+        if axis_name is None:
+            return tree
+        # As one vector, so that it is one message: latency counts, the copy does not.
+        vector, unravel = ravel_pytree(tree)
+        return unravel(jax.lax.pmean(vector, axis_name))
 
     def update(train: TrainState, key, sample: Sample) -> tuple[TrainState, UpdateOutput]:
         target_key, loss_key = jax.random.split(key)
@@ -157,12 +168,14 @@ def make_update(
             return jnp.mean(weights * per_example), aux
 
         (value, aux), grads = jax.value_and_grad(objective, has_aux=True)(train.params)
-        value, grads = mean((value, grads))
+        metrics = {name: jnp.mean(x) for name, x in aux.items()}
+        metrics |= {"loss": value, "importance_weight_min": jnp.min(weights)}
+        metrics, grads = mean((metrics, grads))
         norm = optax.tree.norm(grads)
         # Judged on averages, so that every device decides alike.
-        finite = jnp.isfinite(value) & jnp.isfinite(norm)
+        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
         # A support clips an infinite target, so that the loss hides it; its priority does not.
-        finite &= jnp.isfinite(mean(jnp.mean(aux["priority"])))
+        finite &= jnp.isfinite(metrics["priority"])
         finite &= train.skipped_in_a_row < MAX_SKIPPED_IN_A_ROW
         updates, opt_state = optimizer.update(grads, train.opt_state, train.params)
         params = optax.apply_updates(train.params, updates)
@@ -180,15 +193,12 @@ def make_update(
         )
         before = train.replace(skipped_in_a_row=train.skipped_in_a_row + 1)
         train = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, before)
-        metrics = {name: jnp.mean(x) for name, x in aux.items()}
         metrics |= {
-            "loss": value,
             "grad_norm": norm,
-            "importance_weight_min": jnp.min(weights),
             "applied_updates": train.step.astype(jnp.float32),
             "skipped_in_a_row": train.skipped_in_a_row.astype(jnp.float32),
         }
-        return train, UpdateOutput(aux["priority"], finite, mean(metrics))
+        return train, UpdateOutput(aux["priority"], finite, metrics)
 
     return update
 
@@ -196,7 +206,8 @@ def make_update(
 def make_learn(replay: Replay, update: UpdateFn, *, batch_size: int):
     """Sample, update, refresh priorities: `(TrainState, replay state, key) -> (..., metrics)`.
 
-    A skipped update leaves priorities as they were.
+    Over a mesh axis all three are those of one shard, `batch_size` too, and so must be the key. A
+    skipped update leaves priorities as they were.
     """
 
     def learn(train: TrainState, replay_state, key):

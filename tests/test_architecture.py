@@ -21,6 +21,7 @@ _LEVELS = {
     "checkpoint": 1,
     "metrics": 1,
     "statistics": 1,
+    "mesh": 1,
     "networks.blocks": 1,
     "networks.mlp": 2,
     "networks.conv": 2,

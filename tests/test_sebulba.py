@@ -147,8 +147,8 @@ def test_returns_where_the_last_reward_comes_with_the_first_row():
             reward=np.array([reward], np.float32), first=np.array([first], bool)
         )
         stats.add(1, timestep)
-    assert stats.take() == {"train/return_sum": 15.0, "train/episodes": 2}
-    assert stats.take() == {"train/return_sum": 0, "train/episodes": 0}
+    assert stats.take() == (15.0, 2)
+    assert stats.take() == (0, 0)
 
 
 def _record(monkeypatch):
@@ -184,7 +184,8 @@ def test_one_fetch_per_group_step_and_the_order_of_events(monkeypatch):
     fakes.take(_loop(envs=_groups(events), rows_per_update=2, min_rows=4), 4)
     fetched = [event[1] for event in events if event[0] == "fetch"]
     assert len(fetched) == 4 * _STEPS * _GROUPS + 1  # One group is always ahead.
-    assert all(isinstance(x, jax.Array) and x.shape == (_SIZE,) for x in fetched)
+    # A list of the blocks of this process's devices, here one.
+    assert all(isinstance(x[0], jax.Array) and x[0].shape == (_SIZE,) for x in fetched)
     # With 2 rows per update, each group step makes one due; the 4 rows at the start make none.
     step = [[("fetch",), ("act", g), ("learn",)] for g in range(_GROUPS)]
     mine = [event[:1] if event[0] == "fetch" else event for event in events if event[0] != "env"]

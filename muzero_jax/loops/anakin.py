@@ -1,4 +1,4 @@
-"""Environments, search, replay and learning in one compiled program on the device."""
+"""Environments, search, replay and learning in one compiled program, on one device or many."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -6,10 +6,12 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 import numpy as np
 
 from muzero_jax.acting import init_carry
 from muzero_jax.learner import check_ratio, fold_count, split_count, updates_due
+from muzero_jax.mesh import AXIS, SPLIT, WHOLE, make_mesh, place, shard, shard_key
 from muzero_jax.types import Array, EnvSpec, Explore, Replay, RunState, Transition
 
 fetch = jax.device_get  # The only way in which this module reads the device.
@@ -20,8 +22,8 @@ ITERATION, LEARN = 0, 1  # Purposes of keys.
 @chex.dataclass(frozen=True)
 class AnakinCarry:
     """`acting` of a `RunState`: the `ActingCarry` `[E]`, the running raw return of each episode
-    `[E]` (NaN before the first one), and how many steps were but next-step resets since the run
-    began (`[]` uint32, it may wrap)."""
+    `[E]` (NaN before the first one), and how many steps of each environment were but next-step
+    resets since the run began (`[E]` uint32, it may wrap)."""
 
     carry: Any
     running_return: Array
@@ -33,7 +35,7 @@ def init_anakin_carry(spec: EnvSpec, num_envs: int, history_steps: int) -> Anaki
     return AnakinCarry(
         carry=init_carry(spec, num_envs, history_steps),
         running_return=jnp.full((num_envs,), jnp.nan, jnp.float32),
-        resets=jnp.zeros((), jnp.uint32),
+        resets=jnp.zeros((num_envs,), jnp.uint32),
     )
 
 
@@ -48,11 +50,13 @@ def anakin(
     min_rows: int,
     rows_per_update: int,
     steps_per_iteration: int,
+    mesh: Mesh | None = None,
 ) -> Iterator[tuple[RunState, dict[str, Any]]]:
     """Yields `(run, metrics)` after every iteration, for ever (Podracer, Hessel et al. 2021).
 
     An iteration is one program: act `steps_per_iteration` (T) steps in all E environments, store
-    them, run the updates that have become due.
+    them, run the updates that have become due. It is written for one shard and runs on every
+    device of the mesh with that device's share of the environments and of the replay.
 
     Args:
       run: where to start; `run.acting` is an `AnakinCarry`. Its buffers are donated, and so are
@@ -60,21 +64,30 @@ def anakin(
         resets of one iteration during the next, so that the device never waits for the host.
       rollout: from `make_rollout` with T steps.
       replay: takes the rows.
-      learn: from `make_learn`.
+      learn: from `make_learn`, for one shard: with more than one its update averages over the
+        axis `mesh.AXIS`, and its batch is a shard's.
       explore_at: `(attempted updates) -> Explore`.
       key: of the run.
       min_rows: rows stored before the first update.
       rows_per_update: r; updates attempted = floor((rows - min_rows) / r), exactly.
       steps_per_iteration: T.
+      mesh: from `make_mesh`; None is the first device.
 
     Raises:
       ValueError: where E·T and the ratio do not divide.
     """
     num_rows = run.timestep.reward.shape[0] * steps_per_iteration
     check_ratio(num_rows, min_rows=min_rows, rows_per_update=rows_per_update)
-    iterate = jax.jit(make_iteration(rollout, replay, learn, key), donate_argnums=(0, 1, 2, 3, 4))
+    mesh = make_mesh() if mesh is None else mesh
+    run = place(run, mesh)
+    state = (WHOLE, SPLIT, SPLIT, SPLIT, SPLIT)
+    iteration = make_iteration(rollout, replay, learn, key)
+    iterate = jax.jit(
+        shard(iteration, mesh, (*state, *4 * [WHOLE]), (*state, WHOLE)),
+        donate_argnums=(0, 1, 2, 3, 4),
+    )
     counters = run.counters
-    resets = jnp.copy(run.acting.resets)  # Outlives the donation.
+    resets = jnp.sum(run.acting.resets)
     while True:
         rows = counters.rows + num_rows
         due = updates_due(rows, min_rows=min_rows, rows_per_update=rows_per_update)
@@ -111,15 +124,15 @@ def anakin(
 
 
 def make_iteration(rollout, replay: Replay, learn, key: chex.PRNGKey) -> Callable[..., Any]:
-    """One iteration as a pure function; `num_updates` is traced, so that warm-up is no second
-    program."""
+    """One iteration of one shard as a pure function; `num_updates` is traced, so that warm-up is
+    no second program."""
 
     def iteration(
         train, replay_state, env, timestep, acting, explore, count, updates, num_updates
     ):
         (env, timestep, carry), rows = rollout(
             train.params,
-            fold_count(key, ITERATION, count),
+            shard_key(fold_count(key, ITERATION, count)),
             env,
             timestep,
             acting.carry,
@@ -133,7 +146,7 @@ def make_iteration(rollout, replay: Replay, learn, key: chex.PRNGKey) -> Callabl
             low = updates[1] + i.astype(jnp.uint32)
             high = updates[0] + (low < updates[1]).astype(jnp.uint32)
             learn_key = fold_count(key, LEARN, jnp.stack([high, low]))
-            return learn(train, replay_state, learn_key)
+            return learn(train, replay_state, shard_key(learn_key))
 
         shapes = jax.eval_shape(learn, train, replay_state, key)[2]
         nothing = jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), shapes)
@@ -142,10 +155,11 @@ def make_iteration(rollout, replay: Replay, learn, key: chex.PRNGKey) -> Callabl
         )
         running, returns = episode_returns(acting.running_return, rows)
         arrived = jnp.concatenate([rows.first[:, 1:], timestep.first[:, None]], axis=1)
-        resets = acting.resets + jnp.sum(arrived & rows.last).astype(jnp.uint32)
+        resets = acting.resets + jnp.sum(arrived & rows.last, axis=1, dtype=jnp.uint32)
         acting = AnakinCarry(carry=carry, running_return=running, resets=resets)
-        metrics = {**metrics, **returns, "resets": jnp.copy(resets)}
-        return train, replay_state, env, timestep, acting, metrics
+        # Twelve bytes cross the mesh in an iteration; the rest is averaged where it is made.
+        sums = jax.lax.psum({**returns, "resets": jnp.sum(resets)}, AXIS)
+        return train, replay_state, env, timestep, acting, metrics | sums
 
     return iteration
 

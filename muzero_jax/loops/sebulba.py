@@ -16,9 +16,21 @@ from typing import Any
 
 import chex
 import jax
+from jax.sharding import Mesh
 import numpy as np
 
 from muzero_jax.learner import check_ratio, fold_count, split_count, updates_due
+from muzero_jax.mesh import (
+    SPLIT,
+    WHOLE,
+    make_mesh,
+    own_rows,
+    place,
+    put_rows,
+    shard,
+    shard_key,
+    sum_over_processes,
+)
 from muzero_jax.types import Counters, Explore, HostEnv, RunState, TimeStep
 
 fetch = jax.device_get  # The only way in which this module reads the device.
@@ -38,15 +50,17 @@ def sebulba(
     rows_per_update: int,
     steps_per_iteration: int,
     probe_interval_iterations: int = 0,
+    mesh: Mesh | None = None,
 ) -> Iterator[tuple[RunState, dict[str, Any]]]:
     """Yields `(run, metrics)` after every iteration, for ever.
 
     Args:
       run: where to start; `run.acting` is a tuple with an `ActingCarry` for each group. Its
         buffers are donated, and so are those of a yielded run once the next is asked for.
-      envs: groups of equal size e, not yet reset; group g owns replay environments g·e and on.
+      envs: groups of equal size e, not yet reset, of this process; each device takes an equal
+        share of every group, and stores it in the same part of its share of the replay.
       act_and_add: from `make_act_and_add`.
-      learn: from `make_learn`.
+      learn: from `make_learn`; over several devices, see `anakin`.
       explore_at: `(attempted updates) -> Explore`.
       key: of the run.
       min_rows: rows stored before the first update.
@@ -54,6 +68,7 @@ def sebulba(
       steps_per_iteration: group steps of each group in an iteration.
       probe_interval_iterations: every so many iterations run one in which each call is waited
         for, so that the shares of time can be told; 0 is never.
+      mesh: from `make_mesh`; None is the first device.
 
     Raises:
       ValueError: where the ratio does not divide, or groups differ in size.
@@ -61,9 +76,13 @@ def sebulba(
     group_size = envs[0].num_envs
     if any(env.num_envs != group_size for env in envs):
         raise ValueError("env: all groups must have the same number of environments")
-    check_ratio(group_size, min_rows=min_rows, rows_per_update=rows_per_update)
-    act_step = _bind_act(act_and_add, explore_at, key)
-    learn_step = _bind_learn(learn, key)
+    # A group is as large in every process.
+    rows_per_step = group_size * jax.process_count()
+    check_ratio(rows_per_step, min_rows=min_rows, rows_per_update=rows_per_update)
+    mesh = make_mesh() if mesh is None else mesh
+    run = place(run, mesh)
+    act_step = _bind_act(act_and_add, explore_at, key, mesh)
+    learn_step = _bind_learn(learn, key, mesh)
     train, replay, carries = run.train, run.replay, list(run.acting)
     counters = run.counters
     stats = EpisodeReturns(len(envs), group_size)
@@ -85,8 +104,8 @@ def sebulba(
             for g in [*range(len(envs))] * steps_per_iteration:
                 for ahead in (g,) if probe else (g, (g + 1) % len(envs)):
                     if ahead not in stepping:
-                        action = watch.time("fetch", fetch, carries[ahead].action)
-                        stepping[ahead] = pool.submit(envs[ahead].step, action)
+                        shards = watch.time("fetch", fetch, own_rows(carries[ahead].action))
+                        stepping[ahead] = pool.submit(envs[ahead].step, np.concatenate(shards))
                 timestep = watch.time("env", stepping.pop(g).result)
                 stats.add(g, timestep)
                 counters, replay, carries[g] = watch.time(
@@ -96,24 +115,32 @@ def sebulba(
                     counters, train, replay, metrics = watch.time(
                         "update", learn_step, train, replay, counters
                     )
-            counters = counters._replace(iteration=counters.iteration + 1)
+            told = run.counters.env_steps
+            sums = sum_over_processes([counters.env_steps - told, *stats.take()])
+            counters = counters._replace(
+                iteration=counters.iteration + 1, env_steps=told + round(sums[0])
+            )
             run = run.replace(
                 train=train, replay=replay, acting=tuple(carries), counters=counters
             )
-            metrics_of_train = {f"train/{name}": x for name, x in metrics.items()}
-            yield run, {**metrics_of_train, **stats.take(), **watch.seconds()}
+            returns = {"return_sum": sums[1], "episodes": sums[2]}
+            metrics_of_train = {f"train/{name}": x for name, x in (metrics | returns).items()}
+            yield run, {**metrics_of_train, **watch.seconds()}
 
 
-def _bind_act(act_and_add, explore_at, key):
-    """A host function that dispatches one group's search and counts the rows it stores."""
+def _bind_act(act_and_add, explore_at, key, mesh: Mesh):
+    """A host function that dispatches one group's search and counts the rows that all processes
+    store, and the env steps of this one."""
 
-    def dispatched(params, replay, carry, timestep, start, count, explore, made_at_updates):
-        act_key = fold_count(key, ACT, count)
+    def dispatched(params, replay, carry, timestep, group, count, explore, made_at_updates):
+        act_key = shard_key(fold_count(key, ACT, count))
+        start = group * timestep.reward.shape[0]
         return act_and_add(
             params, replay, carry, timestep, start, act_key, explore, made_at_updates
         )
 
-    jitted = jax.jit(dispatched, donate_argnums=(1, 2))
+    specs = (WHOLE, SPLIT, SPLIT, SPLIT, *4 * [WHOLE])
+    jitted = jax.jit(shard(dispatched, mesh, specs, (SPLIT, SPLIT)), donate_argnums=(1, 2))
     was_last: dict[int, np.ndarray] = {}  # Of each group's newest rows.
 
     def act_step(train, replay, carry, timestep: TimeStep, group: int, counters: Counters):
@@ -125,14 +152,14 @@ def _bind_act(act_and_add, explore_at, key):
             train.params,
             replay,
             carry,
-            timestep,
-            np.int32(group * size),
+            put_rows(mesh, timestep),
+            np.int32(group),
             split_count(counters.rows),
             explore_at(counters.updates),
             np.int32(counters.updates & 0x7FFFFFFF),
         )
         counters = counters._replace(
-            rows=counters.rows + size,
+            rows=counters.rows + size * jax.process_count(),
             env_steps=counters.env_steps + size - int(np.count_nonzero(resets)),
         )
         return counters, replay, carry
@@ -140,13 +167,14 @@ def _bind_act(act_and_add, explore_at, key):
     return act_step
 
 
-def _bind_learn(learn, key):
+def _bind_learn(learn, key, mesh: Mesh):
     """A host function that dispatches one update and counts it as attempted."""
 
     def dispatched(train, replay, count):
-        return learn(train, replay, fold_count(key, LEARN, count))
+        return learn(train, replay, shard_key(fold_count(key, LEARN, count)))
 
-    jitted = jax.jit(dispatched, donate_argnums=(0, 1))
+    sharded = shard(dispatched, mesh, (WHOLE, SPLIT, WHOLE), (WHOLE, SPLIT, WHOLE))
+    jitted = jax.jit(sharded, donate_argnums=(0, 1))
 
     def learn_step(train, replay, counters: Counters):
         train, replay, metrics = jitted(train, replay, split_count(counters.updates))
@@ -206,7 +234,7 @@ class EpisodeReturns:
         self._finished.extend(running[timestep.first])
         running[timestep.first] = 0.0
 
-    def take(self) -> dict[str, float]:
+    def take(self) -> tuple[float, int]:
         """Sum and number of the returns finished since the last call; then forgets them."""
         finished, self._finished = self._finished, []
-        return {"train/return_sum": sum(finished), "train/episodes": len(finished)}
+        return sum(finished), len(finished)
