@@ -1,10 +1,11 @@
 """Turns a config into objects: with `parts.py` and `validate.py`, the only reader of it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 import numpy as np
 
 from fields import TASK_FIELDS
@@ -14,6 +15,7 @@ from muzero_jax.envs import host, wrappers
 from muzero_jax.envs.cartpole import make_cartpole
 from muzero_jax.loops.anakin import anakin, init_anakin_carry
 from muzero_jax.loops.sebulba import sebulba
+from muzero_jax.mesh import SPLIT, make_mesh, shard
 from muzero_jax.types import Counters, Env, HostEnv, RunState
 from parts import Parts, call, make_parts
 import results
@@ -33,34 +35,54 @@ class Experiment(NamedTuple):
 
     Attributes:
       parts: `Parts`.
+      mesh: what the run is split over.
       fresh: `() -> RunState` of a new run; pure, so that its shapes can be told without memory.
       iterate: `(RunState) -> ` the loop's generator; a `RunState` with `resumes` > 0 goes on.
       eval_env: `(seeds) -> HostEnv` with one environment for each seed.
     """
 
     parts: Parts
+    mesh: Mesh
     fresh: Callable[[], RunState]
     iterate: Callable[[RunState], Iterator[tuple[RunState, dict[str, Any]]]]
     eval_env: Callable[[list[int]], HostEnv]
 
 
-def build(config) -> Experiment:
+def build(config, devices: Sequence[jax.Device] | None = None) -> Experiment:
     """The experiment of a config, whether its environments live on the host or on the device.
+
+    `devices` are those to train on; None is the first one alone.
 
     Raises:
       BadInputError: where a part refuses its numbers.
     """
+    mesh = make_mesh(devices)
     try:
+        _check_divides(config, mesh.size)
         for name in results.evaluation_games(config):
             if name not in config.env:
                 raise ValueError(f"evaluation.{name}: there is no such field for this env")
-        return _on_device(config) if config.env.suite == "jax" else _on_host(config)
+        return (_on_device if config.env.suite == "jax" else _on_host)(config, mesh)
     except ValueError as error:
         raise launch.BadInputError(str(error)) from None
 
 
-def _loop_options(config, parts: Parts) -> dict[str, Any]:
+def _check_divides(config, num_devices: int) -> None:
+    """Refuses what cannot be split evenly."""
+    for name, count in (
+        ("env.num_envs / env.num_groups", config.env.num_envs // config.env.num_groups),
+        ("replay.batch_size", config.replay.batch_size),
+    ):
+        if count % num_devices:
+            raise ValueError(
+                f"{name} must be a multiple of the {num_devices} devices (got {count});"
+                " or train on fewer, by --devices"
+            )
+
+
+def _loop_options(config, parts: Parts, mesh: Mesh) -> dict[str, Any]:
     return dict(
+        mesh=mesh,
         learn=parts.learn,
         explore_at=parts.explore_at,
         key=parts.run_key,
@@ -70,9 +92,10 @@ def _loop_options(config, parts: Parts) -> dict[str, Any]:
     )
 
 
-def _on_host(config) -> Experiment:
+def _on_host(config, mesh: Mesh) -> Experiment:
     """envpool environments in groups, the Sebulba loop."""
     group_size = config.env.num_envs // config.env.num_groups
+    process, own_size = jax.process_index(), group_size // jax.process_count()
 
     def make_env(seeds: list[int], **changes) -> HostEnv:
         options = config.env.to_dict() | changes
@@ -82,12 +105,17 @@ def _on_host(config) -> Experiment:
         return call(HOST_ENVS[config.env.suite], "env", options, name, seeds=seeds)
 
     def make_groups(resumes: int) -> list[HostEnv]:
+        # All processes draw the seeds of all; each takes its own.
         return [
-            make_env(host.env_seeds(config.seed, host.TRAIN, resumes, group, group_size))
+            make_env(
+                host.env_seeds(config.seed, host.TRAIN, resumes, group, group_size)[
+                    process * own_size : (process + 1) * own_size
+                ]
+            )
             for group in range(config.env.num_groups)
         ]
 
-    parts = make_parts(config, make_env([0]).spec)
+    parts = make_parts(config, make_env([0]).spec, num_shards=mesh.size)
 
     def fresh() -> RunState:
         carry = acting.init_carry(parts.spec, group_size, config.network.history_steps)
@@ -103,31 +131,33 @@ def _on_host(config) -> Experiment:
     def iterate(run: RunState):
         if run.counters.resumes:
             # Emulators cannot be saved: their episodes end here, as truncations.
-            abandon = jax.jit(parts.replay.abandon, donate_argnums=0)
+            abandon = shard(parts.replay.abandon, mesh, SPLIT, SPLIT)
+            abandon = jax.jit(abandon, donate_argnums=0)
             run = run.replace(replay=abandon(run.replay))
         return sebulba(
             run,
             envs=make_groups(run.counters.resumes),
             act_and_add=acting.make_act_and_add(parts.search, parts.replay),
             probe_interval_iterations=config.loop.probe_interval_iterations,
-            **_loop_options(config, parts),
+            **_loop_options(config, parts, mesh),
         )
 
     return Experiment(
         parts=parts,
+        mesh=mesh,
         fresh=fresh,
         iterate=iterate,
         eval_env=lambda seeds: make_env(seeds, **results.evaluation_games(config)),
     )
 
 
-def _on_device(config) -> Experiment:
+def _on_device(config, mesh: Mesh) -> Experiment:
     """JAX environments, the Anakin loop."""
     if config.env.task not in JAX_ENVS:
         raise ValueError(f"env.task: unknown JAX task {config.env.task!r}; known: {[*JAX_ENVS]}")
     make_env = JAX_ENVS[config.env.task]
     env = make_env(max_steps=config.env.max_steps)
-    parts = make_parts(config, env.spec)
+    parts = make_parts(config, env.spec, num_shards=mesh.size)
     num_envs, steps = config.env.num_envs, config.loop.steps_per_iteration
 
     def fresh() -> RunState:
@@ -151,7 +181,7 @@ def _on_device(config) -> Experiment:
             run,
             rollout=acting.make_rollout(env, parts.search, num_steps=steps),
             replay=parts.replay,
-            **_loop_options(config, parts),
+            **_loop_options(config, parts, mesh),
         )
 
-    return Experiment(parts=parts, fresh=fresh, iterate=iterate, eval_env=eval_env)
+    return Experiment(parts=parts, mesh=mesh, fresh=fresh, iterate=iterate, eval_env=eval_env)

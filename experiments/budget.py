@@ -10,7 +10,7 @@ from jax.extend import core
 
 import assemble
 import launch
-from muzero_jax import acting
+from muzero_jax import acting, mesh
 
 GIB = 2**30
 
@@ -54,23 +54,24 @@ def estimate(config, experiment: assemble.Experiment) -> Budget:
     """The budget of an experiment; its programs are traced, never compiled."""
     parts = experiment.parts
     run = jax.eval_shape(experiment.fresh)
-    group_size = config.env.num_envs // config.env.num_groups
+    shards = experiment.mesh.size
+    group_size = config.env.num_envs // config.env.num_groups // shards
     act, tree = _act(config, parts, run.train.params, group_size)
     held = num_bytes(run.acting) // config.env.num_envs  # An evaluation has histories of its own.
     evaluate = config.evaluation.num_envs * (act // group_size + held)
     if config.env.suite == "jax":  # A rollout is stored as a whole.
-        ring_rows = config.env.num_envs * config.replay.rows_per_env
-        new_rows = config.env.num_envs * config.loop.steps_per_iteration
-        act += num_bytes(run.replay) * new_rows // ring_rows
-    replay, train = num_bytes(run.replay), num_bytes(run.train)
-    rest = num_bytes((run.acting, run.env, run.timestep))
+        new_rows = config.loop.steps_per_iteration
+        act += num_bytes(run.replay) // shards * new_rows // config.replay.rows_per_env
+    replay, train = num_bytes(run.replay) // shards, num_bytes(run.train)
+    rest = num_bytes((run.acting, run.env, run.timestep)) // shards
+    learn = mesh.shard_learn(parts.learn, experiment.mesh)
     return Budget(
         replay=replay,
         train=train,
         acting=rest,
         tree=tree,
         act=act,
-        learn=peak_bytes(jax.make_jaxpr(parts.learn)(run.train, run.replay, _key()).jaxpr),
+        learn=peak_bytes(jax.make_jaxpr(learn)(run.train, run.replay, _key()).jaxpr),
         evaluate=evaluate,
         save=replay + train + rest if jax.default_backend() == "cpu" else 0,
     )
@@ -105,7 +106,10 @@ def free_bytes() -> int | None:
     stats = jax.devices()[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    return _free_host_bytes() if jax.default_backend() == "cpu" else None
+    if jax.default_backend() != "cpu":
+        return None
+    free = _free_host_bytes()
+    return free and free // jax.local_device_count()  # Those of a CPU share its memory.
 
 
 def _free_host_bytes() -> int | None:

@@ -88,6 +88,7 @@ def _define_flags(example: str) -> None:
     flags.DEFINE_enum(
         "platform", "auto", ["auto", "cpu", "gpu", "tpu"], "Refuse to run on any other."
     )
+    flags.DEFINE_integer("devices", None, "How many to train on; default: all.", lower_bound=1)
 
 
 # The script that trains each suite of environments.
@@ -119,7 +120,13 @@ def train(script: str) -> None:
     _check_platform(args.platform)
     import train as driver
 
-    driver.train(config, workdir, resume=args.resume, init_from=args.init_from)
+    driver.train(
+        config,
+        workdir,
+        resume=args.resume,
+        init_from=args.init_from,
+        devices=_choose_devices(args.devices),
+    )
 
 
 def _check_platform(wanted: str) -> None:
@@ -134,6 +141,26 @@ def _check_platform(wanted: str) -> None:
             f"--platform: {wanted} is wanted, JAX finds {found} only;"
             " is the extra 'cuda' or 'tpu' installed, and JAX_PLATFORMS not set?"
         )
+
+
+def _choose_devices(wanted: int | None) -> list:
+    """As many devices of each process, in order of the processes."""
+    import jax
+
+    devices = sorted(jax.devices(), key=lambda x: (x.process_index, x.id))
+    if wanted is None:
+        return devices
+    per_process, rest = divmod(wanted, jax.process_count())
+    if rest or per_process > len(devices) // jax.process_count():
+        raise BadInputError(
+            f"--devices: {wanted} of {len(devices)} devices in {jax.process_count()} processes"
+            " cannot be had, the same number from each"
+        )
+    return [
+        device
+        for process in range(jax.process_count())
+        for device in [x for x in devices if x.process_index == process][:per_process]
+    ]
 
 
 def _parse(example: str | None, takes_words: bool) -> list[str]:

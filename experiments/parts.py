@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from muzero_jax import acting, codecs, frames, learner, losses, replay, search, targets
+from muzero_jax import acting, codecs, frames, learner, losses, mesh, replay, search, targets
 from muzero_jax.networks.conv import make_conv_network
 from muzero_jax.networks.gru import make_gru_network
 from muzero_jax.networks.mlp import make_mlp_network
@@ -33,7 +33,7 @@ SEARCHES = {"gumbel": search.make_gumbel_search, "muzero": make_muzero_search}
 
 
 class Parts(NamedTuple):
-    """What host and device experiments share."""
+    """What host and device experiments share; `learn` is for one shard, see `muzero_jax.mesh`."""
 
     spec: EnvSpec
     network: Network
@@ -47,8 +47,8 @@ class Parts(NamedTuple):
     run_key: chex.PRNGKey
 
 
-def make_parts(config, spec: EnvSpec) -> Parts:
-    """Network, search, replay and learner for environments like `spec`."""
+def make_parts(config, spec: EnvSpec, *, num_shards: int = 1) -> Parts:
+    """Network, search, replay and learner for environments like `spec`, over so many shards."""
     codec = Codecs(
         **{
             name: call(codecs.make_two_hot_codec, f"codec.{name}", config.codec[name].to_dict())
@@ -78,7 +78,7 @@ def make_parts(config, spec: EnvSpec) -> Parts:
         search=search_fn,
         replay=ring,
         loss=loss,
-        learn=_make_learn(config, network, codec, loss, optimizer, ring),
+        learn=_make_learn(config, network, codec, loss, optimizer, ring, num_shards),
         init_train=lambda: learner.init_train_state(network, optimizer, init_key),
         explore_at=call(make_explore_at, "explore", config.explore.to_dict()),
         env_key=env_key,
@@ -183,6 +183,7 @@ def _make_learn(
     loss: LossFn,
     optimizer: optax.GradientTransformation,
     ring: Replay,
+    num_shards: int,
 ):
     target = config.targets
     from_network = target.value_source == "target_network"
@@ -202,8 +203,9 @@ def _make_learn(
         optimizer,
         target_interval_updates=target.target_interval_updates,
         importance_exponent=config.replay.importance_exponent,
+        axis_name=mesh.AXIS,
     )
-    return learner.make_learn(ring, update, batch_size=config.replay.batch_size)
+    return learner.make_learn(ring, update, batch_size=config.replay.batch_size // num_shards)
 
 
 def _reward_transform(config):

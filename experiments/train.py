@@ -1,5 +1,6 @@
 """The driver of every training script: folder, resume, cadences, metrics."""
 
+from collections.abc import Sequence
 import contextlib
 import functools
 from pathlib import Path
@@ -15,7 +16,7 @@ import evaluate
 from intervals import Interval, crossed
 import launch
 import lifetime
-from muzero_jax import checkpoint, metrics
+from muzero_jax import checkpoint, mesh, metrics
 from muzero_jax.checkpoint import CheckpointError, CheckpointStore, SaveError
 from muzero_jax.envs import host
 from muzero_jax.envs.checked import EnvError
@@ -26,7 +27,14 @@ import workdirs
 import writers
 
 
-def train(config, workdir: Path, *, resume: str = "auto", init_from: str | None = None) -> None:
+def train(
+    config,
+    workdir: Path,
+    *,
+    resume: str = "auto",
+    init_from: str | None = None,
+    devices: Sequence[jax.Device] | None = None,
+) -> None:
     """Trains by a validated config; the same call goes on with an interrupted run.
 
     Args:
@@ -34,10 +42,11 @@ def train(config, workdir: Path, *, resume: str = "auto", init_from: str | None 
       workdir: folder of the run.
       resume: "auto"; "must" refuses a folder without a resume point, "never" one with a run.
       init_from: folder of another run, whose newest parameters a new run begins with.
+      devices: to train on; None is the first one.
     """
     try:
         with contextlib.ExitStack() as stack:
-            _train(stack, config, workdir, resume, init_from)
+            _train(stack, config, workdir, resume, init_from, devices)
     except CheckpointError as error:
         raise launch.BadInputError(str(error)) from None
     except SaveError as error:
@@ -46,17 +55,18 @@ def train(config, workdir: Path, *, resume: str = "auto", init_from: str | None 
         raise launch.BadInputError(f"env: {error}") from None
 
 
-def _train(stack, config, workdir: Path, resume: str, init_from: str | None) -> None:
+def _train(stack, config, workdir: Path, resume: str, init_from: str | None, devices) -> None:
     origin = workdirs.check(workdir, config, resume=resume, init_from=init_from)
-    experiment = assemble.build(config)
+    experiment = assemble.build(config, devices)
     told = budget.estimate(config, experiment)
     budget.check(told)
     warm = None
     if origin and not checkpoint.committed_steps(workdir / "checkpoints"):
         warm, origin = _warm_params(experiment, origin["workdir"])
     stack.enter_context(workdirs.claim(workdir, config, init_from=origin))
-    devices = f"{jax.default_backend()} x{jax.local_device_count()}"
-    print(f"run in {workdir} on {devices}\n{told}", flush=True)
+    print(
+        f"run in {workdir} on {jax.default_backend()} x{experiment.mesh.size}\n{told}", flush=True
+    )
     keep = config.checkpoint.max_to_keep
     points, params = (
         stack.enter_context(CheckpointStore(workdir / name, max_to_keep=keep))
@@ -121,10 +131,13 @@ def _start(
     warm: Params | None = None,
 ) -> tuple[RunState, dict[str, Any]]:
     """The newest resume point, or a new run (from `warm` parameters); and the meta of it."""
-    found = store.restore(jax.eval_shape(lambda: saved_tree(experiment.fresh())))
+    shapes = mesh.place(jax.eval_shape(experiment.fresh), experiment.mesh)
+    found = store.restore(saved_tree(shapes))
     resumes = max((record["resumes"] for record in written), default=-1) + 1
     if found is None:
-        run = jax.jit(lambda: experiment.fresh().replace(counters=None))()
+        shardings = jax.tree.map(lambda x: x.sharding, shapes.replace(counters=None))
+        fresh = lambda: experiment.fresh().replace(counters=None)  # noqa: E731
+        run = jax.jit(fresh, out_shardings=shardings)()
         if warm is not None:
             place = lambda new, old: jax.device_put(new, old.sharding)  # noqa: E731
             params = jax.tree.map(place, warm, run.train.params)
@@ -265,7 +278,7 @@ class _Driver:
             self._config.seed, host.EVAL, 0, counters.iteration, config.num_envs
         )
         begin = time.perf_counter()
-        result = self._score(run.train.params, seeds)
+        result = self._score(mesh.own_copy(run.train.params), seeds)
         result["seconds"] = time.perf_counter() - begin
         self._write(counters, {f"eval/{name}": x for name, x in result.items()})
         return config.stop_at is not None and result["return_mean"] >= config.stop_at

@@ -35,6 +35,11 @@ def shard(program: Callable[..., Any], mesh: Mesh, in_specs, out_specs) -> Calla
     )
 
 
+def shard_learn(learn: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """A `make_learn` function of one shard, or one like it, over all devices of a mesh."""
+    return shard(learn, mesh, (WHOLE, SPLIT, WHOLE), (WHOLE, SPLIT, WHOLE))
+
+
 def shard_key(key: chex.PRNGKey) -> chex.PRNGKey:
     """A key of this shard's own, inside a program of `shard`."""
     return jax.random.fold_in(key, jax.lax.axis_index(AXIS))

@@ -8,6 +8,9 @@ import jax
 # Several workers share an accelerator, where there is one.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
+# As many as the largest mesh of any test; whatever names no device runs on the first.
+jax.config.update("jax_num_cpu_devices", 8)
+
 _CACHE = Path(__file__).parent.parent / ".jax_cache"
 
 jax.config.update("jax_compilation_cache_dir", str(_CACHE))

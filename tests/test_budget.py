@@ -7,6 +7,7 @@ import pytest
 import assemble
 import budget
 import launch
+from muzero_jax import mesh
 from presets import config_of
 from processes import TINY_CONTROL
 
@@ -79,7 +80,8 @@ def test_budget_agrees_with_the_compiler(tiny):
     """Planted bug seen: the target parameters and the optimizer's moments left out."""
     config, experiment, told = tiny
     run = jax.eval_shape(experiment.fresh)
-    learn = jax.jit(experiment.parts.learn, donate_argnums=(0, 1))
+    learn = mesh.shard_learn(experiment.parts.learn, experiment.mesh)
+    learn = jax.jit(learn, donate_argnums=(0, 1))
     analysis = learn.lower(run.train, run.replay, jax.random.key(0)).compile().memory_analysis()
     found = analysis.argument_size_in_bytes + analysis.temp_size_in_bytes
     assert told.replay + told.train + told.learn == pytest.approx(found, rel=0.1)

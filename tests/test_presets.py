@@ -8,7 +8,7 @@ import pytest
 import assemble
 import budget
 import launch
-from muzero_jax import acting
+from muzero_jax import acting, mesh
 from presets import config_of
 from processes import ROOT, TINY, command, finish
 import published_networks
@@ -63,7 +63,8 @@ def _learn_program(config):
     """(experiment, told by the budget, the compiled program that learns); nothing is allocated."""
     experiment = assemble.build(config)
     run = jax.eval_shape(experiment.fresh)
-    learn = jax.jit(experiment.parts.learn, donate_argnums=(0, 1))
+    learn = mesh.shard_learn(experiment.parts.learn, experiment.mesh)
+    learn = jax.jit(learn, donate_argnums=(0, 1))
     program = learn.lower(run.train, run.replay, jax.random.key(0)).compile()
     return experiment, budget.estimate(config, experiment), program
 

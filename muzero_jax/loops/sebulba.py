@@ -29,6 +29,7 @@ from muzero_jax.mesh import (
     put_rows,
     shard,
     shard_key,
+    shard_learn,
     sum_over_processes,
 )
 from muzero_jax.types import Counters, Explore, HostEnv, RunState, TimeStep
@@ -173,8 +174,7 @@ def _bind_learn(learn, key, mesh: Mesh):
     def dispatched(train, replay, count):
         return learn(train, replay, shard_key(fold_count(key, LEARN, count)))
 
-    sharded = shard(dispatched, mesh, (WHOLE, SPLIT, WHOLE), (WHOLE, SPLIT, WHOLE))
-    jitted = jax.jit(sharded, donate_argnums=(0, 1))
+    jitted = jax.jit(shard_learn(dispatched, mesh), donate_argnums=(0, 1))
 
     def learn_step(train, replay, counters: Counters):
         train, replay, metrics = jitted(train, replay, split_count(counters.updates))

@@ -1,0 +1,276 @@
+"""One program on several devices: equal to one device, with as little traffic as promised."""
+
+import itertools
+import re
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import fakes
+from muzero_jax import acting, checkpoint, codecs, learner, losses, mesh, search, targets, types
+from muzero_jax import replay as replay_lib
+from muzero_jax.envs.cartpole import make_cartpole
+from muzero_jax.loops import anakin, sebulba
+from muzero_jax.networks.mlp import make_mlp_network
+
+NUM_ENVS, HISTORY, UNROLL, BOOTSTRAP, GAMMA, BATCH, STEPS = 8, 2, 3, 2, 0.99, 16, 4
+RULE = {"bootstrap_steps": BOOTSTRAP, "discount": GAMMA}
+CODECS = types.Codecs(
+    value=codecs.make_two_hot_codec(num_bins=11, low=-1.0, high=6.0),
+    reward=codecs.make_two_hot_codec(num_bins=3, low=0.0, high=2.0),
+)
+ENV = make_cartpole(max_steps=30)
+NETWORK = make_mlp_network(ENV.spec, CODECS, history_steps=HISTORY, width=16)
+SEARCH = search.make_gumbel_search(
+    NETWORK, CODECS, num_actions=2, turn_sign=1, discount=GAMMA, num_simulations=4
+)
+# At rate 1 and without momentum the step of the parameters is the gradient.
+DESCENT = optax.sgd(1.0)
+
+
+def make_ring():
+    params = jax.eval_shape(NETWORK.init, jax.random.key(0))
+    return replay_lib.make_replay(
+        acting.example_row(ENV.spec, SEARCH, params, HISTORY),
+        targets.make_initial_priority(**RULE),
+        num_envs=NUM_ENVS,
+        rows_per_env=32,
+        history_steps=HISTORY,
+        future_steps=UNROLL + BOOTSTRAP,
+        observed_steps=HISTORY,
+        lookahead_steps=BOOTSTRAP,
+        priority_exponent=0.5,
+        priority_floor=0.01,
+    )
+
+
+def make_update(exponent):
+    return learner.make_update(
+        targets.make_targets(history_steps=HISTORY, unroll_steps=UNROLL, **RULE),
+        losses.make_loss(NETWORK, CODECS, history_steps=HISTORY, unroll_steps=UNROLL),
+        DESCENT,
+        target_interval_updates=10,
+        importance_exponent=exponent,
+        axis_name=mesh.AXIS,
+    )
+
+
+def devices(count):
+    return mesh.make_mesh(jax.devices("cpu")[:count])
+
+
+def fresh():
+    """A run before its first iteration."""
+    state, timestep = jax.vmap(ENV.reset)(jax.random.split(jax.random.key(9), NUM_ENVS))
+    return types.RunState(
+        train=learner.init_train_state(NETWORK, DESCENT, jax.random.key(0)),
+        replay=make_ring().init(),
+        env=state,
+        timestep=timestep,
+        acting=anakin.init_anakin_carry(ENV.spec, NUM_ENVS, HISTORY),
+        counters=types.Counters(),
+    )
+
+
+def started():
+    """The same, each array with a buffer of its own: all of them are donated."""
+    run = jax.jit(lambda: fresh().replace(counters=None))()
+    return run.replace(counters=types.Counters())
+
+
+def loop(count, run=None, *, seed=0):
+    """The device loop on `count` devices."""
+    update = make_update(0.5)
+    ring = make_ring()
+    return anakin.anakin(
+        started() if run is None else run,
+        rollout=acting.make_rollout(ENV, SEARCH, num_steps=STEPS),
+        replay=ring,
+        learn=learner.make_learn(ring, update, batch_size=BATCH // count),
+        explore_at=lambda updates: fakes.EXPLORE,
+        key=jax.random.key(seed),
+        min_rows=128,
+        rows_per_update=16,
+        steps_per_iteration=STEPS,
+        mesh=devices(count),
+    )
+
+
+@pytest.fixture(scope="module")
+def filled():
+    """A run with 16 rows in each environment, on one device, and a batch from its replay."""
+    _, run = fakes.take(loop(1), 6)
+    sample = make_ring().sample(run.replay, jax.random.key(1), BATCH)
+    return run, sample
+
+
+def update_on(count, train, sample, exponent):
+    """One update on the same batch, cut into `count` shards; arrays of the host."""
+    # Each shard tells the probability among its own rows, and how many it has.
+    whole = sample.num_drawable / count
+    sample = sample.replace(probability=sample.probability * count, num_drawable=whole)
+    specs = sample.replace(
+        rows=mesh.SPLIT,
+        observations=mesh.SPLIT,
+        index=mesh.SPLIT,
+        probability=mesh.SPLIT,
+        num_drawable=mesh.WHOLE,
+    )
+    update = mesh.shard(
+        make_update(exponent),
+        devices(count),
+        (mesh.WHOLE, mesh.WHOLE, specs),
+        (mesh.WHOLE, learner.UpdateOutput(mesh.SPLIT, mesh.WHOLE, mesh.WHOLE)),
+    )
+    train, sample = jax.device_get((train, sample))
+    return jax.device_get(jax.jit(update)(train, jax.random.key(2), sample))
+
+
+@pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0])
+def test_one_update_is_the_same_on_1_and_on_4_devices(filled, exponent):
+    """Loss to 1e-5, each gradient to 1e-4, priorities and metrics too; each shard has other data,
+    so that its own gradient is another. Planted bugs seen: gradients not averaged; summed; the
+    largest weight of each shard by itself; at β = 1 each shard's own number of rows."""
+    run, sample = filled
+    before = jax.device_get(run.train)
+    (one, told), (four, told_four) = (
+        update_on(count, run.train, sample, exponent) for count in (1, 4)
+    )
+    np.testing.assert_allclose(told_four.metrics["loss"], told.metrics["loss"], rtol=1e-5)
+    for name in told.metrics.keys() - {"importance_weight_min"}:  # A mean of the shards' least.
+        np.testing.assert_allclose(
+            told_four.metrics[name], told.metrics[name], rtol=1e-4, atol=1e-6, err_msg=name
+        )
+    np.testing.assert_allclose(told_four.priority, told.priority, rtol=1e-4, atol=1e-6)
+    gradient, other = (
+        jax.tree.map(lambda a, b: a - b, before.params, after.params) for after in (one, four)
+    )
+    largest = max(np.abs(x).max() for x in jax.tree.leaves(gradient))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * largest),
+        gradient,
+        other,
+    )
+    quarter = jax.tree.map(lambda x: x[:4] if x.ndim else x, sample)
+    alone, _ = update_on(1, run.train, quarter, exponent)
+    assert np.abs(jax.tree.leaves(alone.params)[0] - jax.tree.leaves(four.params)[0]).max() > 1e-3
+
+
+def test_every_device_ends_with_the_same_parameters():
+    """Bit by bit, after 8 iterations with updates from the third. Planted bug seen: the key of
+    the sample alike on all devices, gradients not averaged."""
+    for run, metrics in itertools.islice(loop(4), 8):
+        pass
+    assert np.isfinite(metrics["train/loss"]) and run.counters.updates > 4
+    for leaf in jax.tree.leaves(run.train):
+        copies = [np.asarray(shard.data) for shard in leaf.addressable_shards]
+        assert len(copies) == 4
+        for copy in copies[1:]:
+            assert copy.tobytes() == copies[0].tobytes()
+    rows = np.asarray(run.replay.rows.value)
+    assert len({rows[i].tobytes() for i in range(NUM_ENVS)}) == NUM_ENVS
+
+
+def test_counters_and_returns_are_those_of_all_devices():
+    """Against the stored rows of all environments. Planted bug seen: sums of the first shard."""
+    told, run = fakes.take(loop(4), 8)
+    first = np.asarray(run.replay.rows.first)[:, : 8 * STEPS]
+    last = np.asarray(run.replay.rows.last)[:, : 8 * STEPS]
+    resets = (first[:, 1:] & last[:, :-1])[:, : 7 * STEPS].sum()  # Told one iteration late.
+    assert run.counters.rows == 8 * STEPS * NUM_ENVS
+    assert run.counters.env_steps == run.counters.rows - resets < run.counters.rows
+    # Every episode but the running one of each environment has been told.
+    assert sum(m["train/episodes"] for _, m in told) == first.sum() - NUM_ENVS > 0
+
+
+def collectives(program, *args):
+    """(kind, shape) of every operation of the compiled program that talks to other devices."""
+    text = program.lower(*args).compile().as_text()
+    pattern = r"= (\(?[a-z0-9]+\[.*?) (all-reduce|all-gather|all-to-all|collective-permute|"
+    pattern += r"reduce-scatter|collective-broadcast)(?:-start)?\("
+    return [(found[2], found[1].split("{")[0]) for found in re.finditer(pattern, text)]
+
+
+@pytest.mark.parametrize("exponent", [0.5, 1.0])
+def test_an_update_is_one_all_reduce_and_four_bytes(exponent):
+    """Read from the compiled program. Planted bugs seen: metrics averaged one by one; a replay
+    that is sampled outside of `shard` (all-gathers)."""
+    run = mesh.place(jax.eval_shape(fresh), devices(4))
+    ring = make_ring()
+    learn = learner.make_learn(ring, make_update(exponent), batch_size=BATCH // 4)
+    program = jax.jit(mesh.shard_learn(learn, devices(4)), donate_argnums=(0, 1))
+    found = collectives(program, run.train, run.replay, jax.random.key(0))
+    numbers = sum(x.size for x in jax.tree.leaves(run.train.params))
+    assert {kind for kind, _ in found} == {"all-reduce"} and len(found) == 2
+    four_bytes, vector = sorted(int(shape[4:-1] or 1) for _, shape in found)
+    assert four_bytes == 1 and numbers < vector < numbers + 20  # Gradients and metrics.
+
+
+def test_acting_and_sampling_talk_to_nobody():
+    """Neither loop's acting, and no sample. Planted bug seen: a `jit` without `shard`."""
+    run, four = mesh.place(jax.eval_shape(fresh), devices(4)), devices(4)
+    whole, split = mesh.WHOLE, mesh.SPLIT
+    rollout = acting.make_rollout(ENV, SEARCH, num_steps=STEPS)
+    program = mesh.shard(
+        lambda *x: rollout(*x, fakes.EXPLORE, 0), four, (whole, whole, split, split, split), split
+    )
+    args = (run.train.params, jax.random.key(0), run.env, run.timestep, run.acting.carry)
+    assert collectives(jax.jit(program), *args) == []
+    ring = make_ring()
+    sample = mesh.shard(
+        lambda state, key: ring.sample(state, mesh.shard_key(key), 4).index,
+        four,
+        (split, whole),
+        split,
+    )
+    assert collectives(jax.jit(sample), run.replay, jax.random.key(0)) == []
+    seen = {}
+
+    def shard(*args):
+        return seen.setdefault("act", mesh.shard(*args))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sebulba, "shard", shard)
+        act_and_add = acting.make_act_and_add(SEARCH, ring)
+        sebulba._bind_act(act_and_add, lambda _: fakes.EXPLORE, jax.random.key(0), four)
+    group = mesh.place(
+        jax.eval_shape(lambda: fresh().replace(acting=fresh().acting.carry)), four
+    )
+    count = np.zeros(2, np.uint32)
+    args = (group.train.params, group.replay, group.acting, group.timestep)
+    assert collectives(jax.jit(seen["act"]), *args, np.int32(0), count, fakes.EXPLORE, np.int32(0)) == []
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A resume point of 4 devices, and the run that it was made of."""
+    for run, _ in itertools.islice(loop(4), 6):
+        pass
+    folder = tmp_path_factory.mktemp("four")
+    kept = jax.device_get(run.replace(counters=None))
+    with checkpoint.CheckpointStore(folder, max_to_keep=1) as store:
+        store.save(6, run.replace(counters=None), run.counters._asdict())
+    return folder, kept
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 8])
+def test_a_resume_point_of_4_devices_goes_on_with_any_number(saved, count):
+    """Every leaf keeps its bits and lies split over the new mesh; then the run goes on. On as
+    many devices as before it goes on to the bit as if it had not been stopped. Planted bug seen:
+    shapes without shardings (all on the first device)."""
+    folder, kept = saved
+    target = mesh.place(jax.eval_shape(fresh), devices(count)).replace(counters=None)
+    _, run, meta = checkpoint.restore_newest(folder, target)
+    fakes.assert_trees_equal(jax.device_get(run), kept)
+    shards = run.replay.rows.observation.addressable_shards
+    assert [shard.data.shape[0] for shard in shards] == [NUM_ENVS // count] * count
+    run = run.replace(counters=types.Counters(**meta))
+    told, run = fakes.take(loop(count, run), 2)
+    assert run.counters.rows == 8 * STEPS * NUM_ENVS
+    assert all(np.isfinite(metrics["train/loss"]) for _, metrics in told)
+    if count == 4:
+        _, whole = fakes.take(loop(4), 8)
+        fakes.assert_trees_equal(run.replace(counters=None), whole.replace(counters=None))
+        assert run.counters == whole.counters
