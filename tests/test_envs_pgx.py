@@ -33,6 +33,7 @@ TRIALS = {
     "othello": 80,
     "shogi": 513,
 }
+FOR_ONE = {"2048"} | {game for game in TRIALS if game.startswith("minatar")}
 
 
 def _stepper(env):
@@ -235,12 +236,35 @@ def test_breakout_scores_are_those_of_pgx(max_steps):
 )
 def test_every_game_keeps_the_contract(game):
     """Trials of random play. Planted bugs seen: the mask as pgx has it; a limit one step short of
-    the rules' own (`_MAX_STEPS` of tic_tac_toe 8, of go_9x9 161)."""
-    check_env(make_pgx(game), num_steps=TRIALS[game], key=jax.random.key(0), num_envs=4)
+    the rules' own (tic_tac_toe 8, minatar-freeway 2500)."""
+    env = make_pgx(game)
+    assert env.spec.turn_sign == (1 if game in FOR_ONE else -1)
+    check_env(env, num_steps=TRIALS[game], key=jax.random.key(0), num_envs=4)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("game", [*TRIALS, "backgammon", "leduc_holdem"])
+@pytest.mark.parametrize(
+    "game", ["animal_shogi", "chess", "gardner_chess", "go_9x9", "go_19x19", "shogi"]
+)
+def test_pgx_ends_long_games_at_the_declared_limit(game):
+    """Clocks put forward at the beginning of a game: nothing ends one step before, all at it.
+
+    Planted bugs seen: go_9x9 with 161 and with 163.
+    """
+    limit, plain = make_pgx(game).spec.max_steps, pgx.make(game)
+    step, state = jax.jit(plain.step), plain.init(jax.random.key(0))
+    for clock in (limit - 2, limit - 1):
+        late = state.replace(_step_count=jnp.int32(clock))
+        if hasattr(late, "_x"):
+            late = late.replace(_x=late._x._replace(step_count=jnp.int32(clock)))
+        after = step(late, jnp.argmax(late.legal_action_mask), jax.random.key(1))
+        assert bool(after.terminated) == (clock == limit - 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "game", [*sorted(set(TRIALS) - FOR_ONE), "backgammon", "leduc_holdem"]
+)
 def test_games_of_two_are_those_where_turns_alternate(game):
     """Whoever is to move changes at every step, or the game is refused.
 
@@ -260,10 +284,8 @@ def test_games_of_two_are_those_where_turns_alternate(game):
         alternates &= bool(jnp.all((mover != state.current_player) | ~running))
         moves += int(running.sum())
         assert not state.truncated.any()
-    assert moves > 0
-    if plain.num_players == 1:
-        assert make_pgx(game).spec.turn_sign == 1
-    elif alternates:
+    assert moves > 0 and plain.num_players == 2
+    if alternates:
         assert make_pgx(game).spec.turn_sign == -1
     else:
         with pytest.raises(ValueError, match="do not alternate"):
