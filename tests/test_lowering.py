@@ -11,6 +11,9 @@ import pytest
 from muzero_jax import acting, codecs, frames, learner, losses, search, targets, types
 from muzero_jax import replay as replay_lib
 from muzero_jax.envs.cartpole import make_cartpole
+from muzero_jax.envs.catch import make_catch
+from muzero_jax.envs.memory import make_memory
+from muzero_jax.envs.pgx import make_pgx
 from muzero_jax.loops import anakin
 from muzero_jax.networks.conv import make_conv_network
 from muzero_jax.networks.gru import make_gru_network
@@ -133,3 +136,21 @@ def test_a_whole_iteration_lowers():
         count, count, np.int32(3), donate_argnums=(0, 1, 2, 3, 4))
     assert text.count("stablehlo.while") >= 3  # Steps, simulations, updates.
     assert "stablehlo.reduce_window" in text
+
+
+@pytest.mark.parametrize("make", [
+    pytest.param(make_catch, id="catch"),
+    pytest.param(lambda: make_memory(length=3), id="memory"),
+    pytest.param(lambda: make_pgx("tic_tac_toe"), id="tic_tac_toe"),
+    pytest.param(lambda: make_pgx("minatar-breakout"), id="minatar-breakout"),
+])
+def test_environments_lower(make):
+    """The step of each, with its reset inside.
+
+    Planted: `jax.pure_callback` in the reset of `auto_reset`.
+    """
+    env = make()
+    keys = jax.random.split(jax.random.key(0), NUM_ENVS)
+    state, _ = jax.eval_shape(jax.vmap(env.reset), keys)
+    text = lower_for_tpu(jax.vmap(env.step), state, np.zeros(NUM_ENVS, np.int32), keys)
+    assert "threefry" in text  # The reset's draws.
