@@ -1,5 +1,7 @@
 """Gumbel search on mctx, and what all searches share: signature `SearchFn` of `types.py`."""
 
+from collections.abc import Callable
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -42,6 +44,39 @@ def make_gumbel_search(
       `SearchFn`; its `policy` is `[B, A]` float32, the improved policy.
     """
     recurrent_fn = make_recurrent_fn(network, codecs, signed_discount=discount * turn_sign)
+    plan = make_gumbel_plan(
+        num_actions=num_actions,
+        num_simulations=num_simulations,
+        max_num_considered_actions=max_num_considered_actions,
+        max_depth=max_depth,
+        value_scale=value_scale,
+        maxvisit_init=maxvisit_init,
+        min_value_range=min_value_range,
+    )
+
+    def search(params, key, history, invalid_actions, explore: Explore) -> SearchOutput:
+        root = root_of(network, codecs, params, history)
+        return plan(params, key, root, recurrent_fn, invalid_actions, explore)
+
+    return search
+
+
+def make_gumbel_plan(
+    *,
+    num_actions: int,
+    num_simulations: int,
+    max_num_considered_actions: int,
+    max_depth: int | None,
+    value_scale: float,
+    maxvisit_init: float,
+    min_value_range: float,
+) -> Callable[..., SearchOutput]:
+    """Gumbel search of any model; the numbers are those of `make_gumbel_search`.
+
+    Returns:
+      `plan(params, key, root, recurrent_fn, invalid_actions, explore) -> SearchOutput`, root and
+      `recurrent_fn` being what mctx wants.
+    """
 
     def qtransform(tree, node_index):
         return mctx.qtransform_completed_by_mix_value(
@@ -52,9 +87,8 @@ def make_gumbel_search(
             epsilon=min_value_range,
         )
 
-    def search(params, key, history, invalid_actions, explore: Explore) -> SearchOutput:
+    def plan(params, key, root, recurrent_fn, invalid_actions, explore: Explore) -> SearchOutput:
         search_key, action_key = jax.random.split(key)
-        root = root_of(network, codecs, params, history)
         chex.assert_axis_dimension(root.prior_logits, -1, num_actions)
         output = mctx.gumbel_muzero_policy(
             params,
@@ -75,7 +109,7 @@ def make_gumbel_search(
             value=search_value(output.search_tree, policy),
         )
 
-    return search
+    return plan
 
 
 def root_of(network: Network, codecs: Codecs, params: Params, history) -> mctx.RootFnOutput:

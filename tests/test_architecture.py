@@ -38,6 +38,7 @@ _LEVELS = {
     "envs.check_env": 3,
     "search": 2,
     "search_muzero": 3,
+    "search_true_model": 3,
     "targets": 2,
     "losses": 2,
     "acting": 3,
