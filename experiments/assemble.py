@@ -1,17 +1,20 @@
 """Turns a config into objects: with `parts.py` and `validate.py`, the only reader of it."""
 
 from collections.abc import Callable, Iterator
+import difflib
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fields import TASK_FIELDS
+from fields import MATCHES, ON_DEVICE, PGX, TASK_FIELDS
 import launch
 from muzero_jax import acting
 from muzero_jax.envs import host, wrappers
 from muzero_jax.envs.cartpole import make_cartpole
+from muzero_jax.envs.pgx import make_pgx
 from muzero_jax.loops.anakin import anakin, init_anakin_carry
 from muzero_jax.loops.sebulba import sebulba
 from muzero_jax.types import Counters, Env, HostEnv, RunState
@@ -35,12 +38,14 @@ class Experiment(NamedTuple):
       parts: `Parts`.
       fresh: `() -> RunState` of a new run; pure, so that its shapes can be told without memory.
       iterate: `(RunState) -> ` the loop's generator; a `RunState` with `resumes` > 0 goes on.
+      env: the JAX environment of training, or None for host environments.
       eval_env: `(seeds) -> HostEnv` with one environment for each seed.
     """
 
     parts: Parts
     fresh: Callable[[], RunState]
     iterate: Callable[[RunState], Iterator[tuple[RunState, dict[str, Any]]]]
+    env: Env | None
     eval_env: Callable[[list[int]], HostEnv]
 
 
@@ -54,7 +59,7 @@ def build(config) -> Experiment:
         for name in results.evaluation_games(config):
             if name not in config.env:
                 raise ValueError(f"evaluation.{name}: there is no such field for this env")
-        return _on_device(config) if config.env.suite == "jax" else _on_host(config)
+        return _on_device(config) if config.env.suite in ON_DEVICE else _on_host(config)
     except ValueError as error:
         raise launch.BadInputError(str(error)) from None
 
@@ -117,17 +122,26 @@ def _on_host(config) -> Experiment:
         parts=parts,
         fresh=fresh,
         iterate=iterate,
+        env=None,
         eval_env=lambda seeds: make_env(seeds, **results.evaluation_games(config)),
     )
 
 
 def _on_device(config) -> Experiment:
     """JAX environments, the Anakin loop."""
-    if config.env.task not in JAX_ENVS:
-        raise ValueError(f"env.task: unknown JAX task {config.env.task!r}; known: {[*JAX_ENVS]}")
-    make_env = JAX_ENVS[config.env.task]
-    env = make_env(max_steps=config.env.max_steps)
-    parts = make_parts(config, env.spec)
+
+    def make_env(**changes) -> Env:
+        options = config.env.to_dict() | changes
+        for name in ("suite", "num_envs", "num_groups", "num_threads"):
+            options.pop(name, None)
+        field = TASK_FIELDS[config.env.suite]
+        return call(_device_maker(config.env.suite, options.pop(field)), "env", options)
+
+    env = make_env()
+    if (env.spec.turn_sign == -1) != (config.env.suite in MATCHES):
+        raise ValueError(f"env.suite {config.env.suite!r} is not for this number of players")
+    timestep = jax.eval_shape(env.reset, jax.random.key(0))[1]
+    parts = make_parts(config, env.spec, masked=timestep.invalid_actions is not None)
     num_envs, steps = config.env.num_envs, config.loop.steps_per_iteration
 
     def fresh() -> RunState:
@@ -143,8 +157,8 @@ def _on_device(config) -> Experiment:
 
     def eval_env(seeds: list[int]) -> HostEnv:
         seed = np.random.SeedSequence(seeds).generate_state(1)[0]
-        limited = make_env(max_steps=config.evaluation.max_steps)
-        return wrappers.as_host_env(limited, len(seeds), jax.random.key(seed))
+        games = make_env(**results.evaluation_games(config))
+        return wrappers.as_host_env(games, len(seeds), jax.random.key(seed))
 
     def iterate(run: RunState):
         return anakin(
@@ -154,4 +168,25 @@ def _on_device(config) -> Experiment:
             **_loop_options(config, parts),
         )
 
-    return Experiment(parts=parts, fresh=fresh, iterate=iterate, eval_env=eval_env)
+    return Experiment(parts=parts, fresh=fresh, iterate=iterate, env=env, eval_env=eval_env)
+
+
+def _device_maker(suite: str, name: str) -> Callable[..., Env]:
+    """What makes the environments of a task or game, by the other fields of `env`."""
+    if suite == "jax":
+        if name not in JAX_ENVS:
+            raise ValueError(f"env.task: unknown task {name!r}; there are {[*JAX_ENVS]}")
+        return JAX_ENVS[name]
+    import pgx  # Here, because it is an optional dependency.
+
+    prefix, others = PGX[suite], [x for x in PGX.values() if x and x != PGX[suite]]
+    games = [
+        x.removeprefix(prefix)
+        for x in pgx.available_envs()
+        if x.startswith(prefix) and not x.startswith(tuple(others))
+    ]
+    if name not in games:
+        near = difflib.get_close_matches(name, games, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(games)}"
+        raise ValueError(f"env.game: unknown game {name!r}; {hint}")
+    return functools.partial(make_pgx, prefix + name)

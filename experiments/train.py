@@ -57,10 +57,10 @@ def _train(stack, config, workdir: Path, resume: str, init_from: str | None) -> 
     stack.enter_context(workdirs.claim(workdir, config, init_from=origin))
     devices = f"{jax.default_backend()} x{jax.local_device_count()}"
     print(f"run in {workdir} on {devices}\n{told}", flush=True)
-    keep = config.checkpoint.max_to_keep
+    keep = config.checkpoint
     points, params = (
-        stack.enter_context(CheckpointStore(workdir / name, max_to_keep=keep))
-        for name in ("checkpoints", "params")
+        stack.enter_context(CheckpointStore(workdir / name, max_to_keep=number))
+        for name, number in (("checkpoints", keep.max_to_keep), ("params", keep.params_to_keep))
     )
     path = workdir / "metrics.jsonl"
     written = metrics.read_jsonl(path) if path.exists() else []
