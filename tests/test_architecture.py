@@ -31,6 +31,8 @@ _LEVELS = {
     "envs.gymnasium": 2,
     "envs.host": 2,
     "envs.cartpole": 3,
+    "envs.catch": 3,
+    "envs.memory": 3,
     "envs.pgx": 3,
     "envs.check_env": 3,
     "search": 2,
