@@ -14,6 +14,8 @@ import launch
 from muzero_jax import acting
 from muzero_jax.envs import host, wrappers
 from muzero_jax.envs.cartpole import make_cartpole
+from muzero_jax.envs.catch import make_catch
+from muzero_jax.envs.memory import make_memory
 from muzero_jax.envs.pgx import make_pgx
 from muzero_jax.loops.anakin import anakin, init_anakin_carry
 from muzero_jax.loops.sebulba import sebulba
@@ -22,7 +24,11 @@ from parts import Parts, call, make_parts
 import results
 
 # What `env.task` may name in the suite "jax".
-JAX_ENVS: dict[str, Callable[..., Env]] = {"cartpole": make_cartpole}
+JAX_ENVS: dict[str, Callable[..., Env]] = {
+    "cartpole": make_cartpole,
+    "catch": make_catch,
+    "memory": make_memory,
+}
 # Of each other suite: what makes its environments.
 HOST_ENVS: dict[str, Callable[..., HostEnv]] = {
     "atari": host.make_atari,
