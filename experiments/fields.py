@@ -59,7 +59,7 @@ RANGES: dict[str, Range] = {
     "env.max_steps": _SIZE,
     "env.rows": _SIZE,
     "env.columns": _SIZE,
-    "env.length": _SIZE,
+    "env.length": _NATURAL,
     "env.frame_skip": _SIZE,
     "env.sticky": _UNIT,
     "env.noop_max": _SIZE,
