@@ -125,7 +125,10 @@ def _cadences() -> ConfigDict:
         stop_at=config_dict.placeholder(float),
     )
     config.checkpoint = dict(
-        resume_interval_env_steps=10_000, params_interval_env_steps=10_000, max_to_keep=2
+        resume_interval_env_steps=10_000,
+        params_interval_env_steps=10_000,
+        max_to_keep=2,
+        params_to_keep=2,
     )
     config.logging = dict(interval_env_steps=1_000, tensorboard=False)
     return config

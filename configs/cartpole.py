@@ -66,7 +66,10 @@ def get_config(where: str | None = None) -> ConfigDict:
         interval_env_steps=10_000, episodes=20, num_envs=20, max_steps=500, stop_at=499.0
     )
     config.checkpoint = dict(
-        resume_interval_env_steps=25_000, params_interval_env_steps=25_000, max_to_keep=2
+        resume_interval_env_steps=25_000,
+        params_interval_env_steps=25_000,
+        max_to_keep=2,
+        params_to_keep=2,
     )
     config.logging = dict(interval_env_steps=2_000, tensorboard=False)
     return config

@@ -111,7 +111,10 @@ def _cadences() -> ConfigDict:
         stop_at=config_dict.placeholder(float),
     )
     config.checkpoint = dict(
-        resume_interval_env_steps=500_000, params_interval_env_steps=100_000, max_to_keep=2
+        resume_interval_env_steps=500_000,
+        params_interval_env_steps=100_000,
+        max_to_keep=2,
+        params_to_keep=2,
     )
     config.logging = dict(interval_env_steps=20_000, tensorboard=False)
     return config

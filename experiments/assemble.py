@@ -1,6 +1,8 @@
 """Turns a config into objects: with `parts.py` and `validate.py`, the only reader of it."""
 
 from collections.abc import Callable, Iterator, Sequence
+import difflib
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -8,11 +10,14 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 import numpy as np
 
-from fields import TASK_FIELDS
+from fields import MATCHES, ON_DEVICE, PGX, TASK_FIELDS
 import launch
 from muzero_jax import acting
 from muzero_jax.envs import host, wrappers
 from muzero_jax.envs.cartpole import make_cartpole
+from muzero_jax.envs.catch import make_catch
+from muzero_jax.envs.memory import make_memory
+from muzero_jax.envs.pgx import make_pgx
 from muzero_jax.loops.anakin import anakin, init_anakin_carry
 from muzero_jax.loops.sebulba import sebulba
 from muzero_jax.mesh import SPLIT, make_mesh, shard
@@ -21,7 +26,11 @@ from parts import Parts, call, make_parts
 import results
 
 # What `env.task` may name in the suite "jax".
-JAX_ENVS: dict[str, Callable[..., Env]] = {"cartpole": make_cartpole}
+JAX_ENVS: dict[str, Callable[..., Env]] = {
+    "cartpole": make_cartpole,
+    "catch": make_catch,
+    "memory": make_memory,
+}
 # Of each other suite: what makes its environments.
 HOST_ENVS: dict[str, Callable[..., HostEnv]] = {
     "atari": host.make_atari,
@@ -38,6 +47,7 @@ class Experiment(NamedTuple):
       mesh: what the run is split over.
       fresh: `() -> RunState` of a new run; pure, so that its shapes can be told without memory.
       iterate: `(RunState) -> ` the loop's generator; a `RunState` with `resumes` > 0 goes on.
+      env: the JAX environment of training, or None for host environments.
       eval_env: `(seeds) -> HostEnv` with one environment for each seed.
     """
 
@@ -45,6 +55,7 @@ class Experiment(NamedTuple):
     mesh: Mesh
     fresh: Callable[[], RunState]
     iterate: Callable[[RunState], Iterator[tuple[RunState, dict[str, Any]]]]
+    env: Env | None
     eval_env: Callable[[list[int]], HostEnv]
 
 
@@ -62,7 +73,8 @@ def build(config, devices: Sequence[jax.Device] | None = None) -> Experiment:
         for name in results.evaluation_games(config):
             if name not in config.env:
                 raise ValueError(f"evaluation.{name}: there is no such field for this env")
-        return (_on_device if config.env.suite == "jax" else _on_host)(config, mesh)
+        make = _on_device if config.env.suite in ON_DEVICE else _on_host
+        return make(config, mesh)
     except ValueError as error:
         raise launch.BadInputError(str(error)) from None
 
@@ -147,17 +159,27 @@ def _on_host(config, mesh: Mesh) -> Experiment:
         mesh=mesh,
         fresh=fresh,
         iterate=iterate,
+        env=None,
         eval_env=lambda seeds: make_env(seeds, **results.evaluation_games(config)),
     )
 
 
 def _on_device(config, mesh: Mesh) -> Experiment:
     """JAX environments, the Anakin loop."""
-    if config.env.task not in JAX_ENVS:
-        raise ValueError(f"env.task: unknown JAX task {config.env.task!r}; known: {[*JAX_ENVS]}")
-    make_env = JAX_ENVS[config.env.task]
-    env = make_env(max_steps=config.env.max_steps)
-    parts = make_parts(config, env.spec, num_shards=mesh.size)
+
+    def make_env(**changes) -> Env:
+        options = config.env.to_dict() | changes
+        for name in ("suite", "num_envs", "num_groups", "num_threads"):
+            options.pop(name, None)
+        field = TASK_FIELDS[config.env.suite]
+        return call(_device_maker(config.env.suite, options.pop(field)), "env", options)
+
+    env = make_env()
+    if (env.spec.turn_sign == -1) != (config.env.suite in MATCHES):
+        raise ValueError(f"env.suite {config.env.suite!r} is not for this number of players")
+    timestep = jax.eval_shape(env.reset, jax.random.key(0))[1]
+    masked = timestep.invalid_actions is not None
+    parts = make_parts(config, env.spec, masked=masked, num_shards=mesh.size)
     num_envs, steps = config.env.num_envs, config.loop.steps_per_iteration
 
     def fresh() -> RunState:
@@ -173,8 +195,8 @@ def _on_device(config, mesh: Mesh) -> Experiment:
 
     def eval_env(seeds: list[int]) -> HostEnv:
         seed = np.random.SeedSequence(seeds).generate_state(1)[0]
-        limited = make_env(max_steps=config.evaluation.max_steps)
-        return wrappers.as_host_env(limited, len(seeds), jax.random.key(seed))
+        games = make_env(**results.evaluation_games(config))
+        return wrappers.as_host_env(games, len(seeds), jax.random.key(seed))
 
     def iterate(run: RunState):
         return anakin(
@@ -184,4 +206,27 @@ def _on_device(config, mesh: Mesh) -> Experiment:
             **_loop_options(config, parts, mesh),
         )
 
-    return Experiment(parts=parts, mesh=mesh, fresh=fresh, iterate=iterate, eval_env=eval_env)
+    return Experiment(
+        parts=parts, mesh=mesh, fresh=fresh, iterate=iterate, env=env, eval_env=eval_env
+    )
+
+
+def _device_maker(suite: str, name: str) -> Callable[..., Env]:
+    """What makes the environments of a task or game, by the other fields of `env`."""
+    if suite == "jax":
+        if name not in JAX_ENVS:
+            raise ValueError(f"env.task: unknown task {name!r}; there are {[*JAX_ENVS]}")
+        return JAX_ENVS[name]
+    import pgx  # Here, because it is an optional dependency.
+
+    prefix, others = PGX[suite], [x for x in PGX.values() if x and x != PGX[suite]]
+    games = [
+        x.removeprefix(prefix)
+        for x in pgx.available_envs()
+        if x.startswith(prefix) and not x.startswith(tuple(others))
+    ]
+    if name not in games:
+        near = difflib.get_close_matches(name, games, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(games)}"
+        raise ValueError(f"env.game: unknown game {name!r}; {hint}")
+    return functools.partial(make_pgx, prefix + name)

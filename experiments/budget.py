@@ -9,6 +9,7 @@ import jax
 from jax.extend import core
 
 import assemble
+from fields import ON_DEVICE
 import launch
 from muzero_jax import acting, mesh
 
@@ -59,7 +60,7 @@ def estimate(config, experiment: assemble.Experiment) -> Budget:
     act, tree = _act(config, parts, run.train.params, group_size)
     held = num_bytes(run.acting) // config.env.num_envs  # An evaluation has histories of its own.
     evaluate = config.evaluation.num_envs * (act // group_size + held)
-    if config.env.suite == "jax":  # A rollout is stored as a whole.
+    if config.env.suite in ON_DEVICE:  # A rollout is stored as a whole.
         new_rows = config.loop.steps_per_iteration
         act += num_bytes(run.replay) // shards * new_rows // config.replay.rows_per_env
     replay, train = num_bytes(run.replay) // shards, num_bytes(run.train)
@@ -135,7 +136,7 @@ def _act(config, parts: assemble.Parts, params, num_envs: int) -> tuple[int, int
     """(bytes while a batch is searched, bytes of its tree)."""
     spec, history_steps = parts.spec, config.network.history_steps
     carry = jax.eval_shape(lambda: acting.init_carry(spec, num_envs, history_steps))
-    timestep = jax.eval_shape(lambda: acting.blank_timestep(spec, num_envs))
+    timestep = jax.eval_shape(lambda: acting.blank_timestep(spec, num_envs, masked=parts.masked))
     explore = acting.NO_EXPLORATION
     program = functools.partial(acting.act, parts.search)
     jaxpr = jax.make_jaxpr(program)(params, _key(), carry, timestep, explore).jaxpr

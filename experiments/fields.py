@@ -57,6 +57,9 @@ RANGES: dict[str, Range] = {
     "env.num_groups": _SIZE,
     "env.num_threads": _NATURAL,
     "env.max_steps": _SIZE,
+    "env.rows": _SIZE,
+    "env.columns": _SIZE,
+    "env.length": _NATURAL,
     "env.frame_skip": _SIZE,
     "env.sticky": _UNIT,
     "env.noop_max": _SIZE,
@@ -122,11 +125,25 @@ RANGES: dict[str, Range] = {
     "checkpoint.resume_interval_env_steps": _COUNT,
     "checkpoint.params_interval_env_steps": _COUNT,
     "checkpoint.max_to_keep": _COUNT,
+    "checkpoint.params_to_keep": _COUNT,
     "logging.interval_env_steps": _COUNT,
 }
 
 # Suite of environments -> the field of `env` that names its task.
-TASK_FIELDS = {"atari": "game", "procgen": "game", "classic": "task", "jax": "task"}
+TASK_FIELDS = {
+    "atari": "game",
+    "procgen": "game",
+    "classic": "task",
+    "jax": "task",
+    "board_games": "game",
+    "minatar": "game",
+}
+# Suites of JAX environments: acting and learning are one program on the device.
+ON_DEVICE = ("jax", "board_games", "minatar")
+# Suites of pgx -> how its ids begin. The rules end a game, so that `env.max_steps` may be None.
+PGX = {"board_games": "", "minatar": "minatar-"}
+# Suites of two players: their evaluation is a match against `evaluation.opponent`.
+MATCHES = ("board_games",)
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "env.suite": tuple(TASK_FIELDS),
@@ -139,6 +156,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "optimizer.decay": ("cosine", "exponential"),
     "network.action_encoding": ("constant", "spatial"),
     "targets.value_source": ("search", "target_network"),
+    "evaluation.opponent": ("random", "perfect"),
 }
 
 SWITCHES = (
@@ -154,6 +172,7 @@ SWITCHES = (
 # The fields that may be None.
 OPTIONAL = (
     "max_wall_minutes",
+    "env.max_steps",
     "network.channels",
     "search.max_depth",
     "optimizer.decay_updates",
@@ -173,7 +192,8 @@ FIELDS: dict[str, str] = {
     " target_interval_updates",
     "loop": "steps_per_iteration probe_interval_iterations",
     "evaluation": "interval_env_steps episodes num_envs stop_at",
-    "checkpoint": "resume_interval_env_steps params_interval_env_steps max_to_keep",
+    "checkpoint": "resume_interval_env_steps params_interval_env_steps max_to_keep"
+    " params_to_keep",
     "logging": "interval_env_steps tensorboard",
     "env": "suite num_envs num_groups",
     "network": "kind history_steps",

@@ -92,7 +92,14 @@ def _define_flags(example: str) -> None:
 
 
 # The script that trains each suite of environments.
-SCRIPTS = {"atari": "atari", "procgen": "procgen", "classic": "control", "jax": "control"}
+SCRIPTS = {
+    "atari": "atari",
+    "procgen": "procgen",
+    "classic": "control",
+    "jax": "control",
+    "board_games": "board_games",
+    "minatar": "minatar",
+}
 
 
 def train(script: str) -> None:

@@ -36,6 +36,7 @@ class Parts(NamedTuple):
     """What host and device experiments share; `learn` is for one shard, see `muzero_jax.mesh`."""
 
     spec: EnvSpec
+    masked: bool  # Whether time steps come with `invalid_actions`.
     network: Network
     search: SearchFn
     replay: Replay
@@ -47,8 +48,11 @@ class Parts(NamedTuple):
     run_key: chex.PRNGKey
 
 
-def make_parts(config, spec: EnvSpec, *, num_shards: int = 1) -> Parts:
-    """Network, search, replay and learner for environments like `spec`, over so many shards."""
+def make_parts(config, spec: EnvSpec, *, masked: bool = False, num_shards: int = 1) -> Parts:
+    """Network, search, replay and learner for environments like `spec`, over so many shards.
+
+    `masked` says whether their time steps come with `invalid_actions`.
+    """
     codec = Codecs(
         **{
             name: call(codecs.make_two_hot_codec, f"codec.{name}", config.codec[name].to_dict())
@@ -70,10 +74,11 @@ def make_parts(config, spec: EnvSpec, *, num_shards: int = 1) -> Parts:
     )
     init_key, env_key, run_key = jax.random.split(jax.random.key(config.seed), 3)
     optimizer = call(learner.make_optimizer, "optimizer", config.optimizer.to_dict())
-    ring = _make_replay(config, spec, network, search_fn)
+    ring = _make_replay(config, spec, network, search_fn, masked)
     loss = _make_loss(config, spec, network, codec)
     return Parts(
         spec=spec,
+        masked=masked,
         network=network,
         search=search_fn,
         replay=ring,
@@ -128,13 +133,15 @@ def make_explore_at(
     return explore_at
 
 
-def _make_replay(config, spec: EnvSpec, network: Network, search_fn: SearchFn) -> Replay:
+def _make_replay(
+    config, spec: EnvSpec, network: Network, search_fn: SearchFn, masked: bool
+) -> Replay:
     target, history_steps = config.targets, config.network.history_steps
     params = jax.eval_shape(network.init, jax.random.key(0))
     future_steps = target.unroll_steps + target.bootstrap_steps
     from_network = target.value_source == "target_network"
     return replay.make_replay(
-        acting.example_row(spec, search_fn, params, history_steps),
+        acting.example_row(spec, search_fn, params, history_steps, masked=masked),
         targets.make_initial_priority(
             bootstrap_steps=target.bootstrap_steps,
             discount=target.discount,

@@ -67,10 +67,10 @@ def _train(stack, config, workdir: Path, resume: str, init_from: str | None, dev
     print(
         f"run in {workdir} on {jax.default_backend()} x{experiment.mesh.size}\n{told}", flush=True
     )
-    keep = config.checkpoint.max_to_keep
+    keep = config.checkpoint
     points, params = (
-        stack.enter_context(CheckpointStore(workdir / name, max_to_keep=keep))
-        for name in ("checkpoints", "params")
+        stack.enter_context(CheckpointStore(workdir / name, max_to_keep=number))
+        for name, number in (("checkpoints", keep.max_to_keep), ("params", keep.params_to_keep))
     )
     path = workdir / "metrics.jsonl"
     written = metrics.read_jsonl(path) if path.exists() else []

@@ -4,7 +4,18 @@ import importlib.util
 import math
 from typing import Any
 
-from fields import CHOICES, FIELDS, OPEN, OPTIONAL, RANGES, SWITCHES, TASK_FIELDS
+from fields import (
+    CHOICES,
+    FIELDS,
+    MATCHES,
+    ON_DEVICE,
+    OPEN,
+    OPTIONAL,
+    PGX,
+    RANGES,
+    SWITCHES,
+    TASK_FIELDS,
+)
 from launch import BadInputError
 from muzero_jax.envs import atari_games
 
@@ -65,6 +76,7 @@ def _check_together(config) -> None:
             env.game = atari_games.canonical_name(env.game)
         except ValueError as error:
             raise BadInputError(f"env.game: {error}") from None
+    _check_games(env, evaluation)
     _divides("env.num_groups", env.num_groups, "env.num_envs", env.num_envs)
     _divides(
         "evaluation.num_envs", evaluation.num_envs, "evaluation.episodes", evaluation.episodes
@@ -87,6 +99,17 @@ def _check_together(config) -> None:
         raise BadInputError("logging.tensorboard needs: pip install 'muzero_jax[tensorboard]'")
 
 
+def _check_games(env, evaluation) -> None:
+    if env.suite in PGX and importlib.util.find_spec("pgx") is None:
+        raise BadInputError(f"env.suite {env.suite!r} needs: pip install 'muzero_jax[pgx]'")
+    if env.suite not in PGX and "max_steps" in env and env.max_steps is None:
+        raise BadInputError("env.max_steps must be set (got None)")
+    if env.suite in MATCHES and "opponent" not in evaluation:
+        raise BadInputError("evaluation.opponent is missing")
+    if env.suite not in MATCHES and "opponent" in evaluation:
+        raise BadInputError("evaluation.opponent: there is no such field for one player")
+
+
 def _check_codecs(config) -> None:
     for head in ("value", "reward"):
         codec = config.codec[head]
@@ -105,7 +128,7 @@ def _check_codecs(config) -> None:
 
 def _check_ring(config) -> None:
     env, ring, target = config.env, config.replay, config.targets
-    on_device = env.suite == "jax"
+    on_device = env.suite in ON_DEVICE
     if on_device and env.num_groups != 1:
         raise BadInputError(f"env.num_groups must be 1 on the device (got {env.num_groups})")
     history, steps = config.network.history_steps, target.unroll_steps + target.bootstrap_steps

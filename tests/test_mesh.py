@@ -239,8 +239,8 @@ def test_acting_and_sampling_talk_to_nobody():
         jax.eval_shape(lambda: fresh().replace(acting=fresh().acting.carry)), four
     )
     count = np.zeros(2, np.uint32)
-    args = (group.train.params, group.replay, group.acting, group.timestep)
-    assert collectives(jax.jit(seen["act"]), *args, np.int32(0), count, fakes.EXPLORE, np.int32(0)) == []
+    args = (group.train.params, group.replay, group.acting, group.timestep, np.int32(0), count)
+    assert collectives(jax.jit(seen["act"]), *args, fakes.EXPLORE, np.int32(0)) == []
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,13 @@ PRESETS = {
     "atari_paper": ("atari_paper", "Pong"),
     "atari_paper_one_gpu": ("atari_paper", "Pong,one_gpu"),
     "procgen": ("procgen", "coinrun"),
+    "catch": ("catch", None),
+    "memory": ("memory", "4"),
+    "tic_tac_toe": ("board_games", "tic_tac_toe"),
+    "connect_four": ("board_games", "connect_four"),
+    "go_9x9": ("board_games", "go_9x9"),
+    "chess": ("board_games", "chess"),
+    "minatar": ("minatar", "breakout"),
 }
 
 
@@ -82,7 +89,7 @@ def _filled(parts, config, rows_per_env):
 def _row(parts, config):
     params = jax.eval_shape(parts.network.init, jax.random.key(0))
     steps = config.network.history_steps
-    return acting.example_row(parts.spec, parts.search, params, steps)
+    return acting.example_row(parts.spec, parts.search, params, steps, masked=parts.masked)
 
 
 @pytest.mark.slow

@@ -1,0 +1,152 @@
+"""Gumbel MuZero on the board games of pgx, by self-play.
+
+  python experiments/board_games.py --config=configs/board_games.py:tic_tac_toe
+  python experiments/board_games.py --config=configs/board_games.py:connect_four
+
+Any two-player game of pgx can be named. The sizes of tic-tac-toe and Connect Four are for two CPU
+cores, those of the others for one GPU. Moves are sampled from the noisy search; with
+probability `explore.random_move` one is any legal move, so that the agent meets positions that
+neither player would choose.
+"""
+
+from typing import NamedTuple
+
+from ml_collections import ConfigDict, config_dict
+
+
+class _Size(NamedTuple):
+    """What differs between games.
+
+    Attributes:
+      network: of `config.network`, besides what all share.
+      simulations: of one search.
+      envs: games at a time.
+      bootstrap: steps of a return; as many as a game has make it the game's result.
+      batch: of one update.
+      rows: of one environment in the replay.
+      total: env steps of a run.
+    """
+
+    network: dict
+    simulations: int = 32
+    envs: int = 128
+    bootstrap: int = 10
+    batch: int = 256
+    rows: int = 512
+    total: int = 20_000_000
+
+
+def _mlp(width: int, num_layers: int = 1) -> dict:
+    return dict(kind="mlp", width=width, num_layers=num_layers, dtype="float32")
+
+
+def _conv(channels: int, blocks: int, *, points: bool, dtype: str = "bfloat16") -> dict:
+    """A tower on the board; `points`: an action is a point, or the one after them (a pass)."""
+    return dict(
+        kind="conv",
+        stages=(),
+        channels=channels,
+        representation_blocks=blocks,
+        dynamics_blocks=blocks,
+        prediction_blocks=0,
+        head_planes=8,
+        head_width=64,
+        action_planes=False,
+        action_encoding="spatial" if points else "constant",
+        dtype=dtype,
+    )
+
+
+_SIZES = {
+    "tic_tac_toe": _Size(_mlp(128), simulations=25, envs=64, batch=256, total=1_000_000),
+    "connect_four": _Size(
+        _conv(32, 1, points=False, dtype="float32"), simulations=24, envs=128, total=4_000_000
+    ),
+    "hex": _Size(_conv(64, 2, points=True)),
+    "othello": _Size(_conv(64, 2, points=True)),
+    "gardner_chess": _Size(_conv(64, 2, points=False)),
+    "animal_shogi": _Size(_conv(64, 2, points=False)),
+    "go_9x9": _Size(_conv(64, 3, points=True)),
+    "go_19x19": _Size(_conv(128, 6, points=True), rows=256),
+    "chess": _Size(_conv(128, 6, points=False), rows=256),
+    "shogi": _Size(_conv(128, 6, points=False), rows=256),
+}
+_OTHER = _Size(_mlp(256, num_layers=2))
+
+
+def get_config(game: str = "tic_tac_toe") -> ConfigDict:
+    """The config for one game, e.g. `configs/board_games.py:connect_four`."""
+    size = _SIZES.get(game, _OTHER)
+    config = ConfigDict()
+    config.seed = 0
+    config.total_env_steps = size.total
+    config.max_wall_minutes = config_dict.placeholder(float)
+    config.env = dict(suite="board_games", game=game, num_envs=size.envs, num_groups=1)
+    config.network = dict(history_steps=1, **size.network)
+    config.codec = dict(
+        value=dict(num_bins=21, low=-1.0, high=1.0, transform="identity"),
+        reward=dict(num_bins=3, low=-1.0, high=1.0, transform="identity"),
+    )
+    config.search = dict(
+        kind="gumbel",
+        num_simulations=size.simulations,
+        max_num_considered_actions=16,
+        max_depth=config_dict.placeholder(int),
+        value_scale=0.1,
+        maxvisit_init=50.0,
+        min_value_range=1e-8,
+    )
+    config.explore = dict(
+        temperature=0.0, halve_temperature_at_updates=(), noise_scale=1.0, random_move=0.15
+    )
+    config.update(_learning(size))
+    config.loop = dict(steps_per_iteration=8, probe_interval_iterations=50)
+    config.evaluation = dict(
+        interval_env_steps=config.total_env_steps // 10,
+        episodes=64,
+        num_envs=64,
+        opponent="random",
+        stop_at=config_dict.placeholder(float),
+    )
+    config.checkpoint = dict(
+        resume_interval_env_steps=config.total_env_steps // 10,
+        params_interval_env_steps=config.total_env_steps // 20,
+        max_to_keep=2,
+        params_to_keep=20,
+    )
+    config.logging = dict(interval_env_steps=config.total_env_steps // 200, tensorboard=False)
+    return config
+
+
+def _learning(size: _Size) -> ConfigDict:
+    """Everything between stored rows and new parameters."""
+    config = ConfigDict()
+    config.replay = dict(
+        rows_per_env=size.rows,
+        min_rows=size.envs * 32,
+        rows_per_update=128,
+        batch_size=size.batch,
+        priority_exponent=0.0,
+        priority_floor=0.01,
+        importance_exponent=0.0,
+    )
+    config.targets = dict(
+        unroll_steps=5,
+        bootstrap_steps=size.bootstrap,
+        discount=1.0,
+        clip_rewards=False,
+        value_source="search",
+        target_interval_updates=200,
+    )
+    config.loss = dict(value_weight=1.0, reward_weight=1.0, policy_weight=1.0)
+    config.optimizer = dict(
+        learning_rate=1e-3,
+        warmup_updates=50,
+        decay="cosine",
+        decay_updates=config_dict.placeholder(int),
+        final_fraction=0.1,
+        weight_decay=1e-4,
+        max_grad_norm=5.0,
+        momentum=config_dict.placeholder(float),
+    )
+    return config
