@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from muzero_jax import search as search_lib
-from tests.oracles import gumbel_tree
+from oracles import gumbel_tree
 from worlds import (
     CODECS,
     TABLE_NETWORK,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from muzero_jax import search_muzero
-from tests.oracles import muzero_tree
+from oracles import muzero_tree
 from worlds import (
     CODECS,
     TABLE_NETWORK,

@@ -9,7 +9,7 @@ import pytest
 
 from muzero_jax import targets as targets_lib
 from muzero_jax import types
-from tests.oracles import episodes as oracle
+from oracles import episodes as oracle
 
 
 def make_sample(rows, roots, *, history_steps, unroll_steps, bootstrap_steps, num_frames=None):

@@ -11,7 +11,7 @@ import numpy as np
 
 from muzero_jax import codecs as codecs_lib
 from muzero_jax import types
-from tests.oracles import gumbel_tree
+from oracles import gumbel_tree
 
 IDENTITY = codecs_lib.identity_codec()
 CODECS = types.Codecs(value=IDENTITY, reward=IDENTITY)

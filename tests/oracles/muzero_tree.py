@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tests.oracles.gumbel_tree import Node, softmax
+from oracles.gumbel_tree import Node, softmax
 
 
 class Result(NamedTuple):
