@@ -42,12 +42,17 @@ class _Seen:
     history: History
 
 
-class Lines(NamedTuple):
-    """How many lines of a game are won, drawn and lost."""
+class Outcomes(NamedTuple):
+    """How many games are won, drawn and lost."""
 
     wins: int
     draws: int
     losses: int
+
+
+def count_outcomes(scores: np.ndarray) -> Outcomes:
+    """Counts scores above, at and below 0."""
+    return Outcomes(*(int(np.sum(np.sign(scores) == x)) for x in (1, 0, -1)))
 
 
 def make_search_match_player(
@@ -187,7 +192,7 @@ def make_match(
 
 def make_count_lines(
     env: Env, player: MatchPlayer, *, batch_size: int = 128, max_lines: int = 100_000
-) -> Callable[[chex.PRNGKey, Params], tuple[Lines, Lines]]:
+) -> Callable[[chex.PRNGKey, Params], tuple[Outcomes, Outcomes]]:
     """Follows every legal reply to a player who answers the same moves in the same way.
 
     A line is one game from beginning to end; a position that several lines share counts with each.
@@ -200,7 +205,7 @@ def make_count_lines(
       max_lines: most lines that go on at one ply.
 
     Returns:
-      `count(key, params)` -> (`Lines` where it moves first, `Lines` where it moves second), of one
+      `count(key, params)` -> `Outcomes` where it moves first, and where it moves second, of one
       start; it raises `ValueError` where there are more than `max_lines`.
 
     Raises:
@@ -248,17 +253,16 @@ def make_count_lines(
         return np.column_stack([lines[line], move.astype(np.int32)]), score[ended]
 
     def follow(key, params, side):
-        """`Lines` of the player who moves at the plies of parity `side`."""
-        lines, counts = np.zeros((1, 0), np.int32), np.zeros(3, int)
+        """`Outcomes` of the player who moves at the plies of parity `side`."""
+        lines, scores = np.zeros((1, 0), np.int32), []
         while len(lines):
             if len(lines) > max_lines:
                 told = f"more than {max_lines} lines after {lines.shape[1]} plies"
                 raise ValueError(f"{told}: the game is too large to follow every reply")
             batches = np.split(lines, range(batch_size, len(lines), batch_size))
-            lines, scores = zip(*(longer(key, params, batch, side) for batch in batches))
-            lines, scores = np.concatenate(lines), np.concatenate(scores)
-            counts += [np.sum(scores > 0), np.sum(scores == 0), np.sum(scores < 0)]
-        return Lines(*counts.tolist())
+            lines, ends = zip(*(longer(key, params, batch, side) for batch in batches))
+            lines, scores = np.concatenate(lines), [*scores, *ends]
+        return count_outcomes(np.concatenate(scores))
 
     return lambda key, params: (follow(key, params, 0), follow(key, params, 1))
 

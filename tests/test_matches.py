@@ -256,7 +256,7 @@ def test_prior_player_takes_the_best_legal_logit():
 
 
 def enumerate_lines(game, weight, side):
-    """`Lines` of the whimsical player at the plies of parity `side`, by recursion."""
+    """`Outcomes` of the whimsical player at the plies of parity `side`, by recursion."""
     if not game.row:
         score = game.score() * (1 if side == 0 else -1)
         return np.array([score > 0, score == 0, score < 0], int)
@@ -279,7 +279,7 @@ def test_lines_are_those_of_recursion(same_step):
     starts, told, lengths = [], np.zeros((2, 3), int), set()
     env = make_row_game(same_step=same_step)
     count = matches.make_count_lines(env, spied(make_whim(), starts), batch_size=5)
-    for seed in (1, 3, 4, 6, 9):
+    for seed in (1, 4, 8, 9, 12):
         starts.clear()
         found = count(jax.random.key(seed), jnp.int32(seed % 2))
         jax.effects_barrier()
@@ -333,7 +333,7 @@ def worst_move(board):
 
 
 def enumerate_board(board, choose_move, own):
-    """`Lines` of the one whose turn it is if `own`, else of the other."""
+    """`Outcomes` of the one whose turn it is if `own`, else of the other."""
     if is_lost(board):  # By the one to move.
         return np.array([not own, 0, own], int)
     if not free(board):
