@@ -26,7 +26,7 @@ from muzero_jax.types import HostEnv, Params
 import opponents
 from opponents import StoppedError
 import results
-from saved_params import check_saved, newest_params
+from saved_params import check_saved, newest_params, told_by_flag
 import validate
 import workdirs
 
@@ -163,12 +163,8 @@ def main() -> None:
     if not args.workdir:
         raise launch.BadInputError("--workdir is required, e.g. --workdir=runs/pong")
     workdir = Path(args.workdir)
-    try:
+    with told_by_flag(workdir):
         config, num_envs = _config_of(workdir, args)
-    except (AttributeError, LookupError, TypeError) as error:
-        raise launch.BadInputError(
-            f"--workdir: config.json of {workdir} is not of a run of this version: {error}"
-        ) from None
     learned = args.policy != "random"
     if learned:
         check_saved(workdir)

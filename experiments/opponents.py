@@ -87,18 +87,14 @@ def _other_run(name: str, config, flag: str) -> Side:
     workdir = Path(name if step is None else folder)
     if not (workdir / "config.json").exists():
         raise BadInputError(f"{flag}: {name!r} is none of {KINDS}")
-    other = workdirs.read_config(workdir)
-    try:
+    with saved_params.told_by_flag(workdir, flag=flag):
+        other = workdirs.read_config(workdir)
         games = [(x.env.suite, x.env[TASK_FIELDS[x.env.suite]]) for x in (config, other)]
         if games[0] != games[1]:
             raise BadInputError(f"{flag}: {workdir} plays {games[1][1]}, this run {games[0][1]}")
         saved_params.check_saved(workdir, flag=flag, step=step)
         experiment = assemble.build(other)
         player = agent(experiment, other, "search")
-    except (AttributeError, LookupError, TypeError) as error:
-        raise BadInputError(
-            f"{flag}: config.json of {workdir} is not of a run of this version: {error}"
-        ) from None
     abstract = jax.eval_shape(experiment.parts.network.init, jax.random.key(0))
     step, params, _ = saved_params.newest_params(workdir, abstract, flag=flag, step=step)
     return Side(player, params, f"{workdir}@{step}")
@@ -147,8 +143,8 @@ def make_scorer(
                 scores = play(round_key, *pair, stop)
                 if scores is None:
                     raise StoppedError
-                told[color].append(-scores if color else scores)
-        first, second = (np.concatenate(scores) for scores in told)
+                told[color].append(0 - scores if color else scores)
+        first, second = (np.concatenate(scores).astype(float) for scores in told)
         returns = np.concatenate([first, second])
         return {"return_mean": float(np.mean(returns)), "returns": returns.tolist()} | both_colors(
             matches.count_outcomes(first), matches.count_outcomes(second)

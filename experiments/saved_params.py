@@ -1,5 +1,7 @@
 """The parameters that runs have saved, alone or in resume points."""
 
+from collections.abc import Iterator
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -54,3 +56,14 @@ def _steps(workdir: Path, flag: str) -> dict[Path, list[int]]:
         return {workdir / name: checkpoint.committed_steps(workdir / name) for name in _FOLDERS}
     except checkpoint.CheckpointError as error:  # Of another format.
         raise BadInputError(f"{flag}: {error}") from None
+
+
+@contextlib.contextmanager
+def told_by_flag(workdir: Path, *, flag: str = "--workdir") -> Iterator[None]:
+    """Tells in one line where a run's config lacks what is read inside, or has it otherwise."""
+    try:
+        yield
+    except (AttributeError, LookupError, TypeError) as error:
+        raise BadInputError(
+            f"{flag}: config.json of {workdir} is not of a run of this version: {error}"
+        ) from None
