@@ -279,7 +279,7 @@ def test_lines_are_those_of_recursion(same_step):
     starts, told, lengths = [], np.zeros((2, 3), int), set()
     env = make_row_game(same_step=same_step)
     count = matches.make_count_lines(env, spied(make_whim(), starts), batch_size=5)
-    for seed in (1, 4, 8, 9, 12):
+    for seed in (1, 3, 6, 8, 12):
         starts.clear()
         found = count(jax.random.key(seed), jnp.int32(seed % 2))
         jax.effects_barrier()
