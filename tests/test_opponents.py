@@ -209,17 +209,23 @@ def _run(script, *words, base):
     return json.loads(line)
 
 
-def test_the_scripts_print_one_line(experiment, workdir, tmp_path):
-    """A match between two saves of a run, every reply to its prior, and its league, each as the
-    functions tell them. Planted bugs seen: `--step` not used; the prior for the search; the
-    interval over games of both colors in one."""
+def test_a_match_is_one_line(workdir, tmp_path):
+    """Between two saves of a run. Planted bugs seen: `--step` not used; the interval over games of
+    both colors in one."""
     match = _run("evaluate", f"--workdir={workdir}", "--step=3", f"--opponent={workdir}@7",
                  "--episodes=8", base=tmp_path)
     assert (match["step"], match["env_steps"], match["updates"]) == (3, 300, 30)
     assert match["opponent"] == f"{workdir}@7" and match["opening_plies"] == 2
+    assert match["protocol"]["game"] == "tic_tac_toe" and match["policy"] == "search"
     colors = np.reshape(match["returns"], (2, 4)).T
     interval = statistics.bootstrap_interval(statistics.mean, colors)
     assert match["interval_95"] == list(interval)
+
+
+@pytest.mark.slow
+def test_lines_and_a_league_are_one_line_each(experiment, workdir, tmp_path):
+    """Every reply to the prior as the functions count them, and a league of two. Planted bugs seen:
+    the search for the prior; `--simulations` not used."""
     replies = _run("evaluate", f"--workdir={workdir}", "--policy=prior", "--opponent=every_reply",
                    base=tmp_path)
     assert replies["step"] == 7 and replies["policy"] == "prior"
