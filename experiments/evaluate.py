@@ -2,7 +2,10 @@
 
   python experiments/evaluate.py --workdir=runs/pong --episodes=20 --seed=7
 
-With --policy=random the random policy plays under the same protocol.
+With --policy=random the random policy plays under the same protocol. Games of two players are
+matches, half of them with each color:
+
+  python experiments/evaluate.py --workdir=runs/tic_tac_toe --opponent=perfect --episodes=100
 """
 
 from collections.abc import Callable
@@ -16,17 +19,16 @@ import numpy as np
 
 import assemble
 import launch
-from muzero_jax import checkpoint, evaluate
+from muzero_jax import evaluate, matches, statistics
 from muzero_jax.envs import host
 from muzero_jax.envs.checked import EnvError
 from muzero_jax.types import HostEnv, Params
+import opponents
+from opponents import StoppedError
 import results
+from saved_params import check_saved, newest_params, told_by_flag
 import validate
 import workdirs
-
-
-class StoppedError(Exception):
-    """Games were broken off."""
 
 
 def make_scorer(
@@ -39,8 +41,21 @@ def make_scorer(
 ) -> Callable[..., dict[str, Any]]:
     """`(params or None for random play, seeds) -> ` scores of `episodes` whole games.
 
-    It raises `StoppedError` before the next step of a game once `stop()` is true.
+    Games of two players are played against `evaluation.opponent`. It raises `StoppedError` before
+    the next step of a game once `stop()` is true.
     """
+    if experiment.parts.spec.turn_sign == -1:
+        opponent = opponents.make(
+            config.evaluation.opponent, config, experiment.env, flag="evaluation.opponent"
+        )
+        return opponents.make_scorer(
+            experiment.env,
+            opponents.agent(experiment, config, "search"),
+            opponent,
+            episodes=episodes,
+            num_envs=num_envs,
+            stop=stop,
+        )
     player = evaluate.make_search_player(
         experiment.parts.search,
         experiment.parts.spec,
@@ -75,38 +90,57 @@ def _stoppable(env: HostEnv, stop: Callable[[], bool]) -> HostEnv:
     return env._replace(step=step)
 
 
-def newest_params(
-    workdir: Path, abstract: Params, *, flag: str = "--workdir"
-) -> tuple[int, Params, dict]:
-    """(iteration, params, meta) of the newest params save or resume point.
-
-    Raises:
-      BadInputError: where there is none, or none that fits; it begins with `flag`.
-    """
-    newest = _newest_saved(workdir, flag)
-    faults: list[str] = []
-    for folder in sorted(newest, key=newest.get, reverse=True):
+def _play_match(
+    experiment: assemble.Experiment, config, args, params: Params | None, seeds: list[int]
+) -> dict[str, Any]:
+    """What is told of games of two players; the opponent is asked for before any is played."""
+    env, player = experiment.env, opponents.agent(experiment, config, args.policy)
+    name = args.opponent or "random"
+    if name == "every_reply":
+        count = matches.make_count_lines(env, player)
         try:
-            found = checkpoint.restore_newest(folder, {"params": abstract}, partial=True)
-        except checkpoint.CheckpointError as error:
-            faults.append(str(error))
-            continue
-        if found is not None:
-            return found[0], found[1]["params"], found[2]
-    raise launch.BadInputError(f"{flag}: no checkpoint in {workdir} can be used: {faults}")
+            lines = count(opponents.key_of(seeds), params)
+        except ValueError as error:
+            raise launch.BadInputError(f"--opponent=every_reply: {error}") from None
+        return opponents.both_colors(*lines) | {"opponent": name}
+    opponent = opponents.make(name, config, env)
+    # Two searches without noise play one game again and again.
+    opening_plies = args.opening_plies
+    if opening_plies is None:
+        opening_plies = 2 if "@" in opponent.name else 0
+    score = opponents.make_scorer(
+        env,
+        player,
+        opponent,
+        episodes=args.episodes,
+        num_envs=config.evaluation.num_envs,
+        opening_plies=opening_plies,
+    )
+    result = score(params, seeds)
+    colors = np.reshape(result["returns"], (2, -1)).T
+    interval = statistics.bootstrap_interval(statistics.mean, colors)
+    told = {"interval_95": list(interval), "opponent": opponent.name}
+    return result | told | {"opening_plies": opening_plies}
 
 
-def _newest_saved(workdir: Path, flag: str = "--workdir") -> dict[Path, int]:
-    """Folder -> its newest step; tells of missing checkpoints before anything is built."""
-    newest = {}
-    for folder in (workdir / "params", workdir / "checkpoints"):
-        try:
-            newest[folder] = max(checkpoint.committed_steps(folder), default=-1)
-        except checkpoint.CheckpointError as error:  # Of another format.
-            raise launch.BadInputError(f"{flag}: {error}") from None
-    if max(newest.values()) < 0:
-        raise launch.BadInputError(f"{flag}: no checkpoint in {workdir}; has the run saved one?")
-    return newest
+def _check_flags(args, two_players: bool) -> None:
+    """Refuses flags that are not for this number of players, or not for each other."""
+    if not two_players:
+        for name in ("opponent", "opening_plies"):
+            if getattr(args, name) is not None:
+                raise launch.BadInputError(f"--{name} is for games of two players; this is for one")
+        if args.policy == "prior":
+            raise launch.BadInputError("--policy=prior is for games of two players")
+        return
+    if args.opponent == "every_reply":
+        if args.policy == "random":
+            raise launch.BadInputError(
+                "--opponent=every_reply needs a player without chance; use --policy=search or prior"
+            )
+    elif args.episodes % 2:
+        raise launch.BadInputError(
+            f"--episodes must be even, half with each color (got {args.episodes})"
+        )
 
 
 def _config_of(workdir: Path, args) -> tuple[Any, int]:
@@ -129,25 +163,28 @@ def main() -> None:
     if not args.workdir:
         raise launch.BadInputError("--workdir is required, e.g. --workdir=runs/pong")
     workdir = Path(args.workdir)
-    try:
+    with told_by_flag(workdir):
         config, num_envs = _config_of(workdir, args)
-    except (AttributeError, LookupError, TypeError) as error:
-        raise launch.BadInputError(
-            f"--workdir: config.json of {workdir} is not of a run of this version: {error}"
-        ) from None
-    if args.policy == "search":
-        _newest_saved(workdir)
+    learned = args.policy != "random"
+    if learned:
+        check_saved(workdir)
+        check_saved(workdir, flag="--step", step=args.step)
     step, params, meta = None, None, {"counters": {}}
     experiment = assemble.build(config)
-    if args.policy == "search":
+    two_players = experiment.parts.spec.turn_sign == -1
+    _check_flags(args, two_players)
+    if learned:
         abstract = jax.eval_shape(experiment.parts.network.init, jax.random.key(0))
-        step, params, meta = newest_params(workdir, abstract)
-    purpose = host.RANDOM if args.policy == "random" else host.EVAL
+        step, params, meta = newest_params(workdir, abstract, step=args.step)
+    purpose = host.EVAL if learned else host.RANDOM
     # Evaluations inside a run have 0 in the place of the 1: these seeds are used nowhere else.
     seeds = host.env_seeds(args.seed, purpose, 1, 0, num_envs)
-    score = make_scorer(experiment, config, episodes=args.episodes, num_envs=num_envs)
     try:
-        result = score(params, seeds)
+        if two_players:
+            result = _play_match(experiment, config, args, params, seeds)
+        else:
+            score = make_scorer(experiment, config, episodes=args.episodes, num_envs=num_envs)
+            result = score(params, seeds)
     except EnvError as error:
         raise launch.BadInputError(f"env: {error}") from None
     print(
@@ -167,9 +204,17 @@ def main() -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "Folder of the run.")
+    flags.DEFINE_integer("step", None, "Which checkpoint; default: the newest.", lower_bound=0)
     flags.DEFINE_integer("episodes", 20, "Whole games to play.", lower_bound=1)
     flags.DEFINE_integer("num_envs", None, "Games at a time; it divides --episodes.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Of the games and of the player.", lower_bound=0)
     flags.DEFINE_integer("max_steps", None, "Cap of a game; default: the config's.", lower_bound=1)
-    flags.DEFINE_enum("policy", "search", ["search", "random"], "Who plays.")
+    flags.DEFINE_enum(
+        "policy", "search", ["search", "prior", "random"], "Who plays; prior: without search."
+    )
+    flags.DEFINE_string("opponent", None, f"For two players: {opponents.KINDS}.")
+    flags.DEFINE_integer(
+        "opening_plies", None, "First moves drawn at random; default: 2 against a run, else 0.",
+        lower_bound=0,
+    )
     launch.run(main)

@@ -11,6 +11,13 @@ from muzero_jax.evaluate import make_random_player, make_search_player, play_epi
 from muzero_jax.frames import random_shift
 from muzero_jax.learner import init_train_state, make_learn, make_optimizer, make_update
 from muzero_jax.losses import make_loss, with_augmentation
+from muzero_jax.matches import (
+    make_count_lines,
+    make_match,
+    make_prior_match_player,
+    make_random_match_player,
+    make_search_match_player,
+)
 from muzero_jax.networks.blocks import make_network
 from muzero_jax.networks.conv import make_conv_network
 from muzero_jax.networks.gru import make_gru_network
@@ -29,19 +36,24 @@ __all__ = (
     "init_train_state",
     "make_act_and_add",
     "make_conv_network",
+    "make_count_lines",
     "make_gru_network",
     "make_gumbel_search",
     "make_initial_priority",
     "make_learn",
     "make_loss",
+    "make_match",
     "make_mlp_network",
     "make_muzero_search",
     "make_network",
     "make_network_bootstrap",
     "make_optimizer",
+    "make_prior_match_player",
+    "make_random_match_player",
     "make_random_player",
     "make_replay",
     "make_rollout",
+    "make_search_match_player",
     "make_search_player",
     "make_targets",
     "make_two_hot_codec",

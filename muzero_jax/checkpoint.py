@@ -123,19 +123,19 @@ class CheckpointStore:
         # Orbax trusts names: an unusable step newer than ours would make it drop our saves, and
         # would count against `max_to_keep`. Renamed rather than deleted: it may be evidence.
         usable = [step for step in self.steps() if step <= self._newest]
-        for step, path in _step_paths(self._directory).items():
+        for step, path in _paths(self._directory).items():
             if step not in usable:
                 aside = path.rename(path.with_name(f"{step}.damaged.{time.time_ns()}"))
                 _LOG.warning("checkpoint step %d is not usable, set aside as %s", step, aside)
                 self._manager.reload()
 
 
-def restore_newest(directory, target: Any, *, partial=False) -> tuple[int, Any, dict] | None:
+def restore_newest(directory, target, *, partial=False, step=None) -> tuple[int, Any, dict] | None:
     """Returns `(step, tree, meta)` of the newest undamaged step, or None if there is no step.
 
     Writes nothing: it may be called while a `CheckpointStore` writes. A leaf of `target` (a pytree
     of `jax.ShapeDtypeStruct`) without a sharding goes to the first device. With `partial`, leaves
-    that `target` lacks are not read.
+    that `target` lacks are not read; with a `step`, no other one is.
 
     Raises:
       CheckpointError: every step is damaged, or the newest other one does not fit `target`.
@@ -146,7 +146,7 @@ def restore_newest(directory, target: Any, *, partial=False) -> tuple[int, Any, 
         tree = _read_tree(path.absolute() / "tree", manifest["leaves"], target, partial)
         return int(path.name), tree, manifest["meta"]
 
-    return _newest(directory, read)
+    return _newest(directory, read, "*" if step is None else str(step))
 
 
 def read_meta(directory) -> dict | None:
@@ -157,7 +157,7 @@ def read_meta(directory) -> dict | None:
 def committed_steps(directory) -> list[int]:
     """Returns the committed steps whose manifest is intact, oldest first."""
     steps = []
-    for step, path in _step_paths(directory).items():
+    for step, path in _paths(directory).items():
         with contextlib.suppress(_Damaged):
             _read_manifest(path)
             steps.append(step)
@@ -198,18 +198,18 @@ def _fingerprint(leaf):
     return jax.lax.fori_loop(0, -(-length // max(size, 1)), add_slice, jnp.uint32(0))
 
 
-def _newest(directory, use):
+def _newest(folder, use, name="*"):
     """Returns `use(path, manifest)` of the newest step that neither it nor we find damaged."""
     # A directory without a file is a stray; with any file it was a step, and if that cannot be read
     # it is damaged. A run must never start anew on top of damage.
-    paths = {s: p for s, p in _step_paths(directory).items() if any(f for *_, f in os.walk(p))}
+    paths = {s: p for s, p in _paths(folder, name).items() if any(f for *_, f in os.walk(p))}
     for step, path in paths.items():
         try:
             return use(path, _read_manifest(path))
         except _Damaged as error:
             _LOG.warning("checkpoint step %d is damaged, trying an older one: %s", step, error)
     if paths:
-        raise CheckpointError(f"no step in {directory} is readable: {sorted(paths)} are damaged")
+        raise CheckpointError(f"no step in {folder} is readable: {sorted(paths)} are damaged")
     return None
 
 
@@ -274,9 +274,9 @@ def _digest(record):
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
-def _step_paths(directory):
+def _paths(directory, name="*"):
     """Every directory that orbax would take for a step, newest first."""
-    found = [p for p in Path(directory).glob("*") if p.name.isdecimal() and p.is_dir()]
+    found = [p for p in Path(directory).glob(name) if p.name.isdecimal() and p.is_dir()]
     return {int(p.name): p for p in sorted(found, key=lambda p: int(p.name), reverse=True)}
 
 

@@ -53,7 +53,7 @@ def bootstrap_interval(
     resamples: int = 10_000,
     level: float = 0.95,
     seed: int = 0,
-) -> tuple[float, float]:
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns the percentile interval of `statistic(*scores)` over a stratified bootstrap.
 
     Each resample draws, for each game on its own, S seeds with replacement; games are not drawn,
@@ -61,7 +61,7 @@ def bootstrap_interval(
     too narrow.
 
     Args:
-      statistic: `[R, S, G], ... -> [R]`, such as `interquartile_mean`.
+      statistic: `[R, S, G], ... -> [R, ...]`, such as `interquartile_mean`.
       *scores: `[S, G]` each, with the same games; S may differ.
       resamples: R.
       level: Probability that the interval is to hold.
@@ -85,8 +85,8 @@ def bootstrap_interval(
     tails = [50 * (1 - level), 50 * (1 + level)]
     # In parts, because a statistic of pairs holds seeds x seeds of each resample.
     parts = [[x[i : i + 500] for x in drawn] for i in range(0, resamples, 500)]
-    low, high = np.percentile(np.concatenate([statistic(*part) for part in parts]), tails)
-    return float(low), float(high)
+    low, high = np.percentile(np.concatenate([statistic(*part) for part in parts]), tails, axis=0)
+    return low, high
 
 
 def t_interval(values: np.ndarray, *, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
@@ -101,3 +101,43 @@ def t_interval(values: np.ndarray, *, level: float = 0.95) -> tuple[np.ndarray, 
     half = special.stdtrit(seeds - 1, 0.5 + level / 2) * error
     center = np.mean(values, axis=0)
     return center - half, center + half
+
+
+def elo_ratings(points: np.ndarray, *, prior_draws: float = 1.0) -> np.ndarray:
+    """Returns the Elo ratings `[..., P]` that make what P players scored most likely.
+
+    400 points are odds of 10 to 1; the first player is at 0. Draws are half a win for both. Source:
+    Bradley and Terry 1952, Rank Analysis of Incomplete Block Designs, by Newton's method.
+
+    Args:
+      points: `[..., P, P]`, what player i scored against j: 1 for a win, 0.5 for a draw.
+      prior_draws: games that are added to each pair that has met, all of them drawn: ratings stay
+        finite where somebody won every game, and come out a little too close together.
+
+    Raises:
+      ValueError: for points that are no square, negative or not finite, or players who have not
+        met, not even through others.
+    """
+    points = np.asarray(points, np.float64)
+    if points.ndim < 2 or points.shape[-1] != points.shape[-2]:
+        raise ValueError(f"points must be [players, players] (got shape {points.shape})")
+    if not (np.isfinite(points).all() and (points >= 0).all()):
+        raise ValueError("points must be finite and not negative")
+    games = points + np.swapaxes(points, -1, -2)
+    games *= ~np.eye(games.shape[-1], dtype=bool)
+    met = games > 0
+    if not (np.linalg.matrix_power(met + np.eye(met.shape[-1]), met.shape[-1]) > 0).all():
+        raise ValueError("some players have not met, not even through others")
+    excess = points + 0.5 * prior_draws * met
+    games += prior_draws * met
+    strength = np.zeros(points.shape[:-1])  # In natural units: odds are exp(difference).
+    for _ in range(200):
+        chance = special.expit(strength[..., :, None] - strength[..., None, :])
+        gradient = np.sum((excess - games * chance) * met, axis=-1)
+        slope = games * chance * (1 - chance)
+        hessian = np.sum(slope, axis=-1)[..., None] * np.eye(slope.shape[-1]) - slope
+        step = np.linalg.solve(hessian[..., 1:, 1:], gradient[..., 1:, None])[..., 0]
+        strength[..., 1:] += np.clip(step, -2, 2)  # Far from its end a step may be too long.
+        if np.abs(step).max(initial=0.0) < 1e-9:
+            break
+    return 400 / np.log(10) * strength

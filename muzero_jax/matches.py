@@ -1,0 +1,277 @@
+"""Games of two players against each other in JAX environments, and every line of a small game.
+
+The turns of `Env` alternate strictly, so the number of plies says whose turn it is, for a whole
+batch. Scores are sums of raw rewards, and so +1, 0 or -1 in most games.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from muzero_jax.acting import NO_EXPLORATION
+from muzero_jax.frames import history_init, history_push
+from muzero_jax.types import Array, Env, EnvSpec, History, Network, Params, SearchFn, TimeStep
+
+
+class MatchPlayer(NamedTuple):
+    """Who chooses moves: three pure functions over a batch of B games.
+
+    Attributes:
+      init: `(params, num_games) -> carry`, an opaque pytree which carries the params, so that no
+        program is compiled anew for others; all else in it has a row for each game.
+      observe: `(carry, timestep [B], action [B] that led to it) -> carry`; called at every ply,
+        whoever moved, so that histories are whole. Nothing led to a `first` row.
+      choose: `(carry, key, env_state [B], timestep [B]) -> action [B]`; called after `observe`, for
+        the one whose turn it is.
+    """
+
+    init: Callable[[Params, int], Any]
+    observe: Callable[[Any, TimeStep, Array], Any]
+    choose: Callable[[Any, chex.PRNGKey, Any, TimeStep], Array]
+
+
+@chex.dataclass(frozen=True)
+class _Seen:
+    """What a player with a network remembers: its params, and the `History` `[B, S]`."""
+
+    params: Params
+    history: History
+
+
+class Outcomes(NamedTuple):
+    """How many games are won, drawn and lost."""
+
+    wins: int
+    draws: int
+    losses: int
+
+
+def count_outcomes(scores: np.ndarray) -> Outcomes:
+    """Counts scores above, at and below 0."""
+    return Outcomes(*(int(np.sum(np.sign(scores) == x)) for x in (1, 0, -1)))
+
+
+def make_search_match_player(
+    search: SearchFn, spec: EnvSpec, *, history_steps: int
+) -> MatchPlayer:
+    """Plays the search's own choice, without noise, temperature or random moves."""
+
+    def choose(carry, key, env_state, timestep):
+        del env_state
+        masks = timestep.invalid_actions
+        return search(carry.params, key, carry.history, masks, NO_EXPLORATION).action
+
+    return _with_history(choose, spec, history_steps)
+
+
+def make_prior_match_player(network: Network, spec: EnvSpec, *, history_steps: int) -> MatchPlayer:
+    """Plays the legal move that the network's policy likes best, without any search."""
+
+    def choose(carry, key, env_state, timestep):
+        del key, env_state
+        logits = network.initial_inference(carry.params, carry.history).policy_logits
+        return jnp.argmax(_of_legal(logits, timestep), axis=-1).astype(jnp.int32)
+
+    return _with_history(choose, spec, history_steps)
+
+
+def make_random_match_player(spec: EnvSpec) -> MatchPlayer:
+    """Plays uniformly among the legal moves; its params mean nothing."""
+
+    def choose(carry, key, env_state, timestep):
+        del carry, env_state
+        equal = jnp.zeros((timestep.reward.shape[0], spec.num_actions))
+        return jax.random.categorical(key, _of_legal(equal, timestep)).astype(jnp.int32)
+
+    return without_memory(choose)
+
+
+def without_memory(choose: Callable[..., Array]) -> MatchPlayer:
+    """A player whose `choose` looks at nothing but the position; its carry is the params."""
+    return MatchPlayer(
+        init=lambda params, num_games: params,
+        observe=lambda carry, timestep, action: carry,
+        choose=choose,
+    )
+
+
+def _with_history(choose: Callable[..., Array], spec: EnvSpec, history_steps: int) -> MatchPlayer:
+    def init(params, num_games):
+        observation = jnp.zeros((num_games, *spec.observation_shape), spec.observation_dtype)
+        return _Seen(params=params, history=history_init(observation, history_steps))
+
+    def observe(carry, timestep, action):
+        return carry.replace(history=history_push(carry.history, timestep, action))
+
+    return MatchPlayer(init=init, observe=observe, choose=choose)
+
+
+def _of_legal(logits: Array, timestep: TimeStep) -> Array:
+    if timestep.invalid_actions is None:
+        return logits
+    return jnp.where(timestep.invalid_actions, -jnp.inf, logits)
+
+
+def make_match(
+    env: Env,
+    first: MatchPlayer,
+    second: MatchPlayer,
+    *,
+    num_games: int,
+    max_plies: int,
+    opening_plies: int = 0,
+) -> Callable[..., np.ndarray | None]:
+    """Plays a batch of games to their ends.
+
+    The functions of each player are programs of their own, compiled once, however long the games
+    and whatever the params.
+
+    Args:
+      env: of two players; what it does after a game's end is ignored.
+      first: who makes the first move.
+      second: the other.
+      num_games: B.
+      max_plies: games that are not over by then count what they have brought so far.
+      opening_plies: how many moves are drawn uniformly before the players choose. Players without
+        noise play one and the same game from one start; equal keys have equal openings, so that
+        each can be played with either color.
+
+    Returns:
+      `play(key, first_params, second_params, stop)` -> scores `[num_games]` float32 from the view
+      of `first`, or None where `stop()` was true before a ply; it may be left out.
+
+    Raises:
+      ValueError: for an environment without two alternating players.
+    """
+    _check_two_players(env)
+    opener = make_random_match_player(env.spec)
+    players = (first, second)
+    choose, observe = ([jax.jit(getattr(x, f)) for x in players] for f in ("choose", "observe"))
+    open_at_random = jax.jit(opener.choose)
+
+    @jax.jit
+    def begin(key):
+        env_state, timestep = jax.vmap(env.reset)(jax.random.split(key, num_games))
+        return env_state, timestep, jnp.zeros(num_games), jnp.zeros(num_games, bool)
+
+    @jax.jit
+    def step(key, env_state, action, score, over, ply):
+        keys = jax.random.split(key, num_games)
+        env_state, timestep = jax.vmap(env.step)(env_state, action, keys)
+        score += jnp.where(over, 0.0, _gain(timestep, ply))
+        return env_state, timestep, score, over | (timestep.discount == 0) | timestep.last
+
+    def play(key, first_params, second_params, stop=lambda: False):
+        begin_key, ply_key = jax.random.split(key)
+        env_state, timestep, score, over = begin(begin_key)
+        action = jnp.zeros(num_games, jnp.int32)
+        carries = [x.init(p, num_games) for x, p in zip(players, (first_params, second_params))]
+        for ply in range(max_plies):
+            if over.all():
+                break
+            if stop():
+                return None
+            carries = [see(x, timestep, action) for see, x in zip(observe, carries)]
+            choose_key, step_key = jax.random.split(jax.random.fold_in(ply_key, ply))
+            mover = ply % 2
+            if ply < opening_plies:
+                action = open_at_random((), choose_key, env_state, timestep)
+            else:
+                action = choose[mover](carries[mover], choose_key, env_state, timestep)
+            env_state, timestep, score, over = step(
+                step_key, env_state, action, score, over, np.int32(ply)
+            )
+        return jax.device_get(score)
+
+    return play
+
+
+def make_count_lines(
+    env: Env, player: MatchPlayer, *, batch_size: int = 128, max_lines: int = 100_000
+) -> Callable[[chex.PRNGKey, Params], tuple[Outcomes, Outcomes]]:
+    """Follows every legal reply to a player who answers the same moves in the same way.
+
+    A line is one game from beginning to end; a position that several lines share counts with each.
+    A player without lost lines cannot be beaten.
+
+    Args:
+      env: of two players, and small: every reply multiplies the lines.
+      player: without chance; with it, one drawn answer counts in each line.
+      batch_size: B of the programs, which are compiled once; batches are filled up.
+      max_lines: most lines that go on at one ply.
+
+    Returns:
+      `count(key, params)` -> `Outcomes` where it moves first, and where it moves second, of one
+      start; it raises `ValueError` where there are more than `max_lines`.
+
+    Raises:
+      ValueError: for an environment without two alternating players.
+    """
+    _check_two_players(env)
+    choose = jax.jit(player.choose)
+
+    @jax.jit
+    def begin(key, params):
+        env_state, timestep = jax.vmap(env.reset)(jnp.broadcast_to(key, (batch_size,)))
+        carry = player.init(params, batch_size)
+        carry = player.observe(carry, timestep, jnp.zeros(batch_size, jnp.int32))
+        return env_state, timestep, carry, jnp.zeros(batch_size)
+
+    @jax.jit
+    def step(state, action, key, ply):
+        env_state, _, carry, score = state
+        keys = jnp.broadcast_to(key, (batch_size,))
+        env_state, timestep = jax.vmap(env.step)(env_state, action, keys)
+        carry = player.observe(carry, timestep, action)
+        return env_state, timestep, carry, score + _gain(timestep, ply)
+
+    def longer(key, params, lines, side):
+        """The lines `[N, plies]`, N <= B, with each next move; and the scores of those at an end.
+
+        They are played from the start: nothing needs to be known of what a player remembers.
+        """
+        count, plies = lines.shape
+        begin_key, step_key, choose_key = jax.random.split(key, 3)
+        state = begin(begin_key, params)
+        for ply, action in enumerate(np.resize(lines, (batch_size, plies)).T):
+            state = step(state, action, step_key, np.int32(ply))
+        env_state, timestep, carry, score = state
+        seen, score = jax.tree.map(lambda x: x[:count], jax.device_get((timestep, score)))
+        ended = ((seen.discount == 0) | seen.last) & (plies > 0)
+        moves = np.ones((count, env.spec.num_actions), bool)
+        if plies % 2 == side:
+            chosen = choose(carry, jax.random.fold_in(choose_key, plies), env_state, timestep)
+            moves = np.arange(env.spec.num_actions) == np.asarray(chosen)[:count, None]
+        elif seen.invalid_actions is not None:
+            moves = ~seen.invalid_actions
+        line, move = np.nonzero(moves & ~ended[:, None])
+        score = -score if side else score
+        return np.column_stack([lines[line], move.astype(np.int32)]), score[ended]
+
+    def follow(key, params, side):
+        """`Outcomes` of the player who moves at the plies of parity `side`."""
+        lines, scores = np.zeros((1, 0), np.int32), []
+        while len(lines):
+            if len(lines) > max_lines:
+                told = f"more than {max_lines} lines after {lines.shape[1]} plies"
+                raise ValueError(f"{told}: the game is too large to follow every reply")
+            batches = np.split(lines, range(batch_size, len(lines), batch_size))
+            lines, ends = zip(*(longer(key, params, batch, side) for batch in batches))
+            lines, scores = np.concatenate(lines), [*scores, *ends]
+        return count_outcomes(np.concatenate(scores))
+
+    return lambda key, params: (follow(key, params, 0), follow(key, params, 1))
+
+
+def _gain(timestep: TimeStep, ply: Array) -> Array:
+    """What the ply has brought to the one who moves first: a reward is that of whoever moved."""
+    return jnp.where(ply % 2 == 0, timestep.reward, -timestep.reward)
+
+
+def _check_two_players(env: Env) -> None:
+    if env.spec.turn_sign != -1:
+        raise ValueError("a match needs an environment of two players (turn_sign -1)")
