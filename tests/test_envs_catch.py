@@ -23,7 +23,7 @@ def _seen(observation):
     return ["".join("#" if cell else "." for cell in line) for line in observation[..., 0]]
 
 
-@pytest.mark.parametrize("rows,columns", [(4, 3), (3, 4), (2, 5)])
+@pytest.mark.parametrize("rows,columns", [(4, 3), (2, 4)])
 def test_every_game_of_a_small_board(rows, columns):
     """All moves from all starts, told as pictures; then the first row of the next game.
 

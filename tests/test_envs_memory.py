@@ -15,7 +15,7 @@ SHOWN = {"cue 0": (True, False, False), "cue 1": (False, True, False),
          "nothing": (False, False, False), "asked": (False, False, True)}  # fmt: skip
 
 
-@pytest.mark.parametrize("length", [0, 1, 3])
+@pytest.mark.parametrize("length", [0, 3])
 def test_every_episode(length):
     """All actions after both cues: what is shown, and who is paid.
 
