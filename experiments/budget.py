@@ -104,7 +104,7 @@ def check(budget: Budget, available: int | None = None) -> None:
 
 def free_bytes() -> int | None:
     """What the first device has left; for a CPU, what this process may still take."""
-    stats = jax.devices()[0].memory_stats() or {}
+    stats = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
     if jax.default_backend() != "cpu":

@@ -89,6 +89,13 @@ def _define_flags(example: str) -> None:
         "platform", "auto", ["auto", "cpu", "gpu", "tpu"], "Refuse to run on any other."
     )
     flags.DEFINE_integer("devices", None, "How many to train on; default: all.", lower_bound=1)
+    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0 of several, or auto.")
+    flags.DEFINE_integer("num_processes", None, "How many train together.", lower_bound=1)
+    flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", lower_bound=0)
+    flags.DEFINE_integer("join_timeout_s", 120, "How long to wait for the others.", lower_bound=1)
+    flags.DEFINE_float(
+        "watchdog_minutes", 30.0, "End, with stacks, if an iteration takes longer.", lower_bound=0.0
+    )
 
 
 # The script that trains each suite of environments.
@@ -123,6 +130,9 @@ def train(script: str) -> None:
     except (AttributeError, LookupError, TypeError, ValueError, OverflowError) as error:
         # Of a config file that is not one of ours, or a number out of all proportion.
         raise BadInputError(f"--config: a field is missing or cannot be used: {error}") from None
+    import peers
+
+    peers.join(args.coordinator, args.num_processes, args.process_id, args.join_timeout_s)
     workdir = workdirs.choose(args.workdir, name)
     _check_platform(args.platform)
     import train as driver
@@ -133,6 +143,7 @@ def train(script: str) -> None:
         resume=args.resume,
         init_from=args.init_from,
         devices=_choose_devices(args.devices),
+        watchdog_s=60 * args.watchdog_minutes,
     )
 
 

@@ -4,9 +4,12 @@ SIGTERM and SIGINT (Ctrl-C) are taken note of by a thread, because Python itself
 only between two of its own steps, and one compilation can last longer than a scheduler's patience.
 While there is nothing to save the thread ends the process at once. After `hold` the run is asked:
 it looks at `asked`, saves and leaves by itself. A second signal ends it without a save.
+
+A process that gets nowhere, because a peer or a device is stuck, ends itself: see `expect_progress`.
 """
 
 import contextlib
+import faulthandler
 import os
 import signal
 import threading
@@ -16,6 +19,7 @@ DONE = 0
 NOT_FINITE = 70  # Ten updates in a row were not finite.
 STORAGE = 74  # Resume points cannot be written.
 PREEMPTED = 75  # Asked to leave, and saved: the same command goes on.
+NO_PROGRESS = 76  # Nothing got done for too long; the same command goes on.
 BAD_INPUT = 78  # Bad flags, config or checkpoint.
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -26,10 +30,12 @@ _SAME_REQUEST_SECONDS = 1.0
 _lock = threading.Lock()
 _held = threading.Event()
 _asked = threading.Event()
+_deadline: list[float] = []  # When the watchdog loses its patience; empty: never.
 
 
 def listen() -> None:
     """Begins to take note of signals; called once, by the main thread."""
+    faulthandler.enable()  # Stacks, too, where a library ends the process by a fatal signal.
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing)  # Written to by the C handler, whatever Python is doing.
@@ -48,6 +54,30 @@ def hold() -> None:
 def asked() -> bool:
     """Whether the process has been asked to save and leave."""
     return _asked.is_set()
+
+
+def expect_progress(within_s: float | None) -> None:
+    """Unless it is called again within so many seconds, all stacks are told and the process ends.
+
+    With None nothing is expected any more.
+    """
+    with _lock:
+        begun = bool(_deadline)
+        _deadline[:] = [float("inf") if within_s is None else time.monotonic() + within_s]
+    if not begun:
+        threading.Thread(target=_watch_progress, name="watchdog", daemon=True).start()
+
+
+def _watch_progress() -> None:
+    while True:
+        time.sleep(0.5)
+        with _lock:
+            late = time.monotonic() - _deadline[0]
+        if late > 0:
+            say("error: no progress, a device or another process is stuck; all stacks follow")
+            with contextlib.suppress(OSError, ValueError):
+                faulthandler.dump_traceback(all_threads=True)
+            os._exit(NO_PROGRESS)
 
 
 def say(text: str) -> None:

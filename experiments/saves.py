@@ -4,9 +4,12 @@ from pathlib import Path
 import time
 from typing import Any
 
+import jax
+
 import launch
 import lifetime
 from muzero_jax.checkpoint import CheckpointStore, SaveError
+import peers
 
 MAX_FAILED_IN_A_ROW = 3
 
@@ -41,8 +44,9 @@ class Saver:
             if step <= max(self._store.steps(), default=-1):
                 return
             # Orbax waits for a minute for a folder that cannot be made.
-            (self._folder / "probe").mkdir(exist_ok=True)
-            (self._folder / "probe").rmdir()
+            if peers.is_first():
+                (self._folder / "probe").mkdir(exist_ok=True)
+                (self._folder / "probe").rmdir()
             begin = time.monotonic()
             self._store.save(step, tree, meta)
             self._begun = (step, begin)
@@ -83,4 +87,6 @@ class Saver:
         self.failed += 1
         self.failed_in_a_row += 1
         told = error if isinstance(error, SaveError) else f"saving step {step} failed: {error}"
+        if jax.process_count() > 1:  # The others may not have failed, and would wait.
+            raise launch.StorageError(f"{told}; with several processes that ends the run") from None
         lifetime.say(f"warning: {told}; the run goes on and saves again at the next interval")

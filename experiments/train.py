@@ -8,7 +8,6 @@ import time
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 import assemble
 import budget
@@ -21,10 +20,16 @@ from muzero_jax.checkpoint import CheckpointError, CheckpointStore, SaveError
 from muzero_jax.envs import host
 from muzero_jax.envs.checked import EnvError
 from muzero_jax.learner import MAX_SKIPPED_IN_A_ROW
-from muzero_jax.types import Counters, Params, RunState
+from muzero_jax.types import Counters, RunState
+import peers
 from saves import Saver
+import start
+from start import saved_tree
 import workdirs
 import writers
+
+# How long the first iterations and evaluations may take, in which everything is compiled.
+COMPILING_S = 3600.0
 
 
 def train(
@@ -34,6 +39,7 @@ def train(
     resume: str = "auto",
     init_from: str | None = None,
     devices: Sequence[jax.Device] | None = None,
+    watchdog_s: float = 1800.0,
 ) -> None:
     """Trains by a validated config; the same call goes on with an interrupted run.
 
@@ -43,10 +49,11 @@ def train(
       resume: "auto"; "must" refuses a folder without a resume point, "never" one with a run.
       init_from: folder of another run, whose newest parameters a new run begins with.
       devices: to train on; None is the first one.
+      watchdog_s: the process ends when an iteration takes longer than so many seconds.
     """
     try:
         with contextlib.ExitStack() as stack:
-            _train(stack, config, workdir, resume, init_from, devices)
+            _train(stack, config, workdir, resume, init_from, devices, watchdog_s)
     except CheckpointError as error:
         raise launch.BadInputError(str(error)) from None
     except SaveError as error:
@@ -55,27 +62,30 @@ def train(
         raise launch.BadInputError(f"env: {error}") from None
 
 
-def _train(stack, config, workdir: Path, resume: str, init_from: str | None, devices) -> None:
+def _train(
+    stack, config, workdir: Path, resume: str, init_from: str | None, devices, watchdog_s: float
+) -> None:
     origin = workdirs.check(workdir, config, resume=resume, init_from=init_from)
     experiment = assemble.build(config, devices)
     told = budget.estimate(config, experiment)
     budget.check(told)
     warm = None
     if origin and not checkpoint.committed_steps(workdir / "checkpoints"):
-        warm, origin = _warm_params(experiment, origin["workdir"])
-    stack.enter_context(workdirs.claim(workdir, config, init_from=origin))
-    print(
-        f"run in {workdir} on {jax.default_backend()} x{experiment.mesh.size}\n{told}", flush=True
-    )
+        warm, origin = start.warm_params(experiment, origin["workdir"])
+    path = workdir / "metrics.jsonl"
+    written = metrics.read_jsonl(path) if path.exists() else []
+    peers.meet()  # Before the first one writes anything, all have seen what was there.
+    if peers.is_first():
+        stack.enter_context(workdirs.claim(workdir, config, init_from=origin))
+    peers.meet()
+    peers.tell(f"run in {workdir} on {jax.default_backend()} x{experiment.mesh.size}\n{told}")
     keep = config.checkpoint
     points, params = (
         stack.enter_context(CheckpointStore(workdir / name, max_to_keep=number))
         for name, number in (("checkpoints", keep.max_to_keep), ("params", keep.params_to_keep))
     )
-    path = workdir / "metrics.jsonl"
-    written = metrics.read_jsonl(path) if path.exists() else []
-    run, meta = _start(experiment, points, written, warm)
-    if _has_stopped(run, written, config.evaluation.stop_at):
+    run, meta = start.start(experiment, points, written, warm)
+    if start.has_stopped(run, written, config.evaluation.stop_at):
         return
     writer = stack.enter_context(contextlib.closing(writers.make(config, workdir)))
     savers = (
@@ -84,121 +94,78 @@ def _train(stack, config, workdir: Path, resume: str, init_from: str | None, dev
     )
     for saver in savers:  # Booked before the stores close: it must not hide how the run ended.
         stack.callback(saver.wait)
-    driver = _Driver(config, experiment, *savers, writer, meta["wall_s"])
-    if driver.drive(run, _is_owed(meta, written)):
+    driver = _Driver(config, experiment, *savers, writer, meta["wall_s"], watchdog_s)
+    if driver.drive(run, start.is_owed(meta, written)):
         counters = checkpoint.read_meta(workdir / "checkpoints")["counters"]
         raise launch.PreemptedError(
             f"saved at {counters['env_steps']} env steps; the same command goes on"
         )
 
 
-def _warm_params(experiment: assemble.Experiment, init_from: str) -> tuple[Params, dict[str, Any]]:
-    """The newest parameters in `init_from`, and what `config.json` tells of where they are from."""
-    abstract = jax.eval_shape(experiment.fresh).train.params
-    step, params, meta = evaluate.newest_params(Path(init_from), abstract, flag="--init_from")
-    env_steps = meta["counters"]["env_steps"]
-    return params, {"workdir": init_from, "iteration": step, "env_steps": env_steps}
-
-
-def _has_stopped(run: RunState, written: list[dict], stop_at: float | None) -> bool:
-    """Whether an evaluation up to this point has already ended the run."""
-    return stop_at is not None and any(
-        record["eval/return_mean"] >= stop_at
-        for record in written
-        if record.get("eval/return_mean") is not None  # null: it was not finite.
-        and record["env_steps"] <= run.counters.env_steps
-    )
-
-
-def _is_owed(meta: dict, written: list[dict]) -> bool:
-    """Whether an evaluation was due at this resume point, and the process ended before it was."""
-    return meta.get("evaluation_due", False) and not any(
-        "eval/return_mean" in record and record["env_steps"] == meta["counters"]["env_steps"]
-        for record in written
-    )
-
-
-def saved_tree(run: RunState) -> dict[str, Any]:
-    """What a resume point holds; counters stand in its JSON. Params alone are easy to read."""
-    rest = run.replace(train=run.train.replace(params=None), counters=None)
-    return {"params": run.train.params, "rest": rest}
-
-
-def _start(
-    experiment: assemble.Experiment,
-    store: CheckpointStore,
-    written: list[dict],
-    warm: Params | None = None,
-) -> tuple[RunState, dict[str, Any]]:
-    """The newest resume point, or a new run (from `warm` parameters); and the meta of it."""
-    shapes = mesh.place(jax.eval_shape(experiment.fresh), experiment.mesh)
-    found = store.restore(saved_tree(shapes))
-    resumes = max((record["resumes"] for record in written), default=-1) + 1
-    if found is None:
-        shardings = jax.tree.map(lambda x: x.sharding, shapes.replace(counters=None))
-        fresh = lambda: experiment.fresh().replace(counters=None)  # noqa: E731
-        run = jax.jit(fresh, out_shardings=shardings)()
-        if warm is not None:
-            place = lambda new, old: jax.device_put(new, old.sharding)  # noqa: E731
-            params = jax.tree.map(place, warm, run.train.params)
-            # Each its own buffers: both are donated.
-            target_params = jax.tree.map(jnp.copy, params)
-            run = run.replace(train=run.train.replace(params=params, target_params=target_params))
-        return run.replace(counters=Counters(resumes=resumes)), {"wall_s": 0.0}
-    _, tree, meta = found
-    counters = Counters(**meta["counters"])
-    counters = counters._replace(resumes=max(resumes, counters.resumes + 1))
-    run = tree["rest"]
-    print(
-        f"resuming at {counters.env_steps} env steps, {counters.updates} updates"
-        f" (resume {counters.resumes})" + ("; new episodes begin" if run.env is None else ""),
-        flush=True,
-    )
-    run = run.replace(train=run.train.replace(params=tree["params"]), counters=counters)
-    return run, meta
-
-
 class _Driver:
     """One process's part of a run: everything that happens between iterations."""
 
-    def __init__(self, config, experiment, points: Saver, params: Saver, writer, wall_s: float):
+    def __init__(
+        self,
+        config,
+        experiment,
+        points: Saver,
+        params: Saver,
+        writer,
+        wall_s: float,
+        watchdog_s: float,
+    ):
         self._config = config
         self._experiment = experiment
         self._points = points
         self._params = params
         self._writer = writer
         self._begin = time.perf_counter() - wall_s
+        self._watchdog_s = watchdog_s
+        # What was asked of this process, or of any other.
+        self._asked = False
         self._score = evaluate.make_scorer(
             experiment,
             config,
             episodes=config.evaluation.episodes,
             num_envs=config.evaluation.num_envs,
-            stop=lifetime.asked,
+            stop=self._breaks_off,
         )
+
+    def _breaks_off(self) -> bool:
+        """Called at every step of an evaluation's games: whether to leave them."""
+        lifetime.expect_progress(max(self._watchdog_s, COMPILING_S))
+        return lifetime.asked()
 
     def drive(self, run: RunState, evaluation_owed: bool) -> bool:
         """Runs the loop to its end; every cadence counts env steps. Whether it was preempted."""
         total, before = self._config.total_env_steps, run.counters.env_steps
         done = evaluation_owed and self._evaluate(run)
-        if done or before >= total or self._out_of_time():
+        if done or before >= total or peers.any_of(self._out_of_time())[0]:
             return False
+        agreement, patience_s = peers.Agreement(self._experiment.mesh), COMPILING_S
+        lifetime.expect_progress(patience_s)
         interval = Interval(run.counters)
         late = None  # Metrics are read one iteration late: the device never waits for a log.
         with contextlib.closing(self._experiment.iterate(run)) as loop:
             for run, news in loop:
                 lifetime.hold()
+                self._asked, late_enough = agreement.any_of(lifetime.asked(), self._out_of_time())
                 after = run.counters.env_steps
                 if late is not None:
                     self._read(interval, *late)
+                    patience_s = self._watchdog_s  # An iteration is over, and all is compiled.
                 late = (run.counters, news)
-                done = after >= total or self._out_of_time()
-                if done or lifetime.asked() or self._is_due(before, after):
+                done = after >= total or late_enough
+                if done or self._asked or self._is_due(before, after):
                     jax.block_until_ready(run.train)  # What is being computed is training time.
                     with interval.paused():
                         done, preempted = self._save_and_evaluate(run, before, done)
                     if done or preempted:
                         break
+                lifetime.expect_progress(patience_s)
                 before = after
+        lifetime.expect_progress(None)
         self._params.wait()
         self._points.wait()
         self._read(interval, *late, end=True)
@@ -226,7 +193,7 @@ class _Driver:
         due = done or crossed(before, after, config.evaluation.interval_env_steps)
         save = functools.partial(self._save, run, before, evaluation_due=due)
         # A run whose newest update was not finite cannot be saved: it goes on until it can.
-        if lifetime.asked():
+        if self._asked:
             saved = save(last=True)
             return done and saved, saved
         if not save(last=done) and done:
@@ -277,11 +244,22 @@ class _Driver:
         seeds = host.env_seeds(
             self._config.seed, host.EVAL, 0, counters.iteration, config.num_envs
         )
-        begin = time.perf_counter()
-        result = self._score(mesh.own_copy(run.train.params), seeds)
-        result["seconds"] = time.perf_counter() - begin
-        self._write(counters, {f"eval/{name}": x for name, x in result.items()})
-        return config.stop_at is not None and result["return_mean"] >= config.stop_at
+        stopped = solved = False
+        if peers.is_first():
+            begin = time.perf_counter()
+            try:
+                result = self._score(mesh.own_copy(run.train.params), seeds)
+                result["seconds"] = time.perf_counter() - begin
+                self._write(counters, {f"eval/{name}": x for name, x in result.items()})
+                solved = config.stop_at is not None and result["return_mean"] >= config.stop_at
+            except evaluate.StoppedError:
+                stopped = True
+        else:
+            lifetime.expect_progress(None)  # The first one is watched, and this one watches it.
+        stopped, solved = peers.any_of(stopped, solved)
+        if stopped:
+            raise evaluate.StoppedError
+        return solved
 
     def _save(self, run: RunState, before: int, *, last: bool, evaluation_due: bool) -> bool:
         """Saves what is due, or all; not a run whose newest update was not finite."""

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import lifetime
 from muzero_jax import metrics
+import peers
 
 
 def make(config, workdir: Path) -> metrics.Writer:
-    """All that the config asks for, behind one `write`."""
+    """All that the config asks for, behind one `write`; for all processes but one, nothing."""
+    if not peers.is_first():
+        return metrics.combine()
     total = config.total_env_steps
     made = [
         _forgiving("metrics.jsonl", lambda: metrics.make_jsonl_writer(workdir / "metrics.jsonl")),

@@ -124,7 +124,7 @@ class CheckpointStore:
         # would count against `max_to_keep`. Renamed rather than deleted: it may be evidence.
         usable = [step for step in self.steps() if step <= self._newest]
         for step, path in _paths(self._directory).items():
-            if step not in usable:
+            if step not in usable and jax.process_index() == 0:  # Once, of several processes.
                 aside = path.rename(path.with_name(f"{step}.damaged.{time.time_ns()}"))
                 _LOG.warning("checkpoint step %d is not usable, set aside as %s", step, aside)
                 self._manager.reload()

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 import assemble
 import lifetime
 from muzero_jax import checkpoint
-import train
+from start import saved_tree
 
 ROOT = Path(__file__).resolve().parents[1]
 _PATIENCE_SECONDS = 240
@@ -117,5 +117,5 @@ def build(workdir):
 
 def resume_point(experiment, workdir):
     """(step, tree, meta) of the newest resume point."""
-    target = jax.eval_shape(lambda: train.saved_tree(experiment.fresh()))
+    target = jax.eval_shape(lambda: saved_tree(experiment.fresh()))
     return checkpoint.restore_newest(workdir / "checkpoints", target)

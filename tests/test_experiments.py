@@ -15,7 +15,7 @@ from muzero_jax import checkpoint, metrics
 from muzero_jax.checkpoint import CheckpointStore
 from muzero_jax.types import Counters
 import processes
-import train
+import start
 
 _LOG_STEPS, _EVAL_STEPS = 50, 150
 _CADENCES = {
@@ -44,7 +44,7 @@ class _Killed(NamedTuple):
     script: str
     total: int
     log: str
-    points: list  # (step, tree, counters, what `train._start` made of it) after each kill.
+    points: list  # (step, tree, counters, what `start.start` made of it) after each kill.
     lines: list  # Bytes of metrics.jsonl after each kill.
 
 
@@ -68,7 +68,7 @@ def killed(request, tmp_path_factory):
         step, tree, meta = processes.resume_point(experiment, workdir)
         with CheckpointStore(workdir / "checkpoints", max_to_keep=2) as store:
             written = metrics.read_jsonl(workdir / "metrics.jsonl")
-            started, _ = train._start(experiment, store, written)
+            started, _ = start.start(experiment, store, written)
         points.append((step, tree, Counters(**meta["counters"]), started))
         lines.append((workdir / "metrics.jsonl").read_bytes())
     assert processes.finish(arguments, output=log) == 0, log.read_text()
@@ -82,7 +82,7 @@ def test_a_run_goes_on_from_its_newest_resume_point(killed):
     """What starts is what was saved: replay, priorities, optimiser and counters; and the next
     process says where it begins. Planted bugs seen: the optimiser made anew; `resumes` always 1."""
     for number, (_, tree, counters, started) in enumerate(killed.points[:-1], start=1):
-        fakes.assert_trees_equal(train.saved_tree(started), tree)
+        fakes.assert_trees_equal(start.saved_tree(started), tree)
         assert started.counters == counters._replace(resumes=number)
         assert counters.resumes == number - 1
         said = f"resuming at {counters.env_steps} env steps, {counters.updates} updates"

@@ -1,0 +1,120 @@
+"""Several processes of one run: how they join, agree, and end together.
+
+Every process runs the same program on its own devices. The first one (process 0) writes the files
+that are no arrays, evaluates, and tells. What a process alone may notice (a signal, the time, the
+outcome of an evaluation) all have to agree on before anyone acts on it, or they would wait for each
+other for ever. One process agrees with itself at once.
+"""
+
+import re
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+import numpy as np
+
+import launch
+from muzero_jax.mesh import WHOLE, put_rows, sum_over_processes
+
+# How long a lost process goes unnoticed: then the others end, with their stacks.
+HEARTBEAT_SECONDS = 30
+
+
+def join(
+    coordinator: str | None,
+    num_processes: int | None,
+    process_id: int | None,
+    timeout_s: int,
+) -> None:
+    """Joins the other processes of the run, before any device is touched; None: there are none.
+
+    With the coordinator "auto" all three are taken from the cluster (SLURM, Cloud TPU, ...).
+
+    Raises:
+      BadInputError: for flags that do not fit together, a coordinator that cannot be reached, or
+        processes that have not come in `timeout_s`.
+    """
+    given = [x is not None for x in (num_processes, process_id)]
+    if coordinator is None and not any(given):
+        return
+    if coordinator == "auto":
+        if any(given):
+            raise launch.BadInputError(
+                "--coordinator=auto takes --num_processes and --process_id from the cluster"
+            )
+    else:
+        _check_flags(coordinator, num_processes, process_id)
+    # It would take SIGTERM from `lifetime`.
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(
+            coordinator_address=None if coordinator == "auto" else coordinator,
+            num_processes=num_processes,
+            process_id=process_id,
+            initialization_timeout=timeout_s,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise launch.BadInputError(
+            f"--coordinator: {coordinator} cannot be reached, or not all"
+            f" {num_processes or ''} processes have come within {timeout_s} s:"
+            f" {' '.join(str(error).split())[:200]}"
+        ) from None
+
+
+def _check_flags(coordinator: str | None, num_processes: int | None, process_id: int | None):
+    if None in (coordinator, num_processes, process_id):
+        raise launch.BadInputError(
+            "--coordinator, --num_processes and --process_id go together"
+            f" (got {coordinator}, {num_processes}, {process_id})"
+        )
+    if not re.fullmatch(r"\S+:\d+", coordinator):
+        raise launch.BadInputError(
+            f"--coordinator must be HOST:PORT of process 0, or auto (got {coordinator!r})"
+        )
+    if process_id >= num_processes:
+        raise launch.BadInputError(
+            f"--process_id must be < --num_processes (got {process_id} and {num_processes})"
+        )
+
+
+def is_first() -> bool:
+    """Whether this process writes and tells."""
+    return jax.process_index() == 0
+
+
+def tell(text: str) -> None:
+    """Prints a line, once for all processes."""
+    if is_first():
+        print(text, flush=True)
+
+
+def meet() -> None:
+    """Waits until every process has come here."""
+    sum_over_processes([0.0])
+
+
+def any_of(*flags: bool) -> list[bool]:
+    """Of each flag, whether it is set in any process; every process has to call it."""
+    return [bool(count) for count in sum_over_processes(np.asarray(flags, np.float64))]
+
+
+class Agreement:
+    """`any_of` for a loop: what is said in one turn is known to all in the next.
+
+    So the sum is made while the device works, and nobody waits for it.
+    """
+
+    def __init__(self, mesh: Mesh):
+        self._mesh = mesh
+        self._add = jax.jit(lambda x: jnp.sum(x, 0), out_shardings=NamedSharding(mesh, WHOLE))
+        self._told = None
+
+    def any_of(self, *flags: bool) -> list[bool]:
+        """The flags of one process at once, of several those of the turn before."""
+        if jax.process_count() == 1:
+            return list(flags)
+        own = len(self._mesh.local_devices)
+        rows = put_rows(self._mesh, np.tile(np.asarray(flags, np.float32), (own, 1)))
+        told, self._told = self._told, self._add(rows)
+        return [False] * len(flags) if told is None else [bool(x) for x in jax.device_get(told)]
