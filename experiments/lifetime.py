@@ -5,7 +5,8 @@ only between two of its own steps, and one compilation can last longer than a sc
 While there is nothing to save the thread ends the process at once. After `hold` the run is asked:
 it looks at `asked`, saves and leaves by itself. A second signal ends it without a save.
 
-A process that gets nowhere, because a peer or a device is stuck, ends itself: see `expect_progress`.
+A process that gets nowhere, because a peer or a device is stuck, ends by itself too: see
+`expect_progress`.
 """
 
 import contextlib
