@@ -21,9 +21,10 @@ class _Size(NamedTuple):
       network: of `config.network`, besides what all share.
       simulations: of one search.
       envs: games at a time.
-      bootstrap: steps of a return; as many as a game has make it the game's result.
+      bootstrap: steps of a return, unless a random move or the end comes before.
       batch: of one update.
       rows: of one environment in the replay.
+      rows_per_update: env steps for each update.
       total: env steps of a run.
     """
 
@@ -33,6 +34,7 @@ class _Size(NamedTuple):
     bootstrap: int = 10
     batch: int = 256
     rows: int = 512
+    rows_per_update: int = 128
     total: int = 20_000_000
 
 
@@ -58,7 +60,15 @@ def _conv(channels: int, blocks: int, *, points: bool, dtype: str = "bfloat16") 
 
 
 _SIZES = {
-    "tic_tac_toe": _Size(_mlp(128), simulations=25, envs=64, batch=256, total=1_000_000),
+    "tic_tac_toe": _Size(
+        _mlp(128),
+        simulations=25,
+        envs=64,
+        bootstrap=3,
+        rows=1_024,
+        rows_per_update=64,
+        total=1_000_000,
+    ),
     "connect_four": _Size(
         _conv(32, 1, points=False, dtype="float32"), simulations=24, envs=128, total=4_000_000
     ),
@@ -97,7 +107,7 @@ def get_config(game: str = "tic_tac_toe") -> ConfigDict:
         min_value_range=1e-8,
     )
     config.explore = dict(
-        temperature=0.0, halve_temperature_at_updates=(), noise_scale=1.0, random_move=0.15
+        temperature=0.0, halve_temperature_at_updates=(), noise_scale=1.0, random_move=0.2
     )
     config.update(_learning(size))
     config.loop = dict(steps_per_iteration=8, probe_interval_iterations=50)
@@ -124,7 +134,7 @@ def _learning(size: _Size) -> ConfigDict:
     config.replay = dict(
         rows_per_env=size.rows,
         min_rows=size.envs * 32,
-        rows_per_update=128,
+        rows_per_update=size.rows_per_update,
         batch_size=size.batch,
         priority_exponent=0.0,
         priority_floor=0.01,
@@ -143,8 +153,8 @@ def _learning(size: _Size) -> ConfigDict:
         learning_rate=1e-3,
         warmup_updates=50,
         decay="cosine",
-        decay_updates=config_dict.placeholder(int),
-        final_fraction=0.1,
+        decay_updates=size.total // size.rows_per_update,
+        final_fraction=0.05,
         weight_decay=1e-4,
         max_grad_norm=5.0,
         momentum=config_dict.placeholder(float),

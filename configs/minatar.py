@@ -23,18 +23,7 @@ def get_config(game: str = "breakout") -> ConfigDict:
         max_steps=config_dict.placeholder(int),
     )
     config.network = dict(
-        kind="conv",
-        history_steps=1,
-        stages=(),
-        channels=16,
-        representation_blocks=1,
-        dynamics_blocks=1,
-        prediction_blocks=0,
-        head_planes=4,
-        head_width=64,
-        action_planes=False,
-        action_encoding="constant",
-        dtype="float32",
+        kind="mlp", history_steps=1, width=128, num_layers=1, dtype="float32"
     )
     config.codec = dict(
         value=dict(num_bins=41, low=-2.0, high=8.0, transform="muzero"),

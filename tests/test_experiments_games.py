@@ -18,16 +18,9 @@ from processes import TINY
 import validate
 
 _TINY_BOARD = {name: x for name, x in TINY.items() if name != "evaluation.max_steps"}
-_SMALL_TOWER = {
-    "network.channels": 4,
-    "network.representation_blocks": 0,
-    "network.dynamics_blocks": 0,
-    "network.head_planes": 1,
-    "network.head_width": 8,
-}
 _RUNS = {
     "board_games": ("tic_tac_toe", _TINY_BOARD | {"network.width": 16}),
-    "minatar": ("breakout", TINY | _SMALL_TOWER),
+    "minatar": ("breakout", TINY | {"network.width": 16}),
 }
 
 
@@ -79,7 +72,7 @@ def test_the_ring_of_a_board_game_holds_its_masks():
     np.testing.assert_array_equal(rows.invalid_actions, marked)
     assert marked.any()
     assert not np.take_along_axis(marked, rows.action[..., None].astype(int), axis=-1).any()
-    config = config_of("minatar", "breakout", **TINY, **_SMALL_TOWER)
+    config = config_of("minatar", "breakout", **TINY)
     assert assemble.build(config).parts.replay.init().rows.invalid_actions is None
 
 
