@@ -109,8 +109,21 @@ def example_row(
     return jax.eval_shape(row, params, jax.random.key(0))
 
 
-def make_rollout(env: Env, search: SearchFn, *, num_steps: int) -> Callable[..., Any]:
+def make_rollout(
+    env: Env,
+    search: SearchFn | Callable[[Any], SearchFn],
+    *,
+    num_steps: int,
+    bind_env_state: bool = False,
+) -> Callable[..., Any]:
     """Acts `num_steps` (T) steps in a batch of JAX environments with `lax.scan`.
+
+    Args:
+      env: one environment.
+      search: a `SearchFn`, or with `bind_env_state` what makes one at each step:
+        `(env_state [E]) -> SearchFn`, for searches whose model is the environment.
+      num_steps: T.
+      bind_env_state: which of the two.
 
     Returns:
       `rollout(params, key, env_state, timestep, carry, explore, made_at_updates)` ->
@@ -122,7 +135,8 @@ def make_rollout(env: Env, search: SearchFn, *, num_steps: int) -> Callable[...,
         def step(state, key):
             env_state, timestep, carry = state
             search_key, env_key = jax.random.split(key)
-            carry, output = act(search, params, search_key, carry, timestep, explore)
+            bound = search(env_state) if bind_env_state else search
+            carry, output = act(bound, params, search_key, carry, timestep, explore)
             row = transition(timestep, output, made_at_updates)
             env_keys = jax.random.split(env_key, output.action.shape[0])
             env_state, timestep = jax.vmap(env.step)(env_state, output.action, env_keys)

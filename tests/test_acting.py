@@ -55,6 +55,37 @@ def test_rollout_equals_a_python_loop_bit_for_bit(same_step):
     assert rolled.first[:, 1:].sum() >= 3 and rolled.last.any() != same_step
 
 
+def test_a_search_is_bound_to_the_state_of_each_step():
+    """What is bound sees the very state that its step begins from, and is otherwise a search.
+
+    Planted bugs seen: bound once, to the state at the beginning; to the state after the step.
+    """
+    env = fakes.make_jax_env(same_step=True)
+    key, params = jax.random.key(1), fakes.make_params(1.0)
+    state, timestep = jax.vmap(env.reset)(jax.random.split(jax.random.key(5), _E))
+
+    def bind(env_state):
+        def search(*args):
+            seen = env_state.env @ jnp.array([10.0, 1.0])  # Start and age.
+            return fakes.search(*args).replace(value=seen)
+
+        return search
+
+    carry = acting.init_carry(env.spec, _E, 2)
+    args = (params, key, state, timestep, carry, fakes.EXPLORE, jnp.int32(7))
+    plain = acting.make_rollout(env, fakes.search, num_steps=_T)
+    bound = acting.make_rollout(env, bind, num_steps=_T, bind_env_state=True)
+    end, rows = jax.jit(plain)(*args)
+    bound_end, bound_rows = jax.jit(bound)(*args)
+    fakes.assert_trees_equal(bound_end, end)
+    fakes.assert_trees_equal(bound_rows.replace(value=rows.value), rows)
+    for t in range(_T):
+        seen = state.env @ jnp.array([10.0, 1.0])
+        np.testing.assert_array_equal(bound_rows.value[:, t], seen)
+        keys = jax.random.split(jax.random.split(jax.random.split(key, _T)[t])[1], _E)
+        state, _ = jax.vmap(env.step)(state, rows.action[:, t], keys)
+
+
 def test_history_begins_anew_on_first_rows_and_last_rows_are_searched():
     """Planted bugs seen: `history_push` skipped; values of `last` rows set to 0."""
     env = fakes.make_jax_env(same_step=False)

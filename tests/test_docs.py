@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 DOCS = Path(__file__).parent.parent / "docs"
-FILES = ("corridor", "train_corridor", "entropy_loss", "noisy_loss", "one_step_search")
+FILES = (
+    "corridor",
+    "train_corridor",
+    "entropy_loss",
+    "noisy_loss",
+    "one_step_search",
+    "true_rules",
+)
 
 
 def _blocks(page: str) -> list[str]:
@@ -33,14 +40,15 @@ def compose(tmp_path, monkeypatch):
 def test_compose_learns_with_each_swap(compose, tmp_path):
     """Seen to fail with the reward of the corridor's ends exchanged in a scratch copy."""
     assert {path.stem for path in tmp_path.glob("*.py")} == set(FILES)
-    assert len(compose) == 3
+    assert len(compose) == 4
     for block in ("from train_corridor import train\nreturns = train()\n", *compose):
         space: dict = {}
         exec(compile(block, "compose.md", "exec"), space)
         returns = space["returns"]
         # Play at random reaches either end equally often: about 0.
         assert np.mean(returns[-5:]) > 0.6, returns
-        assert np.mean(returns[:3]) < 0.6, returns
+        knows_the_rules = "true_rules" in block
+        assert (np.mean(returns[:3]) > 0.6) == knows_the_rules, returns
 
 
 def test_compose_is_short(compose, tmp_path):
