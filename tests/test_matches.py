@@ -153,7 +153,7 @@ def test_scores_are_those_of_plain_lists(same_step):
 
 
 def test_each_program_is_traced_once():
-    """Other params and colors, two matches. Planted bug seen: params closed over by the player."""
+    """Other params and colors, two matches. Planted bug seen: a new function for each play."""
     traces = []
 
     def search(*args):
@@ -227,8 +227,8 @@ def test_random_player_is_uniform_over_legal_moves():
 
 
 def test_prior_player_takes_the_best_legal_logit():
-    """Logits are the newest frame plus the params. Planted bugs seen: the mask not used; the oldest
-    frame."""
+    """Logits are the newest frame plus the params. Planted bugs seen: the mask not used; `observe`
+    that remembers nothing."""
 
     def look(params, history):
         logits = history.observation[:, -1, :3] + params
@@ -360,8 +360,7 @@ def tic_tac_toe():
 def test_lines_of_tic_tac_toe(tic_tac_toe, move):
     """All lines of table players, each side, as recursion over boards has them.
 
-    Planted bugs seen: lost and won exchanged; a draw taken for a line that goes on; one side's
-    replies from the mask of the position before.
+    Planted bugs seen: lost and won exchanged; the sides exchanged; the reward's sign.
     """
     choose_move = (lambda board: min(free(board))) if move is min else move
     first, second = tic_tac_toe[2](jax.random.key(0), make_table_player(choose_move)[1])

@@ -127,7 +127,7 @@ def test_an_evaluation_in_a_run_plays_both_colors(experiment):
 
 
 def test_another_run_plays_with_the_parameters_asked_for(experiment, workdir):
-    """Planted bugs seen: the newest whatever the step; the step not told in the name."""
+    """Planted bug seen: the newest whatever the step."""
     for name, step in ((f"{workdir}", 7), (f"{workdir}@3", 3), (f"{workdir}@7", 7)):
         side = opponents.make(name, _config(), experiment.env)
         assert side.name == f"{workdir}@{step}"
@@ -147,7 +147,7 @@ def test_another_run_plays_with_the_parameters_asked_for(experiment, workdir):
     ],
 )
 def test_who_cannot_be_played_is_told(experiment, workdir, name, said):
-    """Planted bugs seen: the game not compared; any step taken."""
+    """Planted bugs seen: the game not compared; the step not looked for."""
     with pytest.raises(launch.BadInputError, match=f"^--opponent: .*{said}"):
         opponents.make(name.format(run=workdir), _config(), experiment.env)
 
@@ -184,7 +184,7 @@ def test_perfect_play_and_a_search_on_the_rules_are_opponents(experiment):
     ],
 )
 def test_flags_that_do_not_fit_are_told(flags, two_players, said):
-    """Planted bug seen: one of the checks left out, each in turn."""
+    """Planted bug seen: `every_reply` let through for random moves."""
     given = {"opponent": None, "opening_plies": None, "policy": "search", "episodes": 20}
     evaluate._check_flags(types.SimpleNamespace(**given), two_players)
     with pytest.raises(launch.BadInputError, match=said):
