@@ -35,14 +35,12 @@ class Experiment(NamedTuple):
       parts: `Parts`.
       fresh: `() -> RunState` of a new run; pure, so that its shapes can be told without memory.
       iterate: `(RunState) -> ` the loop's generator; a `RunState` with `resumes` > 0 goes on.
-      env: the JAX environment of training, or None for host environments.
       eval_env: `(seeds) -> HostEnv` with one environment for each seed.
     """
 
     parts: Parts
     fresh: Callable[[], RunState]
     iterate: Callable[[RunState], Iterator[tuple[RunState, dict[str, Any]]]]
-    env: Env | None
     eval_env: Callable[[list[int]], HostEnv]
 
 
@@ -119,7 +117,6 @@ def _on_host(config) -> Experiment:
         parts=parts,
         fresh=fresh,
         iterate=iterate,
-        env=None,
         eval_env=lambda seeds: make_env(seeds, **results.evaluation_games(config)),
     )
 
@@ -157,4 +154,4 @@ def _on_device(config) -> Experiment:
             **_loop_options(config, parts),
         )
 
-    return Experiment(parts=parts, fresh=fresh, iterate=iterate, env=env, eval_env=eval_env)
+    return Experiment(parts=parts, fresh=fresh, iterate=iterate, eval_env=eval_env)
