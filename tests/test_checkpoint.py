@@ -122,6 +122,13 @@ def test_partial_reads_a_part(saved):
     assert _same(tree.key, _tree(2).key) and tree.params is None
 
 
+def test_one_step_can_be_asked_for(saved):
+    """Planted bugs seen: the newest whatever the step; an older one where it is missing."""
+    found, tree, meta = checkpoint.restore_newest(saved, _target(), step=1)
+    assert found == 1 and _same(tree, _tree(1)) and meta == _meta(1)
+    assert checkpoint.restore_newest(saved, _target(), step=3) is None
+
+
 def test_nothing_saved_means_start_anew(tmp_path):
     """Fails if a missing or empty directory, a stray or an unfinished save counts as a step."""
     assert checkpoint.restore_newest(tmp_path / "missing", _target()) is None

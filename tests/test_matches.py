@@ -153,7 +153,7 @@ def test_scores_are_those_of_plain_lists(same_step):
 
 
 def test_each_program_is_traced_once():
-    """Other params and colors, two matches. Planted bug seen: params closed over by the player."""
+    """Other params and colors, two matches. Planted bug seen: a new function for each play."""
     traces = []
 
     def search(*args):
@@ -185,8 +185,8 @@ def test_limits_and_stops():
 
 
 def test_openings_are_those_of_the_key():
-    """Equal for both colors, and other games get others. Planted bug seen: the opening drawn from
-    a key of its mover."""
+    """Equal for both colors, and other games get others. Planted bugs seen: a key that depends on
+    who moves first; one opening for all games."""
     told = []
     player, params = make_whim(), (jnp.int32(0), jnp.int32(1))
     play = matches.make_match(
@@ -227,8 +227,8 @@ def test_random_player_is_uniform_over_legal_moves():
 
 
 def test_prior_player_takes_the_best_legal_logit():
-    """Logits are the newest frame plus the params. Planted bugs seen: the mask not used; the oldest
-    frame."""
+    """Logits are the newest frame plus the params. Planted bugs seen: the mask not used; `observe`
+    that remembers nothing."""
 
     def look(params, history):
         logits = history.observation[:, -1, :3] + params
@@ -294,11 +294,14 @@ def test_lines_are_those_of_recursion(same_step):
 
 
 def test_too_many_lines_are_told():
-    """Planted bug seen: the limit looked at for the player's plies only."""
-    count = matches.make_count_lines(ROW_GAME, make_whim(), batch_size=5, max_lines=2)
-    with pytest.raises(ValueError, match="more than 2 lines after . plies"):
-        for seed in range(12):
-            count(jax.random.key(seed), jnp.int32(0))
+    """Eight numbers: the one who begins has two moves at plies 0, 2, 4 and 6, so 16 lines after 7
+    plies. Planted bugs seen: `>=` for `>`; no limit."""
+    player, key = make_whim(), jax.random.key(8)
+    enough = matches.make_count_lines(ROW_GAME, player, batch_size=5, max_lines=16)
+    assert sum(enough(key, jnp.int32(0))[1]) == 16
+    too_few = matches.make_count_lines(ROW_GAME, player, batch_size=5, max_lines=15)
+    with pytest.raises(ValueError, match="more than 15 lines after 7 plies"):
+        too_few(key, jnp.int32(0))
 
 
 # Tic-tac-toe of pgx, played from a table: boards are those of `test_search_play`.
@@ -357,8 +360,7 @@ def tic_tac_toe():
 def test_lines_of_tic_tac_toe(tic_tac_toe, move):
     """All lines of table players, each side, as recursion over boards has them.
 
-    Planted bugs seen: lost and won exchanged; a draw taken for a line that goes on; one side's
-    replies from the mask of the position before.
+    Planted bugs seen: lost and won exchanged; the sides exchanged; the reward's sign.
     """
     choose_move = (lambda board: min(free(board))) if move is min else move
     first, second = tic_tac_toe[2](jax.random.key(0), make_table_player(choose_move)[1])

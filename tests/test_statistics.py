@@ -190,8 +190,7 @@ def _points(rng, ratings, games):
 def test_elo_ratings_of_a_known_league():
     """Five players, 4000 games of each two: the standard error is about 5 points.
 
-    Planted bugs seen: natural odds for factors of ten; rows and columns exchanged; the prior of
-    one drawn game for every game.
+    Planted bugs seen: natural odds for factors of ten; the stronger and the weaker exchanged.
     """
     known = np.array([0.0, 150.0, -80.0, 420.0, 300.0])
     rng = np.random.default_rng(0)
@@ -203,7 +202,7 @@ def test_elo_ratings_of_a_known_league():
 
 def test_elo_ratings_of_two_are_the_odds():
     """9 points of 12 and half a drawn game each: 400·log10(9.5 / 3.5); a perfect score is finite.
-    Planted bugs seen: a prior of a win for each; draws left out."""
+    Planted bug seen: a prior of a win for each."""
     wins = statistics.elo_ratings(np.array([[0, 3], [9, 0]]))
     np.testing.assert_allclose(wins, [0, 400 * np.log10(9.5 / 3.5)], atol=1e-6)
     exact = statistics.elo_ratings(np.array([[0, 3], [9, 0]]), prior_draws=0.0)
