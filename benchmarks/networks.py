@@ -155,6 +155,7 @@ def _sample(key, batch: int, history_steps: int, unroll_steps: int) -> Sample:
         action=jax.random.randint(key, shape, 0, _SPEC.num_actions),
         policy=jnp.full((*shape, _SPEC.num_actions), 1 / _SPEC.num_actions),
         value=jnp.ones(shape),
+        explored=jnp.zeros(shape, bool),
         made_at_updates=jnp.zeros(shape, jnp.int32),
     )
     images = jax.random.bits(key, (batch, history_steps, *_SPEC.observation_shape), jnp.uint8)

@@ -136,7 +136,8 @@ def _mctx_search(network, codecs, num_simulations):
         )
         policy = output.action_weights
         value = search_value(output.search_tree, policy)
-        return SearchOutput(action=output.action, policy=policy, value=value)
+        explored = jnp.zeros(value.shape, bool)
+        return SearchOutput(action=output.action, policy=policy, value=value, explored=explored)
 
     return search
 

@@ -75,6 +75,7 @@ def transition(timestep: TimeStep, output: SearchOutput, made_at_updates: Array)
         action=output.action,
         policy=output.policy,
         value=output.value,
+        explored=output.explored & ~timestep.last,  # Nobody executes the action of a `last` row.
         made_at_updates=jnp.full(timestep.reward.shape, made_at_updates, jnp.int32),
     )
 

@@ -206,7 +206,7 @@ def _abandon(state: ReplayState) -> ReplayState:
 
 def _scalars(rows: Transition, envs: Array, slots: Array) -> Transition:
     """The scalar fields of stored rows at `[e, t]`; what is not a scalar is None."""
-    names = ("reward", "discount", "first", "last", "value")
+    names = ("reward", "discount", "first", "last", "value", "explored")
     return Transition(
         observation=None,
         invalid_actions=None,

@@ -1,7 +1,8 @@
 """n-step returns and unroll masks over rows; everything here is unbatched.
 
 Row j holds the reward r_j and discount d_j that arrived with its observation. Wherever an episode
-ends, these functions look only at `last` and at zeros of d (see docs/conventions.md).
+ends, these functions look only at `last` and at zeros of d, and a return also stops where a random
+move was executed (see docs/conventions.md).
 """
 
 from typing import NamedTuple
@@ -12,17 +13,22 @@ import jax.numpy as jnp
 from muzero_jax.types import Array
 
 
-def bootstrap_offsets(last: Array, n: int) -> Array:
-    """m_j for rows j in [0, L-n): n, or the first i >= 1 with `last[j+i]` if that is smaller.
+def bootstrap_offsets(last: Array, explored: Array, n: int) -> Array:
+    """m_j for rows j in [0, L-n): how many steps the return of row j runs before its bootstrap.
 
-    `last` is `[L]` bool; returns `[L-n]` int32.
+    The least of n, the first i >= 1 with `last[j+i]` and the first i >= 0 with `explored[j+i]`:
+    what followed a random move is not what the policy is worth.
+
+    `last` and `explored` are `[L]` bool; returns `[L-n]` int32 in [0, n].
     """
-    chex.assert_rank(last, 1)
+    chex.assert_rank([last, explored], 1)
+    chex.assert_equal_shape([last, explored])
     rows = last.shape[0] - n
+    stops = last | explored
     offsets = jnp.full((rows,), n, jnp.int32)
     for i in reversed(range(1, n + 1)):
-        offsets = jnp.where(last[i : i + rows], i, offsets)
-    return offsets
+        offsets = jnp.where(stops[i : i + rows], i, offsets)
+    return jnp.where(explored[:rows], 0, offsets)
 
 
 def n_step_returns(
@@ -33,7 +39,7 @@ def n_step_returns(
     Args:
       rewards: `[L]`, reward of row j from the view of whoever moved into it.
       discounts: `[L]` in {-1, 0, 1}.
-      offsets: `[L-n]` int32 in [1, n], from `bootstrap_offsets`.
+      offsets: `[L-n]` int32 in [0, n], from `bootstrap_offsets`.
       bootstraps: `[L-n]`, the value v of row j + m_j from the view of whoever is to move there.
       n: most steps.
       gamma: discount per step.
@@ -45,11 +51,10 @@ def n_step_returns(
     chex.assert_equal_shape([rewards, discounts])
     chex.assert_shape([offsets, bootstraps], (rewards.shape[0] - n,))
     rows = offsets.shape[0]
-    returns = jnp.zeros((rows,), jnp.float32)
+    returns = bootstraps  # Until step m_j, from which rewards are added backwards.
     for i in reversed(range(1, n + 1)):
         r_i, d_i = rewards[i : i + rows], gamma * discounts[i : i + rows]
-        tail = jnp.where(offsets == i, bootstraps, returns)
-        returns = jnp.where(i <= offsets, r_i + d_i * tail, returns)
+        returns = jnp.where(i <= offsets, r_i + d_i * returns, returns)
     return returns
 
 

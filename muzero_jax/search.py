@@ -69,10 +69,14 @@ def make_gumbel_search(
             gumbel_scale=explore.noise_scale,
         )
         policy = output.action_weights
+        action, explored = choose_action(
+            action_key, output.action, policy, invalid_actions, explore
+        )
         return SearchOutput(
-            action=choose_action(action_key, output.action, policy, invalid_actions, explore),
+            action=action,
             policy=policy,
             value=search_value(output.search_tree, policy),
+            explored=explored,
         )
 
     return search
@@ -130,11 +134,12 @@ def choose_action(
     policy: Array,
     invalid_actions: Array | None,
     explore: Explore,
-) -> Array:
-    """The action to execute `[B]`: the search's own choice, or a draw as `Explore` says.
+) -> tuple[Array, Array]:
+    """The action to execute `[B]` and whether it explored `[B]`: the search's choice, or a draw.
 
     With a temperature τ > 0 it is drawn from `policy` `[B, A]` to the power 1/τ (MuZero appendix
-    D); with probability `random_move` it is a uniform legal action instead.
+    D); with probability `random_move` a uniform legal action takes its place, which explored
+    where it is another one.
     """
     draw_key, random_key, coin_key = jax.random.split(key, 3)
     legal = jnp.ones_like(policy, bool)
@@ -147,4 +152,4 @@ def choose_action(
     action = jnp.where(explore.temperature > 0, drawn, greedy)
     uniform = jax.random.categorical(random_key, jnp.where(legal, 0.0, -jnp.inf))
     coin = jax.random.uniform(coin_key, action.shape) < explore.random_move
-    return jnp.where(coin, uniform, action).astype(jnp.int32)
+    return jnp.where(coin, uniform, action).astype(jnp.int32), coin & (uniform != action)

@@ -98,10 +98,9 @@ def make_muzero_search(
         policy = summary.visit_probs
         most_visited = policy == jnp.max(policy, axis=-1, keepdims=True)
         greedy = jnp.argmax(jnp.where(most_visited, summary.qvalues, -jnp.inf), axis=-1)
+        action, explored = choose_action(action_key, greedy, policy, invalid_actions, explore)
         return SearchOutput(
-            action=choose_action(action_key, greedy, policy, invalid_actions, explore),
-            policy=policy,
-            value=search_value(tree, policy),
+            action=action, policy=policy, value=search_value(tree, policy), explored=explored
         )
 
     return search

@@ -1,6 +1,7 @@
 """Training targets from stored rows. Every maker returns a `TargetFn` of `types.py`."""
 
 from collections.abc import Callable
+import functools
 
 import chex
 import jax
@@ -56,7 +57,8 @@ def make_targets(
         if reward_transform is not None:
             rows = rows.replace(reward=reward_transform(rows.reward))
         future = jax.tree.map(lambda x: x[:, history_steps:], rows)
-        offsets = jax.vmap(lambda x: bootstrap_offsets(x, bootstrap_steps))(future.last)
+        offsets_of = functools.partial(bootstrap_offsets, n=bootstrap_steps)
+        offsets = jax.vmap(offsets_of)(future.last, future.explored)
         positions = jnp.arange(unroll_steps + 1) + offsets
         if bootstrap_value is None:
             bootstraps = jnp.take_along_axis(future.value, positions, axis=1)
@@ -131,7 +133,7 @@ def make_initial_priority(
 
     def initial_priority(rows: Transition) -> Array:
         rewards = rows.reward if reward_transform is None else reward_transform(rows.reward)
-        offsets = bootstrap_offsets(rows.last, bootstrap_steps)
+        offsets = bootstrap_offsets(rows.last, rows.explored, bootstrap_steps)
         num_rows = offsets.shape[0]
         bootstraps = rows.value[jnp.arange(num_rows) + offsets]
         returns = n_step_returns(

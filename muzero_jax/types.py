@@ -91,6 +91,7 @@ class Transition:
     action: Array
     policy: Policy
     value: Array  # The search value at this row.
+    explored: Array  # As in `SearchOutput`; False on a `last` row. No return runs through it.
     made_at_updates: Array  # Attempted updates when `policy` and `value` were made, int32.
 
 
@@ -131,7 +132,7 @@ class Explore:
     Attributes:
       temperature: of the action drawn from the search's policy; 0 takes the search's own choice.
       noise_scale: scale of the search's root noise (Gumbel noise, or Dirichlet fraction).
-      random_move: probability of a uniform legal move; it changes `action` only.
+      random_move: probability of a uniform legal move; it changes `action` and `explored` only.
     """
 
     temperature: Array
@@ -146,6 +147,7 @@ class SearchOutput:
     action: Array
     policy: Policy
     value: Array
+    explored: Array  # `[B]` bool: a random move took the place of another that was to be played.
 
 
 @chex.dataclass(frozen=True)
@@ -176,10 +178,8 @@ class RunState:
     """All that a resume needs; `counters` holds host integers of any size.
 
     Attributes:
-      train: `TrainState`.
-      replay: the replay's state.
-      env: states of JAX environments `[E, ...]`, or None for host environments.
-      timestep: newest `TimeStep` `[E, ...]` of JAX environments, or None.
+      train, replay: `TrainState`, and the replay's state.
+      env, timestep: states and newest `TimeStep` `[E, ...]` of JAX environments, or None for both.
       acting, counters: the acting carry, and `Counters`.
     """
 

@@ -84,7 +84,10 @@ def make_jax_env(*, same_step):
 
 
 def search(params, key, history, invalid_actions, explore):
-    """Actions by chance and by parameters; the policy repeats the parameter that was seen."""
+    """Actions by chance and by parameters; the policy repeats the parameter that was seen.
+
+    Whatever has noise over one half claims to have explored.
+    """
     del invalid_actions
     batch = history.action.shape[0]
     noise = jax.random.uniform(key, (batch,))
@@ -94,6 +97,7 @@ def search(params, key, history, invalid_actions, explore):
         action=action,
         policy=jnp.full((batch, SPEC.num_actions), params["w"]),
         value=noise + explore.noise_scale,
+        explored=noise > 0.5,
     )
 
 

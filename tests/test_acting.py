@@ -29,7 +29,11 @@ def _list_of_rows(env, key, params, explore):
 
 @pytest.mark.parametrize("same_step", [False, True])
 def test_rollout_equals_a_python_loop_bit_for_bit(same_step):
-    """Planted bugs seen: the row holds the time step after the action; axes `[T, E]`."""
+    """A `last` row's action means nothing: it has not explored; a `first` row can.
+
+    Planted bugs seen: the row holds the time step after the action; axes `[T, E]`; `explored` kept
+    on `last` rows, or dropped on `first` rows.
+    """
     env = fakes.make_jax_env(same_step=same_step)
     key, params = jax.random.key(1), fakes.make_params(1.0)
     rows, end = _list_of_rows(env, key, params, fakes.EXPLORE)
@@ -44,6 +48,9 @@ def test_rollout_equals_a_python_loop_bit_for_bit(same_step):
             np.testing.assert_array_equal(getattr(rolled, name)[:, t], getattr(timestep, name))
         for name in ("action", "policy", "value"):
             np.testing.assert_array_equal(getattr(rolled, name)[:, t], getattr(output, name))
+        explored = [bool(x) and not bool(end) for x, end in zip(output.explored, timestep.last)]
+        assert rolled.explored[:, t].tolist() == explored
+    assert (rolled.explored & rolled.first).any() and not (rolled.explored & rolled.last).any()
     assert np.all(rolled.made_at_updates == 7) and rolled.made_at_updates.dtype == jnp.int32
     assert rolled.first[:, 1:].sum() >= 3 and rolled.last.any() != same_step
 
@@ -162,6 +169,7 @@ def test_example_row_has_shapes_and_computes_nothing():
         "action": ((), "int32"),
         "policy": ((3,), "float32"),
         "value": ((), "float32"),
+        "explored": ((), "bool"),
         "made_at_updates": ((), "int32"),
     }
     assert row.invalid_actions is None

@@ -77,7 +77,7 @@ def test_env_steps_are_exact_one_iteration_late(same_step):
 def _rows(reward, first):
     """`Transition` `[E, T]` with only what `episode_returns` reads."""
     names = ("observation", "discount", "last", "invalid_actions", "action")
-    names += ("policy", "value", "made_at_updates")
+    names += ("policy", "value", "explored", "made_at_updates")
     return Transition(
         reward=jnp.array(reward, jnp.float32),
         first=jnp.array(first, bool),

@@ -121,7 +121,10 @@ def test_search_player_uses_no_noise_and_one_program():
         action = jnp.where(noisy, 2, seen + params["w"].astype(jnp.int32))
         batch = history.action.shape[0]
         return SearchOutput(
-            action=action, policy=jnp.zeros((batch, 3)), value=jnp.zeros((batch,))
+            action=action,
+            policy=jnp.zeros((batch, 3)),
+            value=jnp.zeros((batch,)),
+            explored=jnp.zeros((batch,), bool),
         )
 
     make_player = evaluate.make_search_player(search, fakes.SPEC, num_envs=2, history_steps=2)

@@ -30,6 +30,7 @@ def random_stream(style, seed=0):
         action=rng.integers(1, 5, shape).astype(np.int32),
         policy=None,
         value=None,
+        explored=None,
         made_at_updates=None,
     )
     rows.first[:, 0] = True
@@ -113,7 +114,7 @@ def test_a_literal_history():
     observations = jnp.array([10.0, 20.0, 30.0, 40.0])  # Rows 1 to 4.
     rows = Transition(
         observation=None, discount=None, last=None, invalid_actions=None, policy=None, value=None,
-        made_at_updates=None,
+        explored=None, made_at_updates=None,
         reward=jnp.array([0.5, 1.5, 2.5, 3.5, 4.5]),
         first=jnp.array([False, False, False, True, False]),
         action=jnp.array([5, 6, 7, 8, 9]),

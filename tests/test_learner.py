@@ -347,7 +347,7 @@ def chain_rows(right, seed):
     return types.Transition(
         observation=state[..., None].astype(np.float32), invalid_actions=None,
         policy=np.full((*shape, 2), 0.5, np.float32), value=np.full(shape, 0.7, np.float32),
-        made_at_updates=np.zeros(shape, np.int32), **columns)
+        explored=np.zeros(shape, bool), made_at_updates=np.zeros(shape, np.int32), **columns)
 
 
 def table_network():

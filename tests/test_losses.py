@@ -64,6 +64,7 @@ def random_batch(batch, history_steps, unroll_steps, bootstrap_steps=1, seed=0):
         action=rng.integers(0, ACTIONS, shape).astype(np.int32),
         policy=rng.dirichlet(np.ones(ACTIONS), shape).astype(np.float32),
         value=rng.normal(size=shape).astype(np.float32),
+        explored=np.zeros(shape, bool),
         made_at_updates=np.zeros(shape, np.int32))
     sample = types.Sample(
         rows=rows, observations=rng.normal(size=(batch, length - 1, 2)).astype(np.float32) / 3,

@@ -17,7 +17,7 @@ from muzero_jax.types import Transition
 GAMMA, EXPONENT, FLOOR = 0.9, 0.6, 0.01
 NUM_ENVS, NUM_ACTIONS = 4, 3
 SCALARS = {"reward": np.float32, "discount": np.float32, "first": bool, "last": bool,
-           "value": np.float32}
+           "value": np.float32, "explored": bool}
 
 
 @dataclasses.dataclass
@@ -31,6 +31,7 @@ class Row:
     first: bool
     last: bool
     value: float
+    explored: bool = False
     weight: float = 0.0
 
     @property
@@ -68,7 +69,7 @@ class Model:
         last = not first and rng.random() < 0.15
         dead = first or rng.random() < (0.5 if last else 0.1)
         return Row(env, len(rows), float(np.float32(rng.normal())), 0.0 if dead else 1.0, first,
-                   last, float(np.float32(rng.normal())))
+                   last, float(np.float32(rng.normal())), not last and rng.random() < 0.2)
 
     def add(self, envs, count):
         """Returns the new rows `[e][t]`; rows which get their last newer row get their weight."""
@@ -83,14 +84,15 @@ class Model:
         return new
 
     def initial_priority(self, env, number):
-        """|v - z| by walking forward from the row."""
+        """|v - z| by walking forward from the row, until an end or a random move."""
         rows, total, factor = self.envs[env], 0.0, 1.0
+        row = rows[number]
         for step in range(1, self.sizes.bootstrap + 1):
+            if row.explored or (row.last and step > 1):
+                break
             row = rows[number + step]
             total += factor * np.clip(row.reward, -1.0, 1.0)
             factor *= GAMMA * row.discount
-            if row.last:
-                break
         return abs(rows[number].value - (total + factor * row.value))
 
     def set_priority(self, env, number, priority):
@@ -187,7 +189,7 @@ def test_equals_lists_of_rows_under_random_operations(name):
     row drawable one row too early; `last` rows drawable; new priorities for rows that are not
     drawable; the last duplicate's priority kept instead of the largest; one cursor for all
     environments; abandoning the row at the write head; the window shifted by one; the initial
-    priority without the reward transform.
+    priority without the reward transform, or through random moves.
     """
     sizes = RINGS[name]
     rng = np.random.default_rng(7)
@@ -438,6 +440,7 @@ def test_images_are_stored_flat_and_come_back():
         discount=np.ones((2, 9), np.float32), first=np.arange(9)[None] == np.zeros((2, 1)),
         last=np.zeros((2, 9), bool), invalid_actions=None, action=np.zeros((2, 9), np.int32),
         policy=np.ones((2, 9, 3), np.float16), value=np.zeros((2, 9), np.float32),
+        explored=np.zeros((2, 9), bool),
         made_at_updates=np.zeros((2, 9), np.int32))
     example = jax.tree.map(lambda x: x[0, 0], rows)
     ring = make_ring(sizes, example, num_envs=2)

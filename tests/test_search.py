@@ -270,6 +270,21 @@ def test_random_move_is_uniform_and_touches_the_action_only():
     assert chi_square(np.bincount(half.action, minlength=6)[legal], expected[legal]) < 1.0
 
 
+@pytest.mark.parametrize("temperature", [0.0, 4.0])
+def test_explored_is_another_action_than_the_one_to_be_played(temperature):
+    """The same key without random moves tells what was to be played, row by row.
+
+    Planted bugs seen: every random draw counts, also of the same action; a drawn action counts as
+    explored where it is not the greedy one.
+    """
+    own, legal = one_root_many_times(2000, explore(temperature=temperature))
+    output, _ = one_root_many_times(2000, explore(temperature=temperature, random_move=0.5))
+    assert output.explored.dtype == bool and not own.explored.any()
+    np.testing.assert_array_equal(output.explored, output.action != own.action)
+    share = 0.5 * (1 - 1 / legal.sum())
+    assert abs(np.mean(output.explored) - share) < 4 * np.sqrt(share * (1 - share) / 2000)
+
+
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
 def test_temperature_draws_from_the_policy(temperature):
     """Actions come as policy^(1/temperature) (planted: policy^temperature)."""

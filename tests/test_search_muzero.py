@@ -200,6 +200,15 @@ def test_invalid_actions_are_never_chosen_and_nothing_compiles_again():
         assert search._cache_size() == compiled
 
 
+def test_explored_is_another_action_than_the_one_to_be_played():
+    """The same key without random moves tells it. Planted: `explored` all False."""
+    world, roots, invalid = rows_setup()
+    own, output = [rows_search()(world, jax.random.key(2), history_of(roots), invalid, way)
+                   for way in (explore(1.0, 0.5), explore(1.0, 0.5, random_move=0.5))]
+    np.testing.assert_array_equal(output.explored, output.action != own.action)
+    assert output.explored.any() and not output.explored.all() and not own.explored.any()
+
+
 def test_without_noise_the_key_does_nothing():
     """And with noise it does. Planted: ties broken by the key at any noise; noise not mixed in."""
     world, roots, invalid = rows_setup()

@@ -7,15 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from muzero_jax import acting, types
 from muzero_jax import targets as targets_lib
-from muzero_jax import types
+from muzero_jax.envs import wrappers
+from muzero_jax.search import choose_action
 from tests.oracles import episodes as oracle
 
 
 def make_sample(rows, roots, *, history_steps, unroll_steps, bootstrap_steps, num_frames=None):
     """Windows around `roots`; what lies before the first row is poison."""
     poison = oracle.Row((oracle.POISON,) * 2, oracle.POISON, 1.0, False, False, 1,
-                        np.full_like(rows[0].policy, oracle.POISON), oracle.POISON, (-1, -1))
+                        np.full_like(rows[0].policy, oracle.POISON), oracle.POISON, True, (-1, -1))
     rows = [poison] * history_steps + list(rows)
     window = history_steps + 1 + unroll_steps + bootstrap_steps
     index = np.asarray(roots)[:, None] + np.arange(window)
@@ -36,6 +38,7 @@ def make_sample(rows, roots, *, history_steps, unroll_steps, bootstrap_steps, nu
             action=column("action", np.int32),
             policy=column("policy", np.float32),
             value=column("value", np.float32),
+            explored=column("explored", bool),
             made_at_updates=jnp.zeros(index.shape, jnp.int32),
         ),
         observations=column("observation", np.float32)[:, 1 : frames + 1],
@@ -69,26 +72,30 @@ def drawable(rows, unroll_steps, bootstrap_steps):
     return [i for i in range(newest) if not rows[i].last]
 
 
-# (players, same_step, truncates, life_loss, S, K, n, gamma)
+# (players, same_step, truncates, life_loss, blunders, S, K, n, gamma)
 WORLDS = {
-    "one player, next step": (1, False, 0.0, 0.0, 1, 5, 3, 0.9),
-    "truncated": (1, False, 0.5, 0.0, 4, 5, 5, 0.97),
-    "abandoned often": (1, False, 1.0, 0.0, 2, 3, 10, 0.9),
-    "life loss": (1, False, 0.3, 0.2, 4, 5, 4, 0.997),
-    "life loss, same step": (1, True, 0.0, 0.2, 2, 4, 2, 0.9),
-    "one player, same step": (1, True, 0.1, 0.0, 1, 5, 5, 1.0),
-    "two players, same step": (2, True, 0.0, 0.0, 1, 5, 9, 1.0),
-    "two players, same step, abandoned": (2, True, 0.3, 0.0, 1, 4, 2, 0.9),
-    "two players, next step": (2, False, 0.4, 0.0, 3, 5, 3, 0.95),
-    "two players, life loss": (2, False, 0.4, 0.2, 1, 5, 1, 0.95),
+    "one player, next step": (1, False, 0.0, 0.0, 0.0, 1, 5, 3, 0.9),
+    "truncated": (1, False, 0.5, 0.0, 0.0, 4, 5, 5, 0.97),
+    "abandoned often": (1, False, 1.0, 0.0, 0.0, 2, 3, 10, 0.9),
+    "life loss": (1, False, 0.3, 0.2, 0.0, 4, 5, 4, 0.997),
+    "life loss, same step": (1, True, 0.0, 0.2, 0.0, 2, 4, 2, 0.9),
+    "one player, same step": (1, True, 0.1, 0.0, 0.0, 1, 5, 5, 1.0),
+    "two players, same step": (2, True, 0.0, 0.0, 0.0, 1, 5, 9, 1.0),
+    "two players, same step, abandoned": (2, True, 0.3, 0.0, 0.0, 1, 4, 2, 0.9),
+    "two players, next step": (2, False, 0.4, 0.0, 0.0, 3, 5, 3, 0.95),
+    "two players, life loss": (2, False, 0.4, 0.2, 0.0, 1, 5, 1, 0.95),
+    "random moves": (1, False, 0.3, 0.0, 0.2, 2, 5, 4, 0.9),
+    "random moves, life loss, same step": (1, True, 0.2, 0.2, 0.3, 1, 4, 5, 0.97),
+    "two players, random moves, next step": (2, False, 0.3, 0.1, 0.2, 3, 5, 3, 0.95),
+    "two players, random moves, same step": (2, True, 0.0, 0.0, 0.2, 1, 5, 12, 1.0),
 }
 
 
 def random_world(name, num_roots, seed=0, num_actions=3):
-    players, same_step, truncates, life_loss, steps, unroll, n, gamma = WORLDS[name]
+    players, same_step, truncates, life_loss, blunders, steps, unroll, n, gamma = WORLDS[name]
     rng = np.random.default_rng([seed, sorted(WORLDS).index(name)])
     episodes = oracle.random_episodes(rng, 600, num_actions=num_actions, max_length=12,
-                                      truncates=truncates, life_loss=life_loss)
+                                      truncates=truncates, life_loss=life_loss, blunders=blunders)
     rows = oracle.lay_out(episodes, players=players, same_step=same_step)
     roots = rng.choice(drawable(rows, unroll, n), num_roots)
     sizes = {"history_steps": steps, "unroll_steps": unroll, "bootstrap_steps": n}
@@ -108,7 +115,8 @@ def test_equals_brute_force_over_episodes(name):
 
     Planted: return through a truncated `last` (plain recursion); `last` of the next episode's rows
     cutting an unroll that had terminated before; turn sign left out of the product; off by one in
-    the bootstrap; value of a truncated `last` not masked; the reward of dying masked.
+    the bootstrap; value of a truncated `last` not masked; the reward of dying masked. Of random
+    moves: ignored; a stop one row early or late; looked for from row j+1 on, or at row j only.
     """
     episodes, rows, roots, sizes, rule = random_world(name, 2500)
     make = targets_lib.make_targets(discount=rule["gamma"], **sizes)
@@ -129,6 +137,9 @@ def test_brute_force_sees_a_wrong_sign_and_a_wrong_discount():
     with pytest.raises(AssertionError):
         assert_targets(make(None, None, jax.random.key(0), wrong), want)
     wrong = sample.replace(rows=sample.rows.replace(value=sample.rows.value + 0.01))
+    with pytest.raises(AssertionError):
+        assert_targets(make(None, None, jax.random.key(0), wrong), want)
+    wrong = sample.replace(rows=sample.rows.replace(explored=~sample.rows.explored))
     with pytest.raises(AssertionError):
         assert_targets(make(None, None, jax.random.key(0), wrong), want)
 
@@ -158,6 +169,7 @@ def test_root_row_itself_is_not_read(name):
              for key, value in (("reward", 321.0), ("discount", 0.5), ("first", True))}
     wrong["last"] = sample.rows.last.at[:, :root].set(True)
     wrong["value"] = sample.rows.value.at[:, :root].set(oracle.POISON)
+    wrong["explored"] = ~sample.rows.explored.at[:, root:].set(~sample.rows.explored[:, root:])
     other = sample.replace(rows=sample.rows.replace(**wrong),
                            observations=jnp.full_like(sample.observations, jnp.nan))
     make = jax.jit(targets_lib.make_targets(discount=rule["gamma"], **sizes))
@@ -201,7 +213,7 @@ def test_bootstrap_function_sees_the_right_history(name):
     Planted: `params` instead of `target_params`; bootstrap at t+k+n; action of the frame's own row
     instead of the one that led to it; repeated frames from the episode before; a first row that
     keeps the final reward of the game before (same step); clipped rewards in the history; history
-    ended at a life loss.
+    ended at a life loss; bootstrap of a random move's own row at the row after it.
     """
     episodes, rows, roots, sizes, rule = random_world(name, 500, seed=3)
     make = targets_lib.make_targets(
@@ -224,10 +236,13 @@ def test_bootstrap_function_sees_the_right_history(name):
 # Literal rows: (reward, discount, first, last, value), worked out by hand.
 
 
-def literal(rows, root, *, unroll_steps, bootstrap_steps, discount):
-    """Reward, value and policy targets as lists, None where masked; history of 1."""
+def literal(rows, root, *, unroll_steps, bootstrap_steps, discount, explored=()):
+    """Reward, value and policy targets as lists, None where masked; history of 1.
+
+    `explored` holds the numbers of the rows that made a random move.
+    """
     sizes = {"history_steps": 1, "unroll_steps": unroll_steps, "bootstrap_steps": bootstrap_steps}
-    rows = [oracle.Row((0.0, i), *row[:4], 0, np.full(2, i), row[4], (0, i))
+    rows = [oracle.Row((0.0, i), *row[:4], 0, np.full(2, i), row[4], i in explored, (0, i))
             for i, row in enumerate(rows)]
     sample = make_sample(rows, [root], **sizes)
     got = targets_lib.make_targets(discount=discount, **sizes)(
@@ -365,3 +380,127 @@ def test_life_lost_on_a_truncated_row_is_dead():
     assert reward == [1, 2, 0]
     assert value == [2, 2, 0, 0]
     assert policy == [0, 1, None, None]
+
+
+# Random moves.
+
+
+@pytest.mark.parametrize("n, explored, want", [
+    (2, (), [9.5, 13.5, 23, None, None]),
+    (2, (0,), [10, 13.5, 23, None, None]),  # At the root: its own value, and no step.
+    (3, (1,), [11, 20, 23, None, None]),  # Inside n: z0 = 1 + 20/2.
+    (2, (2,), [9.5, 17, 30, None, None]),  # At n exactly; before a truncation: z1 = 2 + 30/2.
+    (2, (3,), [9.5, 13.5, 23, None, None]),  # On the `last` row it means nothing,
+    (6, (4, 5), [7.75, 13.5, 23, None, None]),  # nor does it in the next episode.
+    (6, (0, 1, 2), [10, 20, 30, None, None]),
+])
+def test_random_moves_of_a_truncated_episode(n, explored, want):
+    """`test_truncated` with random moves; rewards, policies and masks are the same.
+
+    z0 to the end is 1 + 2/2 + 3/4 + 40/8 = 7.75. Planted: as above; z = 0 where m = 0.
+    """
+    rows = [(*FIRST, 10.0), (1.0, 1.0, False, False, 20.0), (2.0, 1.0, False, False, 30.0),
+            (3.0, 1.0, False, True, 40.0)] + BEYOND
+    reward, value, policy = literal(rows, 0, unroll_steps=4, bootstrap_steps=n, discount=0.5,
+                                    explored=explored)
+    assert reward == [1, 2, 3, None]
+    assert value == want
+    assert policy == [0, 1, 2, None, None]
+
+
+@pytest.mark.parametrize("same_step", [False, True])
+@pytest.mark.parametrize("explored, want", [
+    ((), [2.75, 3.5, 3, 0, 0]),
+    ((2,), [9.5, 17, 30, 0, 0]),  # The move that ended the game was random.
+    ((3,), [2.75, 3.5, 3, 0, 0]),  # After the end: of the next game, or of a `last` row.
+    ((4, 5), [2.75, 3.5, 3, 0, 0]),
+])
+def test_random_moves_of_a_terminated_episode(same_step, explored, want):
+    """Rewards 1 2 3, values 10 20 30, gamma 1/2: an end is an end, unless a random move led to it.
+
+    z0 = 1 + 2/2 + 3/4; up to a random move at row 2 it is 1 + 2/2 + 30/4 = 9.5, z1 = 2 + 30/2 = 17.
+    """
+    rows = [(*FIRST, 10.0), (1.0, 1.0, False, False, 20.0), (2.0, 1.0, False, False, 30.0),
+            (3.0, 0.0, same_step, not same_step, 999.0)] + BEYOND[same_step:]
+    reward, value, policy = literal(rows, 0, unroll_steps=4, bootstrap_steps=5, discount=0.5,
+                                    explored=explored)
+    assert reward == [1, 2, 3, 0]
+    assert value == want
+    assert policy == [0, 1, 2, None, None]
+
+
+def test_random_moves_of_two_players():
+    """The other's blunder is no gain of mine: z0 = 0.5 - 0.7 (what the other's own move was worth).
+
+    Without the rule it is 0.5 + 1, reward 1 being what the blunder cost: r_2 = -1 to its mover.
+    """
+    rows = [(*FIRST, 0.1), (0.5, -1.0, False, False, 0.7), (-1.0, 0.0, True, False, 0.4)]
+    rows += 4 * [(0.0, -1.0, False, False, 0.0)]
+    ways = [literal(rows, 0, unroll_steps=1, bootstrap_steps=4, discount=1.0, explored=explored)
+            for explored in ((), (1,))]
+    assert [value for _, value, _ in ways] == [[1.5, -1.0], [-0.2, 0.7]]
+    assert ways[0][0] == ways[1][0] and ways[0][2] == ways[1][2]
+
+
+def make_ledge():
+    """Three moves along a ledge: action 1 brings 1, action 0 falls off, which ends the game."""
+    spec = types.EnvSpec(observation_shape=(1,), observation_dtype="float32", num_actions=2,
+                         turn_sign=1, truncates=False, max_steps=3)
+
+    def timestep(position, reward, last, first):
+        return types.TimeStep(
+            observation=jnp.float32(position)[None], reward=jnp.float32(reward),
+            discount=jnp.where(first | last, 0.0, 1.0), first=first, last=last,
+            invalid_actions=None)
+
+    def reset(key):
+        return jnp.int32(0), timestep(0, 0.0, jnp.bool_(False), jnp.bool_(True))
+
+    def step(position, action, key):
+        last = (action == 0) | (position == 2)
+        return position + 1, timestep(position + 1, action, last, jnp.bool_(False))
+
+    return wrappers.auto_reset(types.Env(spec, reset, step), same_step=True)
+
+
+def test_random_moves_bias_no_value():
+    """Half of all moves uniform over two: a quarter fall. The target is the greedy player's 3.
+
+    Without the rule it is what the player gets, 3/4 + (3/4)^2 + (3/4)^3 = 1.734 from the start.
+    Planted: `explored` not stored (False); every random draw counted as explored.
+    """
+    explore = types.Explore(temperature=jnp.float32(0), noise_scale=jnp.float32(0),
+                            random_move=jnp.float32(0.5))
+
+    def search(params, key, history, invalid_actions, explore):
+        batch = history.action.shape[0]
+        policy = jnp.tile(jnp.array([0.0, 1.0]), (batch, 1))
+        action, explored = choose_action(
+            key, jnp.ones(batch, jnp.int32), policy, invalid_actions, explore)
+        value = 3.0 - history.observation[:, -1, 0]
+        return types.SearchOutput(action=action, policy=policy, value=value, explored=explored)
+
+    env, num_envs = make_ledge(), 4096
+
+    @jax.jit
+    def roll_out(reset_key, key):
+        state, timestep = jax.vmap(env.reset)(jax.random.split(reset_key, num_envs))
+        carry = acting.init_carry(env.spec, num_envs, 1)
+        rollout = acting.make_rollout(env, search, num_steps=5)
+        return rollout(None, key, state, timestep, carry, explore, 0)[1]
+
+    rows = roll_out(jax.random.key(0), jax.random.key(1))
+    np.testing.assert_array_equal(rows.explored, rows.action == 0)
+    sample = types.Sample(
+        rows=rows.replace(observation=None), observations=rows.observation[:, 1:2],
+        index=jnp.zeros((num_envs, 2), jnp.int32), probability=jnp.ones(num_envs),
+        num_drawable=jnp.float32(num_envs))
+    make = jax.jit(targets_lib.make_targets(
+        history_steps=1, unroll_steps=0, bootstrap_steps=3, discount=1.0))
+    naive = sample.replace(rows=sample.rows.replace(explored=jnp.zeros_like(rows.explored)))
+    start = np.asarray(rows.observation[:, 1, 0]) == 0
+    assert start.sum() > 900
+    with_rule, without = (np.asarray(make(None, None, jax.random.key(0), x).value)[start, 0]
+                          for x in (sample, naive))
+    np.testing.assert_array_equal(with_rule, 3.0)
+    assert abs(without.mean() - 1.734) < 0.15  # Four standard errors.

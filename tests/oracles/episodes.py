@@ -21,6 +21,7 @@ class Episode:
     Attributes:
       tag: a number that tells this episode from all others.
       actions: `T` moves.
+      blunders: `T` flags: move i was made at random, in place of the player's own.
       rewards: `T` rewards, rewards[i] for the one who made move i.
       lives_lost: `T` flags: move i cost a life, which counts as an end.
       terminated: whether state T is final; if not, the episode was cut off there.
@@ -30,6 +31,7 @@ class Episode:
 
     tag: float
     actions: list[int]
+    blunders: list[bool]
     rewards: list[float]
     lives_lost: list[bool]
     terminated: bool
@@ -58,10 +60,16 @@ def death_after(episode, start):
 
 
 def value_of_state(episode, state, *, td_steps, gamma, players, transform, value_at):
-    """The n-step return of a state that is alive, for the one to move at it."""
+    """The n-step return of a state that is alive, for the one to move at it.
+
+    It follows the game while the players make their own moves; from the state of a blunder on, the
+    value there stands for what they would have got.
+    """
     death = death_after(episode, state)
     end = episode.length if death is None else death
-    stop = min(state + td_steps, end)
+    stop = state
+    while stop < min(state + td_steps, end) and not episode.blunders[stop]:
+        stop += 1
 
     def side(other):  # Players alternate.
         return -1.0 if players == 2 and (other - state) % 2 else 1.0
@@ -112,6 +120,7 @@ class Row(NamedTuple):
     action: int
     policy: Any
     value: float
+    explored: bool
     where: tuple[int, int]
 
 
@@ -145,14 +154,15 @@ def lay_out(episodes, *, players, same_step):
                 action=1 if last else episode.actions[state],
                 policy=episode.policies[state],
                 value=POISON if last and episode.terminated else episode.values[state],
+                explored=last or episode.blunders[state],  # On a last row it must mean nothing.
                 where=(number, state),
             ))
         left_over = episode.rewards[-1] if merged else None
     return rows
 
 
-def random_episodes(rng, count, *, num_actions, max_length, truncates, life_loss):
-    """`truncates` and `life_loss` are probabilities (of an episode, of a move)."""
+def random_episodes(rng, count, *, num_actions, max_length, truncates, life_loss, blunders):
+    """`truncates`, `life_loss` and `blunders` are probabilities (of an episode, of a move)."""
     episodes = []
     for _ in range(count):
         terminated = rng.random() >= truncates
@@ -162,6 +172,7 @@ def random_episodes(rng, count, *, num_actions, max_length, truncates, life_loss
         episodes.append(Episode(
             tag=float(rng.uniform(-5, 5)),
             actions=rng.integers(num_actions, size=length).tolist(),
+            blunders=(rng.random(length) < blunders).tolist(),
             rewards=np.round(rng.normal(scale=2, size=length), 3).tolist(),
             lives_lost=(rng.random(length) < life_loss).tolist(),
             terminated=terminated,
