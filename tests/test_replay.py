@@ -189,7 +189,7 @@ def test_equals_lists_of_rows_under_random_operations(name):
     row drawable one row too early; `last` rows drawable; new priorities for rows that are not
     drawable; the last duplicate's priority kept instead of the largest; one cursor for all
     environments; abandoning the row at the write head; the window shifted by one; the initial
-    priority without the reward transform.
+    priority without the reward transform, or through random moves.
     """
     sizes = RINGS[name]
     rng = np.random.default_rng(7)
