@@ -42,11 +42,7 @@ def test_bootstrap_offsets():
 def test_bootstrap_offsets_of_explored_rows():
     """An explored row stops the rows before it, and itself at once.
 
-<<<<<<< HEAD
-    Rows 1 and 5 are explored, 2 and 6 are last; n = 3, then n = 1: only rows 1, 5 and no other.
-=======
     Rows 1 and 5 are explored, 2 and 6 are last; n = 3, then n = 1 (rows 1 and 5 stop early).
->>>>>>> explored
     Planted bugs seen: row j itself not looked at; explored rows looked for one row late.
     """
     last, explored = ends(10, 2, 6), ends(10, 1, 5)

@@ -11,11 +11,7 @@ from muzero_jax import acting, types
 from muzero_jax import targets as targets_lib
 from muzero_jax.envs import wrappers
 from muzero_jax.search import choose_action
-<<<<<<< HEAD
 from oracles import episodes as oracle
-=======
-from tests.oracles import episodes as oracle
->>>>>>> explored
 
 
 def make_sample(rows, roots, *, history_steps, unroll_steps, bootstrap_steps, num_frames=None):
@@ -119,14 +115,8 @@ def test_equals_brute_force_over_episodes(name):
 
     Planted: return through a truncated `last` (plain recursion); `last` of the next episode's rows
     cutting an unroll that had terminated before; turn sign left out of the product; off by one in
-<<<<<<< HEAD
-    the bootstrap; value of a truncated `last` not masked; the reward of dying masked; random moves:
-    ignored, or looked for one row early, one row late or from the row after the root on, or without
-    the row of the n-step's end.
-=======
     the bootstrap; value of a truncated `last` not masked; the reward of dying masked. Of random
     moves: ignored; a stop one row early or late; looked for from row j+1 on, or at row j only.
->>>>>>> explored
     """
     episodes, rows, roots, sizes, rule = random_world(name, 2500)
     make = targets_lib.make_targets(discount=rule["gamma"], **sizes)
@@ -407,11 +397,7 @@ def test_life_lost_on_a_truncated_row_is_dead():
 def test_random_moves_of_a_truncated_episode(n, explored, want):
     """`test_truncated` with random moves; rewards, policies and masks are the same.
 
-<<<<<<< HEAD
-    z0 to the end is 1 + 2/2 + 3/4 + 40/8 = 7.75.
-=======
     z0 to the end is 1 + 2/2 + 3/4 + 40/8 = 7.75. Planted: as above; z = 0 where m = 0.
->>>>>>> explored
     """
     rows = [(*FIRST, 10.0), (1.0, 1.0, False, False, 20.0), (2.0, 1.0, False, False, 30.0),
             (3.0, 1.0, False, True, 40.0)] + BEYOND
@@ -481,11 +467,7 @@ def test_random_moves_bias_no_value():
     """Half of all moves uniform over two: a quarter fall. The target is the greedy player's 3.
 
     Without the rule it is what the player gets, 3/4 + (3/4)^2 + (3/4)^3 = 1.734 from the start.
-<<<<<<< HEAD
-    Planted: `explored` not stored (False).
-=======
     Planted: `explored` not stored (False); every random draw counted as explored.
->>>>>>> explored
     """
     explore = types.Explore(temperature=jnp.float32(0), noise_scale=jnp.float32(0),
                             random_move=jnp.float32(0.5))
