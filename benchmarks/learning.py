@@ -4,7 +4,8 @@
   python benchmarks/learning.py --only=cartpole_host-0
 
 Suites: walk (CartPole, two Atari games), control (LunarLander, Acrobot), searches (Gumbel against
-published search on CartPole), full (all of these and longer Atari studies with three seeds).
+published search on CartPole), device (what runs in one compiled program: CartPole, tic-tac-toe,
+Connect Four, MinAtar), full (all of these, longer Atari studies with three seeds, all of MinAtar).
 Every result is a JSON file in benchmarks/results/: command, score with a 95 % interval, seeds,
 protocol, times, hardware, commit, date. Scores come from the last checkpoint, on seeds never used
 in training. `experiments/plot.py` draws the curves, `experiments/aggregate.py` makes the tables.
@@ -12,6 +13,7 @@ in training. `experiments/plot.py` draws the curves, `experiments/aggregate.py` 
 
 import argparse
 import json
+import os
 from pathlib import Path
 import subprocess
 import sys
@@ -47,9 +49,22 @@ def atari(game: str, *, seed: int = 0, minutes: int = 15) -> list[str]:
     ]
 
 
+def game(script: str, name: str, *, seed: int = 0, minutes: int) -> list[str]:
+    """A board game, or one of MinAtar, for at most some minutes."""
+    return [
+        f"experiments/{script}.py",
+        f"--config=configs/{script}.py:{name}",
+        f"--config.seed={seed}",
+        f"--config.max_wall_minutes={minutes}",
+    ]
+
+
+CARTPOLE_ON_DEVICE = {
+    f"cartpole_on_device-{seed}": control("cartpole.py:on_device", seed) for seed in range(5)
+}
 WALK = {
     **{f"cartpole_host-{seed}": control("cartpole.py", seed) for seed in SEEDS},
-    **{f"cartpole_on_device-{seed}": control("cartpole.py:on_device", seed) for seed in SEEDS},
+    **CARTPOLE_ON_DEVICE,
     "atari_road_runner": atari("RoadRunner"),
     "atari_pong": atari("Pong"),
 }
@@ -71,11 +86,41 @@ LONGER = {
     for game in ("RoadRunner", "Pong", "MsPacman", "Qbert")
     for seed in SEEDS
 }
+DEVICE = {
+    **{
+        f"tic_tac_toe-{seed}": game("board_games", "tic_tac_toe", seed=seed, minutes=10)
+        for seed in SEEDS
+    },
+    **CARTPOLE_ON_DEVICE,
+    "minatar_breakout-0": game("minatar", "breakout", minutes=20),
+    "connect_four-0": game("board_games", "connect_four", minutes=30),
+}
+MINATAR = {
+    f"longer/minatar_{name}-{seed}": game("minatar", name, seed=seed, minutes=60)
+    for name in ("asterix", "breakout", "freeway", "seaquest", "space_invaders")
+    for seed in SEEDS
+}
+# What a player of a board game is measured by: (opponent, policy, games).
+MATCHES = {
+    "tic_tac_toe": [
+        ("every_reply", "search", 2),
+        ("every_reply", "prior", 2),
+        ("random", "search", 1_000),
+        ("perfect", "search", 1_000),
+    ],
+    "connect_four": [
+        ("random", "search", 200),
+        ("mcts:100", "search", 200),
+        ("mcts:400", "search", 200),
+        ("mcts:1000", "search", 200),
+    ],
+}
 SUITES = {
     "walk": WALK,
     "control": CONTROL,
     "searches": SEARCHES,
-    "full": WALK | CONTROL | SEARCHES | LONGER,
+    "device": DEVICE,
+    "full": WALK | CONTROL | SEARCHES | DEVICE | LONGER | MINATAR,
 }
 
 
@@ -104,9 +149,20 @@ def main() -> None:
 def measure(command: list[str], workdir: Path, episodes: int) -> dict:
     """Trains with `command`, then scores it and, under the same protocol, random play."""
     made = provenance()
+    # A compilation cache of its own: the first run compiles everything, the second nothing.
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(workdir.parent / "cache")
     train_s = timed(command + [f"--workdir={workdir}"])
+    warm = {}
+    if "cartpole.py:on_device" in command[1]:
+        warm_s = timed(command + [f"--workdir={workdir.parent / 'warm'}"])
+        warm = {"train_seconds_with_warm_cache": round(warm_s, 1)}
+    if "minatar" in command[0]:
+        episodes = 100
+    board_game = command[1].partition("board_games.py:")[2]
+    if board_game:
+        episodes = 200
     evaluate = ["experiments/evaluate.py", f"--workdir={workdir}", f"--episodes={episodes}"]
-    if "atari" in command[0]:
+    if command[0].endswith("/atari.py"):
         evaluate.append("--max_steps=27000")  # The usual 108,000 frames.
     score = json.loads(output([*evaluate, f"--seed={EVAL_SEED}"]))
     random = json.loads(output([*evaluate, f"--seed={EVAL_SEED}", "--policy=random"]))
@@ -116,10 +172,12 @@ def measure(command: list[str], workdir: Path, episodes: int) -> dict:
     return {
         "command": "python " + " ".join(command),
         "train_seconds_from_process_start": round(train_s, 1),
+        **warm,
         "env_steps": score["env_steps"],
         "updates": score["updates"],
-        "score": summary(score["returns"]) | {"episodes_cut": score["episodes_cut"]},
-        "random": summary(random["returns"]) | {"episodes_cut": random["episodes_cut"]},
+        "score": summary(score["returns"]) | cut(score),
+        "random": summary(random["returns"]) | cut(random),
+        **(measure_matches(board_game, workdir) if board_game else {}),
         "evaluation_seed": EVAL_SEED,
         "protocol": score["protocol"],
         "curve": [
@@ -134,6 +192,28 @@ def measure(command: list[str], workdir: Path, episodes: int) -> dict:
         "config": json.loads((workdir / "config.json").read_text()),
         **made,
     }
+
+
+def cut(score: dict) -> dict:
+    """How many games were cut; board games end by their rules."""
+    return {name: x for name, x in score.items() if name == "episodes_cut"}
+
+
+def measure_matches(name: str, workdir: Path) -> dict:
+    """What the newest parameters do against each opponent of a board game."""
+    told = []
+    for opponent, policy, games in MATCHES[name]:
+        command = ["experiments/evaluate.py", f"--workdir={workdir}", f"--opponent={opponent}"]
+        command += [f"--policy={policy}", f"--episodes={games}", f"--seed={EVAL_SEED}"]
+        match = json.loads(output(command))
+        for bulk in ("returns", "protocol"):
+            match.pop(bulk, None)
+        print(name, {k: x for k, x in match.items() if not k.endswith(("first", "second"))})
+        told.append(match)
+    if name != "connect_four":
+        return {"matches": told}
+    labels = json.loads(output(["benchmarks/connect_four.py", f"--workdir={workdir}"]))
+    return {"matches": told, "optimal_moves": labels}
 
 
 def summary(returns: list[float]) -> dict:

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 
 import assemble
-import evaluate
 from muzero_jax import mesh
 from muzero_jax.checkpoint import CheckpointStore
 from muzero_jax.types import Counters, Params, RunState
 import peers
+from saved_params import newest_params
 
 
 def saved_tree(run: RunState) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def _fresh(experiment: assemble.Experiment, shapes: RunState, warm: Params | Non
 def warm_params(experiment: assemble.Experiment, init_from: str) -> tuple[Params, dict[str, Any]]:
     """The newest parameters in `init_from`, and what `config.json` tells of where they are from."""
     abstract = jax.eval_shape(experiment.fresh).train.params
-    step, params, meta = evaluate.newest_params(Path(init_from), abstract, flag="--init_from")
+    step, params, meta = newest_params(Path(init_from), abstract, flag="--init_from")
     env_steps = meta["counters"]["env_steps"]
     return params, {"workdir": init_from, "iteration": step, "env_steps": env_steps}
 

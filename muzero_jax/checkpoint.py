@@ -166,7 +166,8 @@ def committed_steps(directory) -> list[int]:
 
 def fingerprints(leaves: list[jax.Array]) -> list[int]:
     """Returns Σᵢ wordᵢ·oddᵢ mod 2³² of each array, i being an element's index, however sharded."""
-    return [int(x) for x in jax.device_get([_fingerprint(leaf) for leaf in leaves])]
+    # One by one: many small programs at once that talk to other processes can block each other.
+    return [int(jax.device_get(_fingerprint(leaf))) for leaf in leaves]
 
 
 @jax.jit
