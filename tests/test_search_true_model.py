@@ -11,6 +11,7 @@ import pytest
 from muzero_jax import types
 from muzero_jax.envs.pgx import make_pgx
 from muzero_jax.envs.wrappers import auto_reset
+from muzero_jax.frames import history_init
 from muzero_jax.search_true_model import make_true_model_search, make_uct_search
 from oracles import uct_tree
 from test_search_play import after_move, minimax, positions
@@ -73,7 +74,9 @@ def make_arms(sign):
 def test_forced_play_has_the_visits_of_a_plain_uct(sign):
     """Nothing random is left but the order of equals, so that all rows and the recursion agree.
 
-    Planted bugs seen: n counts the node's own visit too; natural logarithm exchanged for base 2.
+    Planted bugs seen: discount 1 in backup; base 2 for the natural logarithm; the reward on the
+    way to a node left out; rollouts that go on past the end; nodes below an end count; illegal
+    moves in rollouts, or inside the tree; a rollout seen by the one who moved; no rollout.
     """
     game = make_arms(sign)
     for simulations in (3, 150):
@@ -114,9 +117,7 @@ def make_random_game(seed, depth=4, num_actions=4):
 def test_random_play_outs_agree_with_a_plain_uct_on_average(seed):
     """Mean visits and values of the root's actions over many searches of a game for two.
 
-    Planted bugs seen: discount 1 in backup; rollouts go on past the end; nodes below an end count;
-    illegal moves allowed in rollouts; illegal moves allowed inside the tree; a rollout seen by the
-    one who moved; no rollout at all.
+    Planted bug seen: the lowest of equal actions is taken.
     """
     game, simulations, batch, runs = make_random_game(seed), 40, 4096, 1500
     output = run_uct(game, 4, batch, num_simulations=simulations, exploration=0.7)
@@ -262,23 +263,26 @@ WRONG_RULES = {
 }
 
 
-@pytest.mark.parametrize("wrong", WRONG_RULES)
-def test_the_gate_sees_wrong_rules(wrong):
-    """The sign of the turn, and the next game leaking into this one.
-
-    The start of a game is worth 2 here, to nobody's harm: else its leak could not be seen.
-    """
+def values_that_tell():
+    """The start of a game is worth 2, to nobody's harm: else its leak could not be seen."""
     values = exact_values().copy()
     values[0] = 2.0
+    return values
+
+
+@pytest.mark.parametrize("wrong", WRONG_RULES)
+def test_the_gate_sees_wrong_rules(wrong):
+    """The sign of the turn, and the next game leaking into this one."""
     chosen = np.random.default_rng(0).choice(len(positions()), 256, replace=False)
-    share, missed = judge(chosen, _changed(WRONG_RULES[wrong]), values)
+    share, missed = judge(chosen, _changed(WRONG_RULES[wrong]), values_that_tell())
     assert share < 0.97 and missed > 0, (share, missed)
 
 
-def test_illegal_moves_stay_out_of_the_tree():
+def test_nothing_illegal_and_no_next_game_is_in_the_tree():
     """A move that the mask forbids pays a fortune here, at the root and below it.
 
-    Planted bugs seen: priors inside the tree unmasked; masks of the root only.
+    Planted bugs seen: priors inside the tree unmasked; discount -1 at an end; 1 at all moves; the
+    reward's sign.
     """
     chosen = np.random.default_rng(0).choice(len(positions()), 256, replace=False)
     env = make_pgx("tic_tac_toe")
@@ -288,5 +292,17 @@ def test_illegal_moves_stay_out_of_the_tree():
         illegal = state.env._x.board[action] >= 0
         return after, row.replace(reward=jnp.where(illegal, FORTUNE, row.reward))
 
-    share, missed = judge(chosen, env._replace(step=step), exact_values())
+    share, missed = judge(chosen, env._replace(step=step), values_that_tell())
     assert share >= 0.98 and missed == 0, (share, missed)
+
+
+def test_what_the_tree_cannot_keep_is_refused():
+    """Planted bugs seen: neither is looked at."""
+    env = make_pgx("tic_tac_toe")
+    state, timestep = jax.vmap(env.reset)(jax.random.split(jax.random.key(0), 2))
+    longer = history_init(timestep.observation, 2)
+    with pytest.raises(ValueError, match=r"^network.history_steps must be 1 .* \(got 2\)$"):
+        make_search(env)(state)(exact_values(), jax.random.key(0), longer, None, explore())
+    with pytest.raises(ValueError, match="^num_actions 9 and turn_sign 1 must be those of the env"):
+        make_true_model_search(env, make_exact_network(), CODECS, num_actions=9, turn_sign=1,
+                               discount=1.0, num_simulations=2)
