@@ -4,9 +4,10 @@
   python experiments/board_games.py --config=configs/board_games.py:connect_four
 
 Any two-player game of pgx can be named. The sizes of tic-tac-toe and Connect Four are for two CPU
-cores, those of the others for one GPU. Moves are sampled from the noisy search; with
-probability `explore.random_move` one is any legal move, so that the agent meets positions that
-neither player would choose.
+cores, those of the others for one GPU. With probability `explore.random_move` a move is any legal
+one, so that the agent meets positions that neither player would choose; no return runs through it.
+Tic-tac-toe, seed 1: with 0.4 no reply beat the search after 390k steps (about 100 seconds of
+processor time), with 0.2 a few still did after 750k.
 """
 
 from typing import NamedTuple
@@ -104,10 +105,10 @@ def get_config(game: str = "tic_tac_toe") -> ConfigDict:
         max_depth=config_dict.placeholder(int),
         value_scale=0.1,
         maxvisit_init=50.0,
-        min_value_range=1e-8,
+        min_value_range=0.2,  # Moves of equal worth are not told apart by noise.
     )
     config.explore = dict(
-        temperature=0.0, halve_temperature_at_updates=(), noise_scale=1.0, random_move=0.2
+        temperature=0.0, halve_temperature_at_updates=(), noise_scale=1.0, random_move=0.4
     )
     config.update(_learning(size))
     config.loop = dict(steps_per_iteration=8, probe_interval_iterations=50)
