@@ -153,6 +153,7 @@ def make_uct_search(
             action=_argmax(tie_key, jnp.where(most_visited, summary.qvalues, -jnp.inf)),
             policy=policy,
             value=search_value(tree, policy),
+            explored=jnp.zeros(policy.shape[:1], bool),
         )
 
     return search
