@@ -106,6 +106,11 @@ def _check_games(env, evaluation) -> None:
         raise BadInputError("env.max_steps must be set (got None)")
     if env.suite in MATCHES and "opponent" not in evaluation:
         raise BadInputError("evaluation.opponent is missing")
+    if env.suite in MATCHES and evaluation.episodes % 2:
+        raise BadInputError(
+            "evaluation.episodes must be even, half with each color"
+            f" (got {evaluation.episodes})"
+        )
     if env.suite not in MATCHES and "opponent" in evaluation:
         raise BadInputError("evaluation.opponent: there is no such field for one player")
 

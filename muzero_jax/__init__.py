@@ -18,6 +18,7 @@ from muzero_jax.matches import (
     make_random_match_player,
     make_search_match_player,
 )
+from muzero_jax.mesh import make_mesh
 from muzero_jax.networks.blocks import make_network
 from muzero_jax.networks.conv import make_conv_network
 from muzero_jax.networks.gru import make_gru_network
@@ -25,6 +26,7 @@ from muzero_jax.networks.mlp import make_mlp_network
 from muzero_jax.replay import make_replay
 from muzero_jax.search import make_gumbel_search
 from muzero_jax.search_muzero import make_muzero_search
+from muzero_jax.search_true_model import make_true_model_search, make_uct_search
 from muzero_jax.targets import make_initial_priority, make_network_bootstrap, make_targets
 
 __version__ = "0.1.0"
@@ -43,6 +45,7 @@ __all__ = (
     "make_learn",
     "make_loss",
     "make_match",
+    "make_mesh",
     "make_mlp_network",
     "make_muzero_search",
     "make_network",
@@ -56,7 +59,9 @@ __all__ = (
     "make_search_match_player",
     "make_search_player",
     "make_targets",
+    "make_true_model_search",
     "make_two_hot_codec",
+    "make_uct_search",
     "make_update",
     "play_episodes",
     "random_shift",

@@ -74,3 +74,9 @@ def test_the_match_counts_every_game_and_line():
     assert wins + draws + losses == 200 and wins > 2 * losses > 0
     assert space["lines_first"].wins > space["lines_first"].losses > 0
     assert sum(space["lines_second"]) > sum(space["lines_first"])
+
+
+def test_the_mean_of_all_shards():
+    """Seen to fail with `pmean` left out."""
+    (block,) = _blocks("scaling.md")
+    exec(compile(block, "scaling.md", "exec"), {})
