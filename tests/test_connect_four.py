@@ -22,8 +22,8 @@ SOME = connect_four.Positions(ALL.moves[::12], ALL.values[::12])
 def test_known_players_get_their_shares():
     """Best moves get 1, worst 0, and uniform moves on average what is told of them.
 
-    Planted bugs seen: moves of the next position; a position one move short; the chunk that is
-    filled up counts twice; full columns count as legal.
+    Planted bugs seen: labels of the next position; every chunk plays the moves of the first; full
+    columns count as legal.
     """
     boards = connect_four.make_replay_moves(history_steps=1)(ALL.moves)
     known = boards.timestep.observation.reshape(len(ALL.moves), -1)
@@ -44,6 +44,11 @@ def test_known_players_get_their_shares():
     worst = player(lambda values, key: jnp.argmin(jnp.where(values == -2, 2, values), axis=1))
     assert best.shape == worst.shape == (1150,) and best.all() and not worst.any()
     expected = connect_four.uniform_shares(some)
+    full = [i for i, values in enumerate(some.values.tolist()) if -2 in values]
+    for i in full:
+        legal = [value for value in some.values[i].tolist() if value != -2]
+        assert expected[i] == legal.count(max(legal)) / len(legal)
+    assert len(full) > 100
     error = np.sqrt((expected * (1 - expected)).mean() / len(expected))
     assert abs(player(uniform).mean() - expected.mean()) < 4 * error
     with pytest.raises(RuntimeError, match="of the moves chosen are illegal"):
@@ -53,7 +58,7 @@ def test_known_players_get_their_shares():
 def test_a_board_is_what_acting_would_see():
     """The history of three steps holds the last three positions, with the moves between them.
 
-    Planted bugs seen: the history of shorter games goes on being pushed; the move that follows.
+    Planted bugs seen: the history of shorter games goes on being pushed; the last move left out.
     """
     moves = np.array([[3, 3, 2, 5], [6, -1, -1, -1]], np.int32)
     board = connect_four.make_replay_moves(history_steps=3)(moves)

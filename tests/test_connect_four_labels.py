@@ -61,7 +61,10 @@ def value_of(columns, column, known):
     ("plies", "count"), [(27, 12), pytest.param(24, 60, marks=pytest.mark.slow)]
 )
 def test_late_labels_are_those_of_a_plain_minimax(plies, count):
-    """Planted bugs seen, in labels made anew: @@@."""
+    """Planted bugs seen, in labels made anew: moves on top of a threat left out, not those under
+    it; two threats at once are a win; a line of three; diagonals shifted; no move in time is a
+    loss; a table entry of another position is believed; the sign of a move's value.
+    """
     late = [position for position in POSITIONS if len(position["moves"]) >= plies]
     for position in random.Random(0).sample(late, count):
         columns, known = columns_of(position["moves"]), {}
@@ -72,12 +75,28 @@ def test_late_labels_are_those_of_a_plain_minimax(plies, count):
         assert position["values"] == expected, position
 
 
+@pytest.mark.slow
+def test_the_command_makes_the_stored_labels(monkeypatch):
+    """Where numba is installed. Planted bugs seen: a bound of the table taken for the other one
+    (at 37 of the stored positions labels change, or at 77).
+    """
+    pytest.importorskip("numba")
+    monkeypatch.syspath_prepend(DATA.parents[1])
+    import connect_four_labels
+
+    stored = json.loads(DATA.read_text())
+    assert connect_four_labels.make_positions(stored["seed"], 80) == POSITIONS
+
+
 def mirrored(columns):
     return tuple(reversed(columns))
 
 
 def test_positions_are_different_and_worth_asking():
-    """1,200, evenly over the plies; no position twice, not mirrored either."""
+    """1,200, evenly over the plies; no position twice, not mirrored either.
+
+    Planted bug seen: a position's mirror image in the place of another.
+    """
     plies = [len(position["moves"]) for position in POSITIONS]
     assert plies == [ply for ply in range(14, 29) for _ in range(80)]
     boards = [columns_of(position["moves"]) for position in POSITIONS]
@@ -86,7 +105,10 @@ def test_positions_are_different_and_worth_asking():
 
 
 def test_moves_replay_in_pgx_with_the_same_mask():
-    """Every move is legal, no game ends on the way, and full columns are those marked `x`."""
+    """Every move is legal, no game ends on the way, and full columns are those marked `x`.
+
+    Planted bugs seen: a move into a full column; `0` for `x`.
+    """
     env = make_pgx("connect_four")
     length = max(len(position["moves"]) for position in POSITIONS)
     moves = np.array([[int(move) for move in position["moves"].ljust(length, "9")]
