@@ -4,9 +4,9 @@
 
 CartPole with the settings of configs/cartpole.py, environments on the host (Sebulba) and in the
 compiled program (Anakin): stretches of both in turn, with learning, best of each; what counts is
-their ratio. Then 9x9 Go and chess with the networks of configs/board_games.py, with so few games and
-so small a batch that two CPU cores can do it: memory budget, seconds to compile, moves, simulations
-and updates per second. Prints JSON; --write keeps it in results/loops.json.
+their ratio. Then 9x9 Go and chess with the networks of configs/board_games.py, with so few games
+and so small a batch that two CPU cores can do it: memory budget, seconds to compile, moves,
+simulations and updates per second. Prints JSON; --write keeps it in results/loops.json.
 """
 
 import argparse

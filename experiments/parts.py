@@ -13,6 +13,7 @@ import optax
 
 from muzero_jax import acting, codecs, frames, learner, losses, mesh, replay, search, targets
 from muzero_jax.networks.conv import make_conv_network
+from muzero_jax.networks.convolve import convolve_for_cpu_loops
 from muzero_jax.networks.gru import make_gru_network
 from muzero_jax.networks.mlp import make_mlp_network
 from muzero_jax.search_muzero import make_muzero_search
@@ -48,10 +49,13 @@ class Parts(NamedTuple):
     run_key: chex.PRNGKey
 
 
-def make_parts(config, spec: EnvSpec, *, masked: bool = False, num_shards: int = 1) -> Parts:
+def make_parts(
+    config, spec: EnvSpec, *, masked: bool = False, in_loop: bool = False, num_shards: int = 1
+) -> Parts:
     """Network, search, replay and learner for environments like `spec`, over so many shards.
 
-    `masked` says whether their time steps come with `invalid_actions`.
+    `masked` says whether their time steps come with `invalid_actions`, `in_loop` whether updates
+    are made in a loop inside a program.
     """
     codec = Codecs(
         **{
@@ -60,7 +64,10 @@ def make_parts(config, spec: EnvSpec, *, masked: bool = False, num_shards: int =
         }
     )
     make_network, options = _chosen(NETWORKS, config, "network")
-    network = call(make_network, "network", options, spec, codec)
+    more = {}
+    if config.network.kind == "conv" and in_loop and jax.default_backend() == "cpu":
+        more = {"convolve": convolve_for_cpu_loops}
+    network = call(make_network, "network", options, spec, codec, **more)
     make_search, options = _chosen(SEARCHES, config, "search")
     search_fn = call(
         make_search,

@@ -23,6 +23,7 @@ _LEVELS = {
     "statistics": 1,
     "mesh": 1,
     "networks.blocks": 1,
+    "networks.convolve": 1,
     "networks.mlp": 2,
     "networks.conv": 2,
     "networks.gru": 3,

@@ -1,6 +1,6 @@
 """A residual convolutional network for images and boards."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from flax import linen as nn
@@ -14,6 +14,18 @@ from muzero_jax.types import Array, Codecs, EnvSpec, History, Network
 Stage = tuple[int | str, int, int, int]
 
 
+def _conv(module: nn.Module, channels: int, size: int, strides=(1, 1)) -> nn.Conv:
+    """A square convolution inside one of the modules below."""
+    return nn.Conv(
+        channels,
+        (size, size),
+        strides,
+        dtype=module.dtype,
+        use_bias=False,
+        conv_general_dilated=module.convolve,
+    )
+
+
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions with LayerNorm and a skip: `[B, H, W, C]` -> same shape.
 
@@ -24,17 +36,18 @@ class ResidualBlock(nn.Module):
     dtype: Any
     channels: int | None = None
     stride: int = 1
+    convolve: Callable[..., Array] | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         channels = x.shape[-1] if self.channels is None else self.channels
         strides = (self.stride, self.stride)
-        y = nn.Conv(channels, (3, 3), strides, dtype=self.dtype, use_bias=False)(x)
+        y = _conv(self, channels, 3, strides)(x)
         y = nn.relu(nn.LayerNorm(dtype=self.dtype)(y))
-        y = nn.Conv(channels, (3, 3), dtype=self.dtype, use_bias=False)(y)
+        y = _conv(self, channels, 3)(y)
         y = nn.LayerNorm(dtype=self.dtype)(y)
         if self.channels is not None:
-            x = nn.Conv(channels, (1, 1), strides, dtype=self.dtype, use_bias=False)(x)
+            x = _conv(self, channels, 1, strides)(x)
             x = nn.LayerNorm(dtype=self.dtype)(x)
         return nn.relu(y + x)
 
@@ -52,6 +65,7 @@ class _Representation(nn.Module):
     action_planes: bool
     history_rewards: bool
     dtype: Any
+    convolve: Callable[..., Array] | None
 
     @nn.compact
     def __call__(self, history: History) -> Array:
@@ -73,9 +87,9 @@ class _Representation(nn.Module):
         for stage in self.stages:
             x = self._downsample(x, *stage[:3])
             for _ in range(stage[3]):
-                x = ResidualBlock(self.dtype)(x)
+                x = ResidualBlock(self.dtype, convolve=self.convolve)(x)
         for _ in range(self.num_blocks):
-            x = ResidualBlock(self.dtype)(x)
+            x = ResidualBlock(self.dtype, convolve=self.convolve)(x)
         return scale_embedding(x)
 
     def _downsample(self, x: Array, kind: int | str, size: int, stride: int) -> Array:
@@ -84,8 +98,8 @@ class _Representation(nn.Module):
             x = nn.avg_pool(x, (size, size), strides, "SAME", count_include_pad=False)
             return x.astype(self.dtype)  # The division is by float32 counts.
         if kind == "residual":
-            return ResidualBlock(self.dtype, size, stride)(x)
-        x = nn.Conv(kind, (size, size), strides, dtype=self.dtype, use_bias=False)(x)
+            return ResidualBlock(self.dtype, size, stride, self.convolve)(x)
+        x = _conv(self, kind, size, strides)(x)
         return nn.relu(nn.LayerNorm(dtype=self.dtype)(x))
 
 
@@ -96,10 +110,11 @@ class _FlatHead(nn.Module):
     planes: int
     width: int
     dtype: Any
+    convolve: Callable[..., Array] | None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        x = nn.Conv(self.planes, (1, 1), dtype=self.dtype, use_bias=False)(x)
+        x = _conv(self, self.planes, 1)(x)
         x = nn.relu(nn.LayerNorm(dtype=self.dtype)(x))
         return Head(self.num_logits, self.width, self.dtype)(x.reshape(x.shape[0], -1))
 
@@ -113,6 +128,7 @@ class _Dynamics(nn.Module):
     head_planes: int
     head_width: int
     dtype: Any
+    convolve: Callable[..., Array] | None
     spatial: bool
 
     @nn.compact
@@ -127,12 +143,12 @@ class _Dynamics(nn.Module):
             one_hot = jax.nn.one_hot(action, self.num_actions, dtype=self.dtype)
             # A one-hot action is A constant planes; a 1x1 convolution over them is a vector each.
             planes = nn.Dense(channels, dtype=self.dtype, use_bias=False)(one_hot)[:, None, None]
-        x = nn.Conv(channels, (3, 3), dtype=self.dtype, use_bias=False)(x) + planes
+        x = _conv(self, channels, 3)(x) + planes
         x = nn.relu(nn.LayerNorm(dtype=self.dtype)(x) + embedding)
         for _ in range(self.num_blocks):
-            x = ResidualBlock(self.dtype)(x)
+            x = ResidualBlock(self.dtype, convolve=self.convolve)(x)
         reward_logits = _FlatHead(
-            self.num_logits, self.head_planes, self.head_width, self.dtype
+            self.num_logits, self.head_planes, self.head_width, self.dtype, self.convolve
         )(x)
         return scale_embedding(x), reward_logits
 
@@ -146,12 +162,13 @@ class _Prediction(nn.Module):
     head_planes: int
     head_width: int
     dtype: Any
+    convolve: Callable[..., Array] | None
 
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array]:
         for _ in range(self.num_blocks):
-            x = ResidualBlock(self.dtype)(x)
-        sizes = (self.head_planes, self.head_width, self.dtype)
+            x = ResidualBlock(self.dtype, convolve=self.convolve)(x)
+        sizes = (self.head_planes, self.head_width, self.dtype, self.convolve)
         policy_logits = _FlatHead(self.num_actions, *sizes)(x)
         return policy_logits, _FlatHead(self.num_logits, *sizes)(x)
 
@@ -172,6 +189,7 @@ def make_conv_network(
     history_rewards: bool = False,
     action_encoding: str = "constant",
     dtype: str = "float32",
+    convolve: Callable[..., Array] | None = None,
 ) -> Network:
     """A residual network: downsampling `stages`, then a tower of residual blocks.
 
@@ -201,6 +219,7 @@ def make_conv_network(
         a pass, action H·W (appendix E, Go); needs an embedding as large as the board.
       dtype: of the body and the embedding; parameters, the last layer of
         each head and logits stay float32.
+      convolve: in place of `jax.lax.conv_general_dilated`, see `convolve.py`; None is that itself.
 
     Raises:
       ValueError: where the observations are no images, a stage is none, or actions are no points.
@@ -214,13 +233,19 @@ def make_conv_network(
         stages += ((channels, 3, 1, 0),)
     actions, value, reward = spec.num_actions, codecs.value.num_logits, codecs.reward.num_logits
     dtype = jnp.dtype(dtype)
-    sizes = (head_planes, head_width, dtype)
+    sizes = (head_planes, head_width, dtype, convolve)
     return make_network(
         spec,
         history_steps=history_steps,
         num_reward_logits=reward,
         representation=_Representation(
-            actions, stages, representation_blocks, action_planes, history_rewards, dtype
+            actions,
+            stages,
+            representation_blocks,
+            action_planes,
+            history_rewards,
+            dtype,
+            convolve,
         ),
         dynamics=_Dynamics(actions, reward, dynamics_blocks, *sizes, action_encoding == "spatial"),
         prediction=_Prediction(actions, value, prediction_blocks, *sizes),
