@@ -219,7 +219,7 @@ def test_what_cannot_be_split_names_field_and_devices(tmp_path):
     """Two forced devices. Planted bug seen: an IndivisibleError of the library."""
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
     for name in ("env.num_envs", "replay.batch_size"):
-        options = {"env.num_envs": 4, "replay.batch_size": 8, "replay.rows_per_update": 24}
+        options = {"env.num_envs": 4, "replay.batch_size": 8, "replay.rows_per_update": 96}
         options |= {name: 3, "replay.min_rows": 200}
         command = processes.command(
             "control",
