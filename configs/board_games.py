@@ -23,21 +23,27 @@ class _Size(NamedTuple):
       network: of `config.network`, besides what all share.
       simulations: of one search.
       envs: games at a time.
+      unroll: steps of a training unroll.
       bootstrap: steps of a return, unless a random move or the end comes before.
       batch: of one update.
       rows: of one environment in the replay.
       rows_per_update: env steps for each update.
       total: env steps of a run.
+      random_move: probability of a uniform legal move.
+      learning_rate: of the optimizer, at its peak.
     """
 
     network: dict
     simulations: int = 32
     envs: int = 128
+    unroll: int = 5
     bootstrap: int = 10
     batch: int = 256
     rows: int = 512
     rows_per_update: int = 128
     total: int = 20_000_000
+    random_move: float = 0.4
+    learning_rate: float = 1e-3
 
 
 def _mlp(width: int, num_layers: int = 1) -> dict:
@@ -72,7 +78,15 @@ _SIZES = {
         total=1_000_000,
     ),
     "connect_four": _Size(
-        _conv(32, 1, points=False, dtype="float32"), simulations=24, envs=128, total=4_000_000
+        _conv(32, 1, points=False, dtype="float32"),
+        simulations=16,
+        envs=128,
+        unroll=3,
+        bootstrap=42,
+        rows=1_024,
+        total=2_000_000,
+        random_move=0.15,
+        learning_rate=3e-3,
     ),
     "hex": _Size(_conv(64, 2, points=True)),
     "othello": _Size(_conv(64, 2, points=True)),
@@ -109,7 +123,10 @@ def get_config(game: str = "tic_tac_toe") -> ConfigDict:
         min_value_range=0.2,  # Moves of equal worth are not told apart by noise.
     )
     config.explore = dict(
-        temperature=0.0, halve_temperature_at_updates=(), noise_scale=1.0, random_move=0.4
+        temperature=0.0,
+        halve_temperature_at_updates=(),
+        noise_scale=1.0,
+        random_move=size.random_move,
     )
     config.update(_learning(size))
     config.loop = dict(steps_per_iteration=8, probe_interval_iterations=50)
@@ -135,7 +152,7 @@ def _learning(size: _Size) -> ConfigDict:
     config = ConfigDict()
     config.replay = dict(
         rows_per_env=size.rows,
-        min_rows=size.envs * 32,
+        min_rows=size.envs * 64,
         rows_per_update=size.rows_per_update,
         batch_size=size.batch,
         priority_exponent=0.0,
@@ -143,7 +160,7 @@ def _learning(size: _Size) -> ConfigDict:
         importance_exponent=0.0,
     )
     config.targets = dict(
-        unroll_steps=5,
+        unroll_steps=size.unroll,
         bootstrap_steps=size.bootstrap,
         discount=1.0,
         clip_rewards=False,
@@ -152,7 +169,7 @@ def _learning(size: _Size) -> ConfigDict:
     )
     config.loss = dict(value_weight=1.0, reward_weight=1.0, policy_weight=1.0)
     config.optimizer = dict(
-        learning_rate=1e-3,
+        learning_rate=size.learning_rate,
         warmup_updates=50,
         decay="cosine",
         decay_updates=size.total // size.rows_per_update,
