@@ -93,7 +93,7 @@ DEVICE = {
     },
     **CARTPOLE_ON_DEVICE,
     "minatar_breakout-0": game("minatar", "breakout", minutes=20),
-    "connect_four-0": game("board_games", "connect_four", minutes=30),
+    "connect_four-0": game("board_games", "connect_four", minutes=22),
 }
 MINATAR = {
     f"longer/minatar_{name}-{seed}": game("minatar", name, seed=seed, minutes=60)

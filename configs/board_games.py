@@ -152,7 +152,7 @@ def _learning(size: _Size) -> ConfigDict:
     config = ConfigDict()
     config.replay = dict(
         rows_per_env=size.rows,
-        min_rows=size.envs * 64,
+        min_rows=size.envs * max(32, size.bootstrap + 20),
         rows_per_update=size.rows_per_update,
         batch_size=size.batch,
         priority_exponent=0.0,
