@@ -53,7 +53,7 @@ def one_program():
     """Runs of one config share what is built and compiled, so that each takes a second."""
     made = {}
 
-    def build(config):
+    def build(config, devices=None):
         # Whatever shapes a program; cadences are the driver's.
         shapes = {name: config[name].to_dict() for name in ("env", "network", "search", "replay")}
         return made.setdefault(str(shapes), functools.cache(lambda: real_build(config)))()
@@ -64,12 +64,16 @@ def one_program():
     def rollout(env, *arguments, **options):
         return rollouts.setdefault(id(env), (real_rollout(env, *arguments, **options), env))[0]
 
-    programs, rollouts = {}, {}
+    def shard(*arguments):
+        return shards.setdefault(id(arguments[0]), (real_shard(*arguments), arguments))[0]
+
+    programs, rollouts, shards = {}, {}, {}
     real_build, real_make = assemble.build, anakin.make_iteration
-    real_rollout = assemble.acting.make_rollout
+    real_rollout, real_shard = assemble.acting.make_rollout, anakin.shard
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(assemble, "build", build)
         patch.setattr(anakin, "make_iteration", make)
+        patch.setattr(anakin, "shard", shard)
         patch.setattr(assemble.acting, "make_rollout", rollout)
         yield
 
@@ -110,7 +114,7 @@ def test_asked_anywhere_a_run_saves_leaves_and_ends_like_one_that_was_not(
     undisturbed run. Planted bugs seen: an evaluation broken off and never made; nothing saved for
     an evaluation that was broken off."""
     workdir = tmp_path / "run"
-    for poll in (("drive", 8), ("step", 3), ("drive", 3), ("step", 3)):
+    for poll in (("drive", 8), ("_breaks_off", 3), ("drive", 3), ("_breaks_off", 3)):
         with monkeypatch.context() as patch, pytest.raises(launch.PreemptedError):
             patch.setattr(lifetime, "asked", _Asked(*poll))
             train.train(_config(), workdir)
@@ -144,7 +148,7 @@ def test_a_run_ends_only_when_it_could_be_saved(asked, tmp_path, monkeypatch):
             )
             yield run, {"train/return_sum": 0.0, "train/episodes": 0}
 
-    monkeypatch.setattr(assemble, "build", lambda config: experiment._replace(iterate=iterate))
+    monkeypatch.setattr(assemble, "build", lambda *_: experiment._replace(iterate=iterate))
     monkeypatch.setattr(lifetime, "asked", lambda: asked)
     with pytest.raises(launch.PreemptedError) if asked else contextlib.nullcontext():
         train.train(config, tmp_path)
