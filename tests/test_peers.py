@@ -5,17 +5,22 @@ They train, save, are asked to leave, killed, stopped and stuck; none may wait f
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
-from muzero_jax import checkpoint
+import assemble
+import launch
+from muzero_jax import checkpoint, make_mesh
 import peers
+from presets import config_of
 import processes
 from processes import ROOT, TINY_CONTROL
 
@@ -187,20 +192,30 @@ def _refused(*words, **options):
 
 
 @pytest.mark.parametrize(
-    "words, told",
+    "coordinator, num_processes, process_id, told",
     [
-        (["--coordinator=localhost:1"], "go together"),
-        (["--num_processes=2"], "go together"),
-        (["--coordinator=here", "--num_processes=2", "--process_id=0"], "HOST:PORT"),
-        (["--coordinator=localhost:1", "--num_processes=2", "--process_id=2"], "--process_id"),
-        (["--coordinator=auto", "--num_processes=2"], "--coordinator=auto"),
-        (["--devices=3"], "--devices: 3 of 1"),
+        ("localhost:1", None, None, "go together"),
+        (None, 2, None, "go together"),
+        (None, None, 0, "go together"),
+        ("here", 2, 0, "HOST:PORT"),
+        ("localhost:1", 2, 2, "--process_id must be <"),
+        ("auto", 2, None, "--coordinator=auto"),
     ],
 )
-def test_flags_that_do_not_fit_are_one_line(tmp_path, words, told):
+def test_flags_that_do_not_fit_are_one_line(coordinator, num_processes, process_id, told):
     """Planted bug seen: `--num_processes` alone ignored."""
-    assert told in _refused(*words, f"--workdir={tmp_path / 'run'}")
-    assert not (tmp_path / "run").exists()
+    with pytest.raises(launch.BadInputError, match=told):
+        peers.join(coordinator, num_processes, process_id, 5)
+    peers.join(None, None, None, 5)  # A run of one process.
+
+
+def test_devices_that_are_not_there():
+    """Planted bug seen: eight devices for `--devices=9`."""
+    assert launch._choose_devices(None) == jax.devices()
+    assert launch._choose_devices(1) == jax.devices()[:1]
+    count = len(jax.devices())
+    with pytest.raises(launch.BadInputError, match=f"--devices: {count + 1} of {count} devices"):
+        launch._choose_devices(count + 1)
 
 
 @pytest.mark.slow
@@ -215,29 +230,23 @@ def test_a_coordinator_that_is_not_there_and_peers_that_do_not_come(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_what_cannot_be_split_names_field_and_devices(tmp_path):
-    """Two forced devices. Planted bug seen: an IndivisibleError of the library."""
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
-    for name in ("env.num_envs", "replay.batch_size"):
-        options = {"env.num_envs": 4, "replay.batch_size": 8, "replay.rows_per_update": 96}
-        options |= {name: 3, "replay.min_rows": 200}
-        command = processes.command(
-            "control",
-            "--config=configs/cartpole.py:on_device",
-            f"--workdir={tmp_path / 'run'}",
-            **options,
-        )
-        environment = processes.environment() | flags
-        ran = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-        )
-        assert ran.returncode == 78, ran.stderr
-        assert f"error: {name}" in ran.stderr and "2 devices (got 3)" in ran.stderr
+@pytest.mark.parametrize("config", [("cartpole", "on_device"), ("cartpole", "host")])
+def test_what_cannot_be_split_names_field_and_devices(config):
+    """Planted bug seen: an IndivisibleError of the library."""
+    devices = jax.devices("cpu")[:4]
+    for fields in (
+        {"env.num_envs": 6, "replay.rows_per_update": 24},
+        {"replay.batch_size": 9},
+    ):
+        changed = config_of(*config, **_OPTIONS | fields)
+        field = re.escape(next(iter(fields)))
+        with pytest.raises(launch.BadInputError, match=rf"{field}.* 4 devices \(got \d+\)"):
+            assemble.build(changed, devices)
 
 
 def test_one_process_agrees_with_itself_at_once():
     """Planted bug seen: an answer of the turn before."""
-    agreement = peers.Agreement(None)
+    agreement = peers.Agreement(make_mesh())
     assert agreement.any_of(True, False) == [True, False] == peers.any_of(True, False)
     assert peers.is_first() and peers.meet() is None
     assert np.array_equal(peers.sum_over_processes([1.5, 2]), [1.5, 2.0])
