@@ -6,7 +6,9 @@ outcome of an evaluation) all have to agree on before anyone acts on it, or they
 other for ever. One process agrees with itself at once.
 """
 
+import os
 import re
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding
 import numpy as np
 
 import launch
+import lifetime
 from muzero_jax.mesh import WHOLE, put_rows, sum_over_processes
 
 # How long a lost process goes unnoticed: then the others end, with their stacks.
@@ -46,20 +49,32 @@ def join(
         _check_flags(coordinator, num_processes, process_id)
     # It would take SIGTERM from `lifetime`.
     jax.config.update("jax_enable_preemption_service", False)
+    # The library ends the process by itself when its own patience is over, and not in one line.
+    patience = threading.Timer(timeout_s, _give_up, (coordinator, num_processes, timeout_s))
+    patience.daemon = True
+    patience.start()
     try:
         jax.distributed.initialize(
             coordinator_address=None if coordinator == "auto" else coordinator,
             num_processes=num_processes,
             process_id=process_id,
-            initialization_timeout=timeout_s,
+            initialization_timeout=timeout_s + 60,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
     except (RuntimeError, ValueError) as error:
-        raise launch.BadInputError(
-            f"--coordinator: {coordinator} cannot be reached, or not all"
-            f" {num_processes or ''} processes have come within {timeout_s} s:"
-            f" {' '.join(str(error).split())[:200]}"
-        ) from None
+        told = " ".join(str(error).split())[:200]
+        raise launch.BadInputError(f"--coordinator: {coordinator} cannot be used: {told}") from None
+    finally:
+        patience.cancel()
+
+
+def _give_up(coordinator: str, num_processes: int | None, timeout_s: int) -> None:
+    lifetime.say(
+        f"error: --coordinator: {coordinator} cannot be reached, or not all {num_processes or ''}"
+        f" processes have come within {timeout_s} s; see that all were started, with the same"
+        " --num_processes"
+    )
+    os._exit(lifetime.BAD_INPUT)
 
 
 def _check_flags(coordinator: str | None, num_processes: int | None, process_id: int | None):
