@@ -51,3 +51,18 @@ def test_atari_beats_random(tmp_path):
     learned = json.loads(_python(*command))
     random = json.loads(_python(*command, "--policy=random"))
     assert learned["return_mean"] > 10 * random["return_mean"]
+
+
+@pytest.mark.slow
+def test_no_reply_beats_tic_tac_toe(tmp_path):
+    """The whole run: every line of play that any opponent can choose is won or drawn, whoever
+    begins, by the search and by the policy head alone."""
+    _python(
+        "experiments/board_games.py",
+        "--config=configs/board_games.py:tic_tac_toe",
+        f"--workdir={tmp_path}",
+    )
+    for policy in ("search", "prior"):
+        command = ["experiments/evaluate.py", f"--workdir={tmp_path}", f"--policy={policy}"]
+        lines = json.loads(_python(*command, "--opponent=every_reply"))
+        assert lines["losses"] == 0 and lines["wins"] > 300, lines
