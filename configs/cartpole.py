@@ -115,7 +115,7 @@ def _learning() -> ConfigDict:
         learning_rate=1e-3,
         warmup_updates=50,
         decay="cosine",
-        decay_updates=config_dict.placeholder(int),
+        decay_updates=2_500,
         final_fraction=0.1,
         weight_decay=1e-4,
         max_grad_norm=5.0,

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from muzero_jax import replay
+from muzero_jax import mesh, replay
 from muzero_jax.acting import example_row
 from muzero_jax.envs.wrappers import auto_reset
 from muzero_jax.types import Env, EnvSpec, Explore, HostEnv, SearchOutput, TimeStep, TrainState
@@ -141,6 +141,12 @@ def make_replay(num_envs, rows_per_env, spec=SPEC, history_steps=2, masked=False
         priority_exponent=1.0,
         priority_floor=0.1,
     )
+
+
+def on_one_device(iteration):
+    """An iteration of a shard without its mesh: a batch of one along the mesh's axis."""
+    one = jax.vmap(iteration, in_axes=None, axis_name=mesh.AXIS, axis_size=1)
+    return lambda *args: jax.tree.map(lambda x: x[0], one(*args))
 
 
 def assert_trees_equal(a, b):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fakes
-from muzero_jax import acting, mesh
+from muzero_jax import acting
 from muzero_jax.learner import split_count
 from muzero_jax.loops import anakin as module
 from muzero_jax.types import Counters, RunState, Transition
@@ -149,9 +149,7 @@ def test_the_generator_is_the_iteration_called_by_hand():
     told, run = fakes.take(_loop(env), 6)
     rollout = acting.make_rollout(env, fakes.search, num_steps=_T)
     iteration = module.make_iteration(rollout, _ring(), fakes.learn, jax.random.key(0))
-    # A mesh of one device, by its other name: a batch of one along the axis.
-    one = jax.vmap(iteration, in_axes=None, axis_name=mesh.AXIS, axis_size=1)
-    iterate = jax.jit(lambda *args: jax.tree.map(lambda x: x[0], one(*args)))
+    iterate = jax.jit(fakes.on_one_device(iteration))
     hand, updates = _fresh(env), 0
     parts = (hand.train, hand.replay, hand.env, hand.timestep, hand.acting)
     for i in range(6):

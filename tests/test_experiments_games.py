@@ -9,6 +9,7 @@ import pytest
 
 import assemble
 import budget
+import fakes
 import launch
 from muzero_jax import acting, checkpoint, metrics
 from muzero_jax.loops.anakin import make_iteration
@@ -63,9 +64,9 @@ def test_the_ring_of_a_board_game_holds_its_masks():
     rollout = acting.make_rollout(experiment.env, parts.search, num_steps=8)
     iteration = make_iteration(rollout, parts.replay, parts.learn, parts.run_key)
     count = np.zeros(2, np.uint32)
-    _, ring, *_ = jax.jit(iteration)(
-        run.train, run.replay, run.env, run.timestep, run.acting, parts.explore_at(0), count,
-        count, np.int32(0),
+    state = (run.train, run.replay, run.env, run.timestep, run.acting)
+    _, ring, *_ = jax.jit(fakes.on_one_device(iteration))(
+        *state, parts.explore_at(0), count, count, np.int32(0)
     )
     rows = jax.tree.map(lambda x: np.asarray(x[:, :8]), ring.rows)
     marked = rows.observation.reshape(4, 8, 9, 2).any(axis=-1)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import fakes
 from muzero_jax import acting, codecs, frames, learner, losses, search, targets, types
 from muzero_jax import replay as replay_lib
 from muzero_jax.envs.cartpole import make_cartpole
@@ -132,8 +133,8 @@ def test_a_whole_iteration_lowers():
     carry = jax.eval_shape(lambda: anakin.init_anakin_carry(spec, NUM_ENVS, HISTORY))
     count = learner.split_count(0)
     text = lower_for_tpu(
-        iteration, train, jax.eval_shape(ring.init), env, timestep, carry, acting.NO_EXPLORATION,
-        count, count, np.int32(3), donate_argnums=(0, 1, 2, 3, 4))
+        fakes.on_one_device(iteration), train, jax.eval_shape(ring.init), env, timestep, carry,
+        acting.NO_EXPLORATION, count, count, np.int32(3), donate_argnums=(0, 1, 2, 3, 4))
     assert text.count("stablehlo.while") >= 3  # Steps, simulations, updates.
     assert "stablehlo.reduce_window" in text
 

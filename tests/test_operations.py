@@ -410,7 +410,7 @@ def test_a_warm_start_is_the_source_and_is_written_down(whole, tmp_path, monkeyp
         iterated.append(jax.tree.map(jax.numpy.copy, run.replace(counters=None)))
         raise RuntimeError("killed")
 
-    def build(config):
+    def build(config, devices):
         return experiment._replace(iterate=iterate)
 
     for init_from in (str(whole), None):
