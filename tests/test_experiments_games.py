@@ -28,7 +28,7 @@ _RUNS = {
 @pytest.mark.parametrize("script", _RUNS)
 def test_a_tiny_run_trains_evaluates_and_saves(script, tmp_path):
     """A real process. It keeps as many params saves as `checkpoint.params_to_keep` says, not as
-    many as resume points. Planted bug seen: both stores made with `max_to_keep`."""
+    many as resume points."""
     game, options = _RUNS[script]
     words = processes.command(
         script,
@@ -57,7 +57,7 @@ def test_a_tiny_run_trains_evaluates_and_saves(script, tmp_path):
 
 def test_the_ring_of_a_board_game_holds_its_masks():
     """A marked point is never legal again, and the stored action is always legal; a game of
-    MinAtar has no masks to store. Planted bug seen: the mask left out of the ring's rows."""
+    MinAtar has no masks to store."""
     config = config_of("board_games", "tic_tac_toe", **_TINY_BOARD, **{"network.width": 16})
     experiment = assemble.build(config)
     run, parts = experiment.fresh(), experiment.parts
@@ -79,7 +79,7 @@ def test_the_ring_of_a_board_game_holds_its_masks():
 
 def test_the_budget_of_a_large_game_counts_its_masks():
     """4,672 actions a row in chess: policy in float32 and mask in bool outweigh the 8x8x119
-    numbers of the board, counted here by hand. Planted bug seen: rows without `invalid_actions`."""
+    numbers of the board, counted here by hand."""
     config = config_of("board_games", "chess", **{"env.num_envs": 2, "replay.min_rows": 64})
     experiment = assemble.build(config)
     spec = experiment.parts.spec
@@ -116,7 +116,7 @@ def test_what_cannot_be_played_is_refused_in_one_line(name):
 
 
 def test_an_opponent_is_for_two_players_only():
-    """Planted bug seen: the check for two players left out."""
+    """"""
     config = config_of("board_games", "tic_tac_toe")
     del config.evaluation.opponent
     with pytest.raises(launch.BadInputError, match="evaluation.opponent is missing"):
@@ -124,7 +124,7 @@ def test_an_opponent_is_for_two_players_only():
 
 
 def test_without_pgx_the_line_names_the_extra(monkeypatch):
-    """Planted bug seen: the check left out."""
+    """"""
     find = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "pgx" else find(name)
