@@ -14,6 +14,7 @@ import numpy as np
 
 from muzero_jax.acting import NO_EXPLORATION
 from muzero_jax.frames import history_init, history_push
+from muzero_jax.search import legal_actions
 from muzero_jax.types import Array, Env, EnvSpec, History, Network, Params, SearchFn, TimeStep
 
 
@@ -111,9 +112,7 @@ def _with_history(choose: Callable[..., Array], spec: EnvSpec, history_steps: in
 
 
 def _of_legal(logits: Array, timestep: TimeStep) -> Array:
-    if timestep.invalid_actions is None:
-        return logits
-    return jnp.where(timestep.invalid_actions, -jnp.inf, logits)
+    return jnp.where(legal_actions(timestep.invalid_actions, logits.shape), logits, -jnp.inf)
 
 
 def make_match(

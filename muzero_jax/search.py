@@ -9,6 +9,8 @@ import mctx
 
 from muzero_jax.types import Array, Codecs, Explore, Network, Params, SearchFn, SearchOutput
 
+MIN_LOGIT = -1e30  # Finite: a row without legal actions must not turn into NaN.
+
 
 def make_gumbel_search(
     network: Network,
@@ -162,6 +164,14 @@ def search_value(tree: mctx.Tree, policy: Array) -> Array:
     return jnp.sum(jnp.where(visited, weight * summary.qvalues, 0.0), axis=-1)
 
 
+def legal_actions(invalid_actions: Array | None, shape: tuple[int, ...]) -> Array:
+    """The legal actions `[B, A]` bool, all of `shape` where there is no mask."""
+    if invalid_actions is None:
+        return jnp.ones(shape, bool)
+    chex.assert_type(invalid_actions, bool)
+    return ~invalid_actions
+
+
 def choose_action(
     key: chex.PRNGKey,
     greedy: Array,
@@ -176,10 +186,7 @@ def choose_action(
     where it is another one.
     """
     draw_key, random_key, coin_key = jax.random.split(key, 3)
-    legal = jnp.ones_like(policy, bool)
-    if invalid_actions is not None:
-        chex.assert_type(invalid_actions, bool)
-        legal = ~invalid_actions
+    legal = legal_actions(invalid_actions, policy.shape)
     safe_temperature = jnp.maximum(explore.temperature, 1e-3)
     logits = jnp.log(jnp.maximum(policy, 1e-30)) / safe_temperature
     drawn = jax.random.categorical(draw_key, jnp.where(legal, logits, -jnp.inf))

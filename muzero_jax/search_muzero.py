@@ -8,10 +8,15 @@ import jax
 import jax.numpy as jnp
 import mctx
 
-from muzero_jax.search import choose_action, make_recurrent_fn, root_of, search_value
+from muzero_jax.search import (
+    MIN_LOGIT,
+    choose_action,
+    legal_actions,
+    make_recurrent_fn,
+    root_of,
+    search_value,
+)
 from muzero_jax.types import Array, Codecs, Embedding, Explore, Network, SearchFn, SearchOutput
-
-_MIN_LOGIT = -1e30  # Finite: a row without legal actions must not turn into NaN.
 
 
 def make_muzero_search(
@@ -67,11 +72,8 @@ def make_muzero_search(
         noise_key, tie_key, search_key, action_key = jax.random.split(key, 4)
         root = root_of(network, codecs, params, history)
         chex.assert_axis_dimension(root.prior_logits, -1, num_actions)
-        legal = jnp.ones_like(root.prior_logits, bool)
-        if invalid_actions is not None:
-            chex.assert_type(invalid_actions, bool)
-            legal = ~invalid_actions
-        prior = jax.nn.softmax(jnp.where(legal, root.prior_logits, _MIN_LOGIT))
+        legal = legal_actions(invalid_actions, root.prior_logits.shape)
+        prior = jax.nn.softmax(jnp.where(legal, root.prior_logits, MIN_LOGIT))
         noise = draw_dirichlet(noise_key, legal, dirichlet_alpha)
         tie_break = 1e-5 * jax.random.uniform(tie_key, prior.shape) * (explore.noise_scale > 0)
         tree = mctx.search(
@@ -161,4 +163,4 @@ def draw_dirichlet(key: chex.PRNGKey, legal: Array, alpha: float) -> Array:
     """Dirichlet noise over the legal actions of each row `[B, A]`: 0 elsewhere, sum 1."""
     # In logarithms: at a small alpha every gamma variable of a row can underflow.
     log_gamma = jax.random.loggamma(key, alpha, legal.shape)
-    return jax.nn.softmax(jnp.where(legal, log_gamma, _MIN_LOGIT))
+    return jax.nn.softmax(jnp.where(legal, log_gamma, MIN_LOGIT))

@@ -11,10 +11,8 @@ import jax.numpy as jnp
 import mctx
 
 from muzero_jax.frames import history_init, history_push
-from muzero_jax.search import make_gumbel_plan, root_of, search_value
+from muzero_jax.search import MIN_LOGIT, legal_actions, make_gumbel_plan, root_of, search_value
 from muzero_jax.types import Array, Codecs, Env, Explore, Network, SearchFn, SearchOutput, TimeStep
-
-_MIN_LOGIT = -1e30  # Finite: a row without legal actions must not turn into NaN.
 
 
 def make_true_model_search(
@@ -74,7 +72,7 @@ def make_true_model_search(
         return mctx.RecurrentFnOutput(
             reward=row.reward,
             discount=discount * row.discount,
-            prior_logits=jnp.where(_legal(row, num_actions), leaf.prior_logits, _MIN_LOGIT),
+            prior_logits=jnp.where(_legal(row, num_actions), leaf.prior_logits, MIN_LOGIT),
             value=leaf.value,
         ), env_state
 
@@ -173,9 +171,7 @@ def _step(env: Env, key, env_state, action):
 
 def _legal(timestep: TimeStep, num_actions: int) -> Array:
     """The legal actions `[B, A]` bool."""
-    if timestep.invalid_actions is None:
-        return jnp.ones((*timestep.reward.shape, num_actions), bool)
-    return ~timestep.invalid_actions
+    return legal_actions(timestep.invalid_actions, (*timestep.reward.shape, num_actions))
 
 
 def _select_by_ucb(key, tree, node_index, depth=None, *, exploration) -> Array:

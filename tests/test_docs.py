@@ -4,6 +4,7 @@ from pathlib import Path
 import re
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -79,4 +80,9 @@ def test_the_match_counts_every_game_and_line():
 def test_the_mean_of_all_shards():
     """Seen to fail with `pmean` left out."""
     (block,) = _blocks("scaling.md")
-    exec(compile(block, "scaling.md", "exec"), {})
+    space: dict = {}
+    exec(compile(block, "scaling.md", "exec"), space)
+    mesh, rows = space["mesh"], space["rows"]
+    assert mesh.size == len(jax.devices())
+    mean = space["shard"](space["mean_of_all"], mesh, space["SPLIT"], space["WHOLE"])(rows)
+    assert mean == sum(range(len(rows))) / len(rows)
