@@ -13,6 +13,7 @@ import numpy as np
 from fields import MATCHES, ON_DEVICE, PGX, TASK_FIELDS
 import launch
 from muzero_jax import acting
+from muzero_jax.dataset import Dataset
 from muzero_jax.envs import host, wrappers
 from muzero_jax.envs.cartpole import make_cartpole
 from muzero_jax.envs.catch import make_catch
@@ -21,9 +22,11 @@ from muzero_jax.envs.pgx import make_pgx
 from muzero_jax.loops.anakin import anakin, init_anakin_carry
 from muzero_jax.loops.sebulba import sebulba
 from muzero_jax.mesh import SPLIT, make_mesh, shard
+from muzero_jax.streams import DatasetError
 from muzero_jax.types import Counters, Env, HostEnv, RunState
 from parts import Parts, call, make_parts
 import results
+import stored
 
 # What `env.task` may name in the suite "jax".
 JAX_ENVS: dict[str, Callable[..., Env]] = {
@@ -59,13 +62,16 @@ class Experiment(NamedTuple):
     eval_env: Callable[[list[int]], HostEnv]
 
 
-def build(config, devices: Sequence[jax.Device] | None = None) -> Experiment:
+def build(
+    config, devices: Sequence[jax.Device] | None = None, data: Dataset | None = None
+) -> Experiment:
     """The experiment of a config, whether its environments live on the host or on the device.
 
-    `devices` are those to train on; None is the first one alone.
+    `devices` are those to train on; None is the first one alone. With `data` it learns from these
+    rows, and its environments serve evaluation only.
 
     Raises:
-      BadInputError: where a part refuses its numbers.
+      BadInputError: where a part refuses its numbers, or the data do not fit the environment.
     """
     mesh = make_mesh(devices)
     try:
@@ -74,7 +80,10 @@ def build(config, devices: Sequence[jax.Device] | None = None) -> Experiment:
             if name not in config.env:
                 raise ValueError(f"evaluation.{name}: there is no such field for this env")
         make = _on_device if config.env.suite in ON_DEVICE else _on_host
-        return make(config, mesh)
+        experiment = make(config, mesh)
+        return experiment if data is None else stored.unplug(experiment, config, data)
+    except DatasetError as error:
+        raise launch.BadInputError(f"--data: {error}") from None
     except ValueError as error:
         raise launch.BadInputError(str(error)) from None
 

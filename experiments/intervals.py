@@ -42,8 +42,8 @@ class Interval:
         news = dict(news)
         # NaN everywhere says that the iteration made no update.
         updated = np.isfinite(news.get("train/skipped_in_a_row", np.nan))
-        self._return_sum += float(news.pop("train/return_sum"))
-        self._episodes += float(news.pop("train/episodes"))
+        self._return_sum += float(news.pop("train/return_sum", 0.0))
+        self._episodes += float(news.pop("train/episodes", 0.0))
         for name, value in news.items():
             if name.startswith("speed/share_"):
                 self._shares[name] = value  # Told only by the iterations that were probes.

@@ -109,8 +109,11 @@ SCRIPTS = {
 }
 
 
-def train(script: str) -> None:
-    """Trains by the flags; refuses the configs that belong to another script."""
+def train(script: str | None, *, data: str | None = None) -> None:
+    """Trains by the flags; refuses the configs that belong to another script (None: no config).
+
+    `data` is the folder of a dataset to learn from, in place of environments.
+    """
     args = flags.FLAGS
     if args.platform == "cpu":
         os.environ["JAX_PLATFORMS"] = "cpu"
@@ -122,7 +125,8 @@ def train(script: str) -> None:
     config = args.config
     try:
         validate.check(config)
-        if (right := SCRIPTS[config.env.suite]) != script:
+        right = SCRIPTS[config.env.suite]
+        if script is not None and right != script:
             raise BadInputError(
                 f"--config: env.suite {config.env.suite!r} is trained by experiments/{right}.py"
             )
@@ -144,6 +148,7 @@ def train(script: str) -> None:
         init_from=args.init_from,
         devices=_choose_devices(args.devices),
         watchdog_s=60 * args.watchdog_minutes,
+        data=data,
     )
 
 

@@ -18,6 +18,7 @@ from muzero_jax.networks.gru import make_gru_network
 from muzero_jax.networks.mlp import make_mlp_network
 from muzero_jax.search_muzero import make_muzero_search
 from muzero_jax.types import (
+    Array,
     Codecs,
     EnvSpec,
     Explore,
@@ -26,6 +27,7 @@ from muzero_jax.types import (
     Replay,
     SearchFn,
     TrainState,
+    Transition,
 )
 
 # What a config may name; the keys are those of `fields.CHOICES`.
@@ -50,12 +52,18 @@ class Parts(NamedTuple):
 
 
 def make_parts(
-    config, spec: EnvSpec, *, masked: bool = False, in_loop: bool = False, num_shards: int = 1
+    config,
+    spec: EnvSpec,
+    *,
+    masked: bool = False,
+    in_loop: bool = False,
+    num_shards: int = 1,
+    initial_priority: Callable[[Transition], Array] | None = None,
 ) -> Parts:
     """Network, search, replay and learner for environments like `spec`, over so many shards.
 
     `masked` says whether their time steps come with `invalid_actions`, `in_loop` whether updates
-    are made in a loop inside a program.
+    are made in a loop inside a program; None for `initial_priority` takes that of the targets.
     """
     codec = Codecs(
         **{
@@ -81,7 +89,7 @@ def make_parts(
     )
     init_key, env_key, run_key = jax.random.split(jax.random.key(config.seed), 3)
     optimizer = call(learner.make_optimizer, "optimizer", config.optimizer.to_dict())
-    ring = _make_replay(config, spec, network, search_fn, masked)
+    ring = _make_replay(config, spec, network, search_fn, masked, initial_priority)
     loss = _make_loss(config, spec, network, codec)
     return Parts(
         spec=spec,
@@ -141,7 +149,7 @@ def make_explore_at(
 
 
 def _make_replay(
-    config, spec: EnvSpec, network: Network, search_fn: SearchFn, masked: bool
+    config, spec: EnvSpec, network: Network, search_fn: SearchFn, masked: bool, initial_priority
 ) -> Replay:
     target, history_steps = config.targets, config.network.history_steps
     params = jax.eval_shape(network.init, jax.random.key(0))
@@ -149,7 +157,8 @@ def _make_replay(
     from_network = target.value_source == "target_network"
     return replay.make_replay(
         acting.example_row(spec, search_fn, params, history_steps, masked=masked),
-        targets.make_initial_priority(
+        initial_priority
+        or targets.make_initial_priority(
             bootstrap_steps=target.bootstrap_steps,
             discount=target.discount,
             reward_transform=_reward_transform(config),

@@ -40,9 +40,10 @@ def start(
     counters = Counters(**meta["counters"])
     counters = counters._replace(resumes=max(resumes, counters.resumes + 1))
     run = tree["rest"]
+    on_host = run.env is None and run.acting is not None
     peers.tell(
         f"resuming at {counters.env_steps} env steps, {counters.updates} updates"
-        f" (resume {counters.resumes})" + ("; new episodes begin" if run.env is None else "")
+        f" (resume {counters.resumes})" + ("; new episodes begin" if on_host else "")
     )
     run = run.replace(train=run.train.replace(params=tree["params"]), counters=counters)
     return run, meta

@@ -15,11 +15,12 @@ import evaluate
 from intervals import Interval, crossed
 import launch
 import lifetime
-from muzero_jax import checkpoint, mesh, metrics
+from muzero_jax import checkpoint, dataset, mesh, metrics
 from muzero_jax.checkpoint import CheckpointError, CheckpointStore, SaveError
 from muzero_jax.envs import host
 from muzero_jax.envs.checked import EnvError
 from muzero_jax.learner import MAX_SKIPPED_IN_A_ROW
+from muzero_jax.streams import DatasetError
 from muzero_jax.types import Counters, RunState
 import peers
 from saves import Saver
@@ -40,6 +41,7 @@ def train(
     init_from: str | None = None,
     devices: Sequence[jax.Device] | None = None,
     watchdog_s: float = 1800.0,
+    data: str | None = None,
 ) -> None:
     """Trains by a validated config; the same call goes on with an interrupted run.
 
@@ -50,10 +52,13 @@ def train(
       init_from: folder of another run, whose newest parameters a new run begins with.
       devices: to train on; None is the first one.
       watchdog_s: the process ends when an iteration takes longer than so many seconds.
+      data: folder of a dataset to learn from, in place of environments.
     """
     try:
         with contextlib.ExitStack() as stack:
-            _train(stack, config, workdir, resume, init_from, devices, watchdog_s)
+            _train(stack, config, workdir, resume, init_from, devices, watchdog_s, data)
+    except DatasetError as error:
+        raise launch.BadInputError(f"--data: {error}") from None
     except CheckpointError as error:
         raise launch.BadInputError(str(error)) from None
     except SaveError as error:
@@ -63,10 +68,12 @@ def train(
 
 
 def _train(
-    stack, config, workdir: Path, resume: str, init_from: str | None, devices, watchdog_s: float
+    stack, config, workdir: Path, resume: str, init_from: str | None, devices, watchdog_s, data
 ) -> None:
-    origin = workdirs.check(workdir, config, resume=resume, init_from=init_from)
-    experiment = assemble.build(config, devices)
+    rows = None if data is None else dataset.open_dataset(data)
+    identity = None if data is None else rows.identity
+    origin = workdirs.check(workdir, config, resume=resume, init_from=init_from, data=identity)
+    experiment = assemble.build(config, devices, rows)
     told = budget.estimate(config, experiment)
     budget.check(told)
     warm = None
@@ -76,7 +83,7 @@ def _train(
     written = metrics.read_jsonl(path) if path.exists() else []
     peers.meet()  # Before the first one writes anything, all have seen what was there.
     if peers.is_first():
-        stack.enter_context(workdirs.claim(workdir, config, init_from=origin))
+        stack.enter_context(workdirs.claim(workdir, config, init_from=origin, data=identity))
     peers.meet()
     peers.tell(f"run in {workdir} on {jax.default_backend()} x{experiment.mesh.size}\n{told}")
     keep = config.checkpoint

@@ -41,9 +41,16 @@ def choose(workdir: str | None, name: str) -> Path:
 
 
 def check(
-    workdir: Path, config, *, resume: str = "auto", init_from: str | None = None
+    workdir: Path,
+    config,
+    *,
+    resume: str = "auto",
+    init_from: str | None = None,
+    data: str | None = None,
 ) -> dict[str, Any] | None:
     """Checks that a run with this config may begin or go on in the folder, before any building.
+
+    `data` is the identity of the dataset that it learns from, or None.
 
     Returns:
       Where the run's first parameters come from: as given (`workdir` alone), or as `config.json`
@@ -58,8 +65,13 @@ def check(
     if resume == "must" and not _entries(workdir / "checkpoints"):
         raise launch.BadInputError(f"--resume=must: no resume point in {workdir}")
     stored = load(workdir / "config.json") if used else {}
-    origin = stored.pop("init_from", None)
+    origin, former = stored.pop("init_from", None), stored.pop("data", None)
     if used:
+        if former != data:
+            learned = "other data" if former and data else "data" if former else "environments"
+            raise launch.BadInputError(
+                f"--data: the run in {workdir} learns from {learned}; use another folder"
+            )
         _check_same(workdir, stored, json.loads(config.to_json()))
         _lock(workdir).close()  # Told early; the lock that lasts is taken by `claim`.
     before = origin["workdir"] if origin else None
@@ -111,14 +123,17 @@ def _check_same(workdir: Path, stored: dict, given: dict) -> None:
 
 
 @contextlib.contextmanager
-def claim(workdir: Path, config, *, init_from: dict | None = None) -> Iterator[None]:
+def claim(
+    workdir: Path, config, *, init_from: dict | None = None, data: str | None = None
+) -> Iterator[None]:
     """Locks the folder and writes `config.json`, once all of the config has been found to work.
 
     Raises:
       BadInputError: where the folder cannot be written, or another process has it.
     """
     unfinished = workdir / "config.json.tmp"
-    content = json.loads(config.to_json()) | ({"init_from": init_from} if init_from else {})
+    more = {"init_from": init_from, "data": data}
+    content = json.loads(config.to_json()) | {name: x for name, x in more.items() if x}
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -170,8 +185,14 @@ def read_config(workdir: Path) -> ConfigDict:
     if not path.exists():
         raise launch.BadInputError(f"--workdir: no run in {workdir} (config.json is missing)")
     stored = load(path)
-    stored.pop("init_from", None)
+    for name in ("init_from", "data"):
+        stored.pop(name, None)
     return ConfigDict(stored)
+
+
+def learns_from_data(workdir: Path) -> bool:
+    """Whether the run in a folder learns from a dataset."""
+    return load(workdir / "config.json").get("data") is not None
 
 
 def load(path: Path) -> dict[str, Any]:

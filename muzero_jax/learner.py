@@ -1,7 +1,7 @@
 """From targets and a loss to an update; one learning step on the replay."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from muzero_jax.mesh import shard_key
 from muzero_jax.types import Array, LossFn, Network, Params, Replay, Sample, TargetFn, TrainState
 
 
@@ -24,6 +25,8 @@ class UpdateOutput(NamedTuple):
 # After so many updates in a row that were not finite, none is applied any more: the run has to
 # stop, and whoever reads `skipped_in_a_row` later than that still sees it.
 MAX_SKIPPED_IN_A_ROW = 10
+
+LEARN = 1  # The purpose of an update's key; a loop's other purposes have other numbers.
 
 UpdateFn = Callable[[TrainState, chex.PRNGKey, Sample], tuple[TrainState, UpdateOutput]]
 
@@ -221,6 +224,30 @@ def make_learn(replay: Replay, update: UpdateFn, *, batch_size: int):
         return train, replay_state, output.metrics
 
     return learn
+
+
+def make_updates(learn: Callable[..., Any], key: chex.PRNGKey) -> Callable[..., Any]:
+    """Several updates of one shard as a pure function, `learn` being from `make_learn`.
+
+    Returns:
+      `updates(TrainState, replay state, count, num) -> (TrainState, replay state, metrics)`: `num`
+      updates, a traced number, after `count` (uint32 `[2]`, see `split_count`); the metrics are
+      those of the newest, NaN where there is none.
+    """
+
+    def updates(train: TrainState, replay_state, count, num):
+        def one(i, state):
+            train, replay_state, _ = state
+            low = count[1] + i.astype(jnp.uint32)
+            high = count[0] + (low < count[1]).astype(jnp.uint32)
+            learn_key = fold_count(key, LEARN, jnp.stack([high, low]))
+            return learn(train, replay_state, shard_key(learn_key))
+
+        shapes = jax.eval_shape(learn, train, replay_state, key)[2]
+        nothing = jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), shapes)
+        return jax.lax.fori_loop(0, num, one, (train, replay_state, nothing))
+
+    return updates
 
 
 def updates_due(rows: int, *, min_rows: int, rows_per_update: int) -> int:

@@ -21,6 +21,9 @@ _LEVELS = {
     "checkpoint": 1,
     "metrics": 1,
     "statistics": 1,
+    "streams": 1,
+    "dataset": 2,
+    "lanes": 3,
     "mesh": 1,
     "networks.blocks": 1,
     "networks.convolve": 1,
@@ -48,6 +51,7 @@ _LEVELS = {
     "matches": 4,
     "loops.anakin": 4,
     "loops.sebulba": 4,
+    "loops.unplugged": 4,
 }
 
 # Ways to read the device that are no `fetch`, and to wait for it.

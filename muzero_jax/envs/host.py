@@ -14,6 +14,7 @@ from muzero_jax.envs.checked import check_host_env
 TRAIN = 0
 EVAL = 1
 RANDOM = 2
+RECORD = 3
 
 # Image style -> options of envpool; `stack_num` is 1 because acting and replay stack frames.
 _IMAGES = {
@@ -49,7 +50,7 @@ def env_seeds(seed: int, purpose: int, resume: int, group: int, num_envs: int) -
 
     Args:
       seed: the run's seed, >= 0.
-      purpose: `TRAIN`, `EVAL` or `RANDOM`.
+      purpose: `TRAIN`, `EVAL`, `RANDOM` or `RECORD`.
       resume: how often the run was taken up again.
       group: index of the group of environments.
       num_envs: E.

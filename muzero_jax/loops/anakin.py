@@ -10,13 +10,13 @@ from jax.sharding import Mesh
 import numpy as np
 
 from muzero_jax.acting import init_carry
-from muzero_jax.learner import check_ratio, fold_count, split_count, updates_due
+from muzero_jax.learner import check_ratio, fold_count, make_updates, split_count, updates_due
 from muzero_jax.mesh import AXIS, SPLIT, WHOLE, make_mesh, place, shard, shard_key
 from muzero_jax.types import Array, EnvSpec, Explore, Replay, RunState, Transition
 
 fetch = jax.device_get  # The only way in which this module reads the device.
 
-ITERATION, LEARN = 0, 1  # Purposes of keys.
+ITERATION = 0  # The purpose of a key, beside `learner.LEARN`.
 
 
 @chex.dataclass(frozen=True)
@@ -126,6 +126,7 @@ def anakin(
 def make_iteration(rollout, replay: Replay, learn, key: chex.PRNGKey) -> Callable[..., Any]:
     """One iteration of one shard as a pure function; `num_updates` is traced, so that warm-up is
     no second program."""
+    update = make_updates(learn, key)
 
     def iteration(
         train, replay_state, env, timestep, acting, explore, count, updates, num_updates
@@ -140,19 +141,7 @@ def make_iteration(rollout, replay: Replay, learn, key: chex.PRNGKey) -> Callabl
             (updates[1] & 0x7FFFFFFF).astype(jnp.int32),
         )
         replay_state = replay.add(replay_state, 0, rows)
-
-        def one(i, state):
-            train, replay_state, _ = state
-            low = updates[1] + i.astype(jnp.uint32)
-            high = updates[0] + (low < updates[1]).astype(jnp.uint32)
-            learn_key = fold_count(key, LEARN, jnp.stack([high, low]))
-            return learn(train, replay_state, shard_key(learn_key))
-
-        shapes = jax.eval_shape(learn, train, replay_state, key)[2]
-        nothing = jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), shapes)
-        train, replay_state, metrics = jax.lax.fori_loop(
-            0, num_updates, one, (train, replay_state, nothing)
-        )
+        train, replay_state, metrics = update(train, replay_state, updates, num_updates)
         running, returns = episode_returns(acting.running_return, rows)
         arrived = jnp.concatenate([rows.first[:, 1:], timestep.first[:, None]], axis=1)
         resets = acting.resets + jnp.sum(arrived & rows.last, axis=1, dtype=jnp.uint32)

@@ -19,7 +19,7 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
-from muzero_jax.learner import check_ratio, fold_count, split_count, updates_due
+from muzero_jax.learner import LEARN, check_ratio, fold_count, split_count, updates_due
 from muzero_jax.mesh import (
     SPLIT,
     WHOLE,
@@ -36,7 +36,7 @@ from muzero_jax.types import Counters, Explore, HostEnv, RunState, TimeStep
 
 fetch = jax.device_get  # The only way in which this module reads the device.
 
-ACT, LEARN = 0, 1  # Purposes of keys.
+ACT = 0  # The purpose of a key, beside `learner.LEARN`.
 
 
 def sebulba(

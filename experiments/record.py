@@ -1,0 +1,209 @@
+"""Writes what a run has stored, or fresh episodes of it, as a dataset; prints one JSON line.
+
+  python experiments/record.py --workdir=runs/cartpole --out=data/cartpole
+  python experiments/record.py --workdir=runs/cartpole --out=data/fresh --episodes=100
+
+The first takes the replay of the newest resume point, policies and values included. The second
+plays whole episodes in the environment of training with the newest parameters, exploring as
+training does by then, or not (--noise=none), or at random (--policy=random, which has neither
+policies nor values). docs/datasets.md tells what is written.
+"""
+
+from collections.abc import Callable, Iterator
+import json
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+import jax
+import numpy as np
+
+import assemble
+import launch
+import lifetime
+from muzero_jax import acting, checkpoint, evaluate
+from muzero_jax.dataset import write_dataset
+from muzero_jax.envs import host
+from muzero_jax.envs.checked import EnvError
+from muzero_jax.streams import DatasetError, take_rows
+from muzero_jax.types import HostEnv, TimeStep, Transition
+import results
+from saved_params import check_saved, newest_params, told_by_flag
+from start import saved_tree
+import stored
+import validate
+import workdirs
+
+# `(carry, TimeStep [E], count) -> (carry, rows [E])`, all of NumPy but the carry.
+Play = Callable[[Any, TimeStep, int], tuple[Any, Transition]]
+
+
+def replay_streams(
+    experiment: assemble.Experiment, workdir: Path, history_steps: int, told: dict[str, Any]
+) -> Iterator[Transition]:
+    """The rows of each environment in the newest resume point as a stream, oldest first.
+
+    A ring that has wrapped begins within an episode: that one's rows are left out, and counted in
+    `told["dropped_rows"]`.
+
+    Raises:
+      BadInputError: where there is no resume point, or none that fits.
+    """
+    rest = saved_tree(jax.eval_shape(experiment.fresh))["rest"]
+    target = {"rest": rest.replace(train=None, env=None, timestep=None, acting=None)}
+    try:
+        found = checkpoint.restore_newest(workdir / "checkpoints", target, partial=True)
+    except checkpoint.CheckpointError as error:
+        raise launch.BadInputError(f"--workdir: {error}") from None
+    if found is None:
+        raise launch.BadInputError(f"--workdir: no resume point in {workdir}; try --episodes")
+    ring, row = found[1]["rest"].replay, stored.example_row(experiment.parts, history_steps)
+    told.update(found[2]["counters"], dropped_rows=0)
+    for lane, (cursor, filled) in enumerate(zip(*jax.device_get((ring.cursor, ring.filled)))):
+        slots = (cursor - filled + np.arange(filled)) % ring.weights.shape[1]
+        rows = jax.device_get(_at(ring.rows, lane))
+        began = np.flatnonzero(rows.first[slots])[:1]
+        kept = slots[began[0] :] if len(began) else slots[:0]
+        told["dropped_rows"] += len(slots) - len(kept)
+        yield jax.tree.map(lambda x, like: x.reshape(-1, *like.shape), _at(rows, kept), row)
+
+
+def _at(rows: Transition, index) -> Transition:
+    return jax.tree.map(lambda x: x[index], rows)
+
+
+def episode_streams(env: HostEnv, play: Play, carry, *, episodes_per_env: int):
+    """Plays whole episodes, the same number in each environment; each is a stream.
+
+    `env` has not been reset yet; `carry` is that of `play` before the first row.
+    """
+    timestep, count = env.reset(), 0
+    running: list[list[Transition]] = [[] for _ in range(env.num_envs)]
+    done = np.zeros(env.num_envs, int)
+    while done.min() < episodes_per_env:
+        carry, rows = play(carry, timestep, count)
+        for i in np.flatnonzero(done < episodes_per_env):
+            same_step = bool(timestep.first[i] and running[i])
+            running[i].append(_at(rows, i))
+            if same_step or timestep.last[i]:
+                stream = jax.tree.map(lambda *x: np.stack(x), *running[i])
+                # After a reset in the same step the newest row is the next episode's first.
+                end = len(running[i]) - same_step
+                yield take_rows(stream, 0, end)
+                running[i] = running[i][end:]
+                done[i] += 1
+        timestep, count = env.step(rows.action), count + 1
+
+
+def search_play(experiment: assemble.Experiment, params, key, explore, updates: int) -> Play:
+    """Plays by the run's search, as training does."""
+
+    @jax.jit
+    def step(carry, timestep, count):
+        key_of_step = jax.random.fold_in(key, count)
+        search = experiment.parts.search
+        carry, output = acting.act(search, params, key_of_step, carry, timestep, explore)
+        return carry, acting.transition(timestep, output, updates)
+
+    def play(carry, timestep, count):
+        carry, rows = step(carry, timestep, np.int32(count))
+        return carry, jax.device_get(rows)
+
+    return play
+
+
+def random_play(spec, *, seed: int) -> Play:
+    """Plays uniformly among the legal actions."""
+    player = evaluate.make_random_player(spec, seed=seed)
+
+    def play(carry, timestep, count):
+        carry, action = player.step(carry, timestep, count)
+        no_search = dict.fromkeys(["policy", "value", "made_at_updates"])
+        return carry, Transition(
+            **timestep, action=action, explored=np.zeros(len(action), bool), **no_search
+        )
+
+    return play
+
+
+def _fresh_streams(experiment: assemble.Experiment, config, args, told: dict[str, Any]):
+    """The episodes that the flags ask for."""
+    parts, history_steps = experiment.parts, config.network.history_steps
+    most = config.evaluation.num_envs
+    num_envs = max(n for n in range(1, most + 1) if args.episodes % n == 0)
+    seeds = host.env_seeds(args.seed, host.RECORD, 0, 0, num_envs)
+    if args.policy == "random":
+        carry, play = None, random_play(parts.spec, seed=seeds[0])
+    else:
+        abstract = jax.eval_shape(parts.network.init, jax.random.key(0))
+        _, params, meta = newest_params(Path(args.workdir), abstract)
+        told |= meta["counters"]
+        updates = told["updates"]
+        explore = acting.NO_EXPLORATION if args.noise == "none" else parts.explore_at(updates)
+        key = jax.random.key(seeds[0])
+        play = search_play(experiment, params, key, explore, min(updates, 2**31 - 1))
+        carry = acting.init_carry(parts.spec, num_envs, history_steps)
+    env = experiment.eval_env(seeds)
+    yield from episode_streams(env, play, carry, episodes_per_env=args.episodes // num_envs)
+
+
+def _check_flags(args, workdir: Path) -> None:
+    if not args.out:
+        raise launch.BadInputError("--out is required, e.g. --out=data/cartpole")
+    if args.episodes is None:
+        if (args.policy, args.noise) != ("search", "training"):
+            raise launch.BadInputError("--policy and --noise are of fresh episodes: --episodes=N")
+        if workdirs.learns_from_data(workdir):
+            raise launch.BadInputError(
+                f"--workdir: the run in {workdir} learns from data, it stores nothing; --episodes=N"
+            )
+    if args.episodes is None or args.policy != "random":
+        check_saved(workdir)
+
+
+def main() -> None:
+    args = flags.FLAGS
+    if not args.workdir:
+        raise launch.BadInputError("--workdir is required, e.g. --workdir=runs/cartpole")
+    workdir = Path(args.workdir)
+    with told_by_flag(workdir):
+        config = workdirs.read_config(workdir)
+        for name in results.evaluation_games(config):  # Games are those of training.
+            config.evaluation[name] = config.env[name]
+        validate.check(config)
+    _check_flags(args, workdir)
+    experiment = assemble.build(config)
+    told: dict[str, Any] = {}
+    if args.episodes is None:
+        streams = replay_streams(experiment, workdir, config.network.history_steps, told)
+    else:
+        streams = _fresh_streams(experiment, config, args, told)
+    try:
+        info = write_dataset(args.out, experiment.parts.spec, streams)
+    except (DatasetError, OSError) as error:
+        raise launch.BadInputError(f"--out: {error}") from None
+    except EnvError as error:
+        raise launch.BadInputError(f"env: {error}") from None
+    if told.get("dropped_rows"):
+        lifetime.say(
+            f"{told['dropped_rows']} rows of episodes whose beginning is no longer stored left out"
+        )
+    names = ("rows", "episodes", "return_mean")
+    more = ("dropped_rows", "env_steps", "updates")
+    print(
+        json.dumps(
+            {name: getattr(info, name) for name in names}
+            | {"path": str(args.out)}
+            | {name: told[name] for name in more if name in told}
+        )
+    )
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("workdir", None, "Folder of the run.")
+    flags.DEFINE_string("out", None, "Folder of the dataset; a new or an empty one.")
+    flags.DEFINE_integer("episodes", None, "Fresh episodes, in place of the replay.", lower_bound=1)
+    flags.DEFINE_enum("policy", "search", ["search", "random"], "Who plays fresh episodes.")
+    flags.DEFINE_enum("noise", "training", ["training", "none"], "How the search explores there.")
+    flags.DEFINE_integer("seed", 0, "Of fresh episodes.", lower_bound=0)
+    launch.run(main)

@@ -1,0 +1,137 @@
+"""An experiment that learns from stored rows in place of its environments."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+
+from muzero_jax import acting, lanes
+from muzero_jax.dataset import Dataset, check_spec
+from muzero_jax.loops.unplugged import unplugged
+from muzero_jax.streams import DatasetError
+from muzero_jax.types import Counters, RunState
+from parts import Parts, make_parts
+
+
+def unplug(experiment, config, data: Dataset):
+    """`assemble.Experiment` of the same config whose `fresh` and `iterate` act nowhere.
+
+    A dataset of no more rows than the config's ring has lies in the ring as a whole, which is then
+    as long as that takes; a larger one streams through the ring of the config.
+
+    Raises:
+      DatasetError: where the data do not fit the environment, or are damaged.
+      ValueError: where a block of rows does not fit into the ring.
+    """
+    spec, masked = experiment.parts.spec, experiment.parts.masked
+    check_spec(data, spec, masked=masked)
+    searched = _reads_search(config)
+    if searched:
+        _check_search(data, experiment.parts, config)
+    num_envs, ring, target = config.env.num_envs, config.replay, config.targets
+    updates, block_rows = iteration_size(config)
+    history_steps, future_steps = config.network.history_steps, (
+        target.unroll_steps + target.bootstrap_steps
+    )
+    dealt = lanes.deal(
+        data,
+        num_lanes=num_envs,
+        block_rows=block_rows,
+        future_steps=future_steps,
+        most=max(ring.rows_per_env // 2, 2),
+    )
+    window = block_rows + history_steps + 1 + future_steps
+    streams = data.info.rows > num_envs * ring.rows_per_env
+    if streams:
+        rows_per_env, at_first = ring.rows_per_env, ring.rows_per_env // block_rows
+    else:
+        # The slots after the newest row are the history that the oldest ones have lost.
+        at_first = dealt.num_blocks
+        rows_per_env = max(at_first * block_rows + history_steps, window)
+    if rows_per_env < window:
+        raise ValueError(
+            f"replay.rows_per_env must be >= {window}, for the {block_rows} rows of one step of"
+            f" stored data and a window (got {rows_per_env})"
+        )
+    ring_config = config.copy_and_resolve_references()
+    ring_config.replay.rows_per_env = rows_per_env
+    parts = make_parts(
+        ring_config,
+        spec,
+        masked=masked,
+        in_loop=True,
+        num_shards=experiment.mesh.size,
+        initial_priority=_one_for_all(target.bootstrap_steps),
+    )
+
+    def fresh() -> RunState:
+        return RunState(
+            train=parts.init_train(),
+            replay=parts.replay.init(),
+            env=None,
+            timestep=None,
+            acting=None,
+            counters=Counters(),
+        )
+
+    own_size = num_envs // jax.process_count()
+    blocks = functools.partial(
+        lanes.read_blocks,
+        dealt,
+        example_row(parts, history_steps),
+        own=range(jax.process_index() * own_size, (jax.process_index() + 1) * own_size),
+        searched=searched,
+    )
+    iterate = functools.partial(
+        unplugged,
+        blocks=blocks,
+        blocks_at_first=at_first,
+        streams=streams,
+        replay=parts.replay,
+        learn=parts.learn,
+        key=parts.run_key,
+        rows_per_update=ring.rows_per_update,
+        updates_per_iteration=updates,
+        mesh=experiment.mesh,
+    )
+    return experiment._replace(parts=parts, fresh=fresh, iterate=iterate)
+
+
+def iteration_size(config) -> tuple[int, int]:
+    """(updates of an iteration, rows of each lane that it takes): about as long as one that acts,
+    and in the ratio of the config."""
+    num_envs, ratio = config.env.num_envs, config.replay.rows_per_update
+    step = num_envs // math.gcd(num_envs, ratio)  # So many updates take whole rows of each lane.
+    wanted = -(-num_envs * config.loop.steps_per_iteration // ratio)
+    updates = -(-wanted // step) * step
+    return updates, updates * ratio // num_envs
+
+
+def example_row(parts: Parts, history_steps: int):
+    """Shapes of one row as the replay of `parts` stores it."""
+    params = jax.eval_shape(parts.network.init, jax.random.key(0))
+    return acting.example_row(
+        parts.spec, parts.search, params, history_steps, masked=parts.masked
+    )
+
+
+def _one_for_all(bootstrap_steps: int):
+    """What is stored beside a row has been searched by another network: it says nothing here."""
+    return lambda rows: jnp.ones(rows.reward.shape[0] - bootstrap_steps)
+
+
+def _reads_search(config) -> bool:
+    """Whether learning reads stored policies, or values."""
+    del config
+    return True
+
+
+def _check_search(data: Dataset, parts: Parts, config) -> None:
+    row = example_row(parts, config.network.history_steps)
+    wanted = tuple((x.shape, x.dtype.name) for x in jax.tree.leaves(row.policy))
+    if data.info.policy != wanted:
+        raise DatasetError(
+            f"{data.path}: its policies are {data.info.policy}, those of search.kind"
+            f" {config.search.kind!r} are {wanted}"
+        )

@@ -1,0 +1,24 @@
+"""Trains from stored data alone, by any config; environments serve evaluation only.
+
+  python experiments/unplugged.py --config=configs/cartpole.py:on_device --data=data/cartpole
+
+Data are folders as experiments/record.py writes them (docs/datasets.md). "Env steps" of the config,
+of its cadences and of the metrics are then the rows that a run which acts would have made for as
+many updates: `replay.rows_per_update` for each.
+"""
+
+from absl import flags
+
+import launch
+
+
+def main() -> None:
+    data = flags.FLAGS.data
+    if not data:
+        raise launch.BadInputError("--data is required, e.g. --data=data/cartpole")
+    launch.train(None, data=data)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("data", None, "Folder of a dataset.")
+    launch.run(main, example="--config=configs/cartpole.py:on_device")

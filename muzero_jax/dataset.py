@@ -1,0 +1,300 @@
+"""Stored rows as files: chunks of plain NumPy arrays, told of by one JSON file.
+
+A chunk is a *stream*: rows in the convention of docs/conventions.md, the first of which is `first`
+and the newest `last`. The device is never touched. docs/datasets.md has the table of fields.
+"""
+
+from collections.abc import Iterable, Iterator
+import dataclasses
+import hashlib
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+import zipfile
+import zlib
+
+import jax
+import numpy as np
+
+from muzero_jax.streams import DatasetError, check_rows, cut, episode_returns, gather, take_rows
+from muzero_jax.types import EnvSpec, Transition
+
+FORMAT, VERSION = "muzero_jax rows", 1
+ROWS_PER_CHUNK = 65_536
+
+# Name -> (shape of one row, dtype) of the arrays that every file has, and of a search's.
+_COLUMNS = {
+    "reward": ((), "float32"),
+    "discount": ((), "float32"),
+    "first": ((), "bool"),
+    "last": ((), "bool"),
+    "action": ((), "int32"),
+    "explored": ((), "bool"),
+}
+_COLUMNS_OF_SEARCH = {"value": ((), "float32"), "made_at_updates": ((), "int32")}
+
+
+@dataclasses.dataclass(frozen=True)
+class ChunkInfo:
+    """One file of rows: its name, how many rows and bytes it holds, and their SHA-256."""
+
+    file: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetInfo:
+    """What `dataset.json` tells, beside `format` and `version`.
+
+    Attributes:
+      observation_shape, observation_dtype, num_actions, turn_sign, truncates: as in `EnvSpec`.
+      masked: whether rows have `invalid_actions`.
+      policy: (shape, dtype name) of each leaf of a row's policy, or None where rows have neither
+        policies nor values.
+      rows, episodes: how many there are; of episodes only those that were seen to their end.
+      return_mean: mean sum of raw rewards of these episodes, or None where there is none.
+      chunks: a `ChunkInfo` for each file.
+    """
+
+    observation_shape: tuple[int, ...]
+    observation_dtype: str
+    num_actions: int
+    turn_sign: int
+    truncates: bool
+    masked: bool
+    policy: tuple[tuple[tuple[int, ...], str], ...] | None
+    rows: int
+    episodes: int
+    return_mean: float | None
+    chunks: tuple[ChunkInfo, ...]
+
+
+class Dataset(NamedTuple):
+    """An opened dataset; `identity` is the SHA-256 of `dataset.json`, which has those of all else.
+    """
+
+    path: Path
+    info: DatasetInfo
+    identity: str
+
+
+def write_dataset(
+    path, spec: EnvSpec, streams: Iterable[Transition], *, rows_per_chunk: int = ROWS_PER_CHUNK
+) -> DatasetInfo:
+    """Writes streams of rows `[rows]` of NumPy into a new folder; `dataset.json` comes last.
+
+    Args:
+      path: of the folder; it is made, or there and empty.
+      spec: of the environment.
+      streams: each begins with a `first` row; all have `invalid_actions` or none, and all have
+        policies and values or none (None). They are taken one by one.
+      rows_per_chunk: most rows of a file.
+
+    Raises:
+      DatasetError: for a folder that is not empty, rows that break the convention, or no rows.
+    """
+    path = Path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise DatasetError(f"{path} is there and not empty; give a new folder")
+    told: list[tuple[DatasetInfo, np.ndarray]] = []  # Of each stream, with its returns.
+    pieces = _pieces(path, spec, streams, rows_per_chunk, told)
+    chunks = [
+        _write_chunk(path / f"chunk-{number:06}.npz", rows)
+        for number, rows in enumerate(gather(pieces, rows_per_chunk))
+    ]
+    if not chunks:
+        raise DatasetError(f"{path}: there are no rows to write")
+    finished = np.concatenate([returns for _, returns in told])
+    info = dataclasses.replace(
+        told[0][0],
+        rows=sum(chunk.rows for chunk in chunks),
+        episodes=len(finished),
+        return_mean=float(np.mean(finished)) if len(finished) else None,
+        chunks=tuple(chunks),
+    )
+    record = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(info)}
+    _write_whole(path / "dataset.json", (json.dumps(record, indent=2) + "\n").encode())
+    return info
+
+
+def open_dataset(path) -> Dataset:
+    """Opens a folder that `write_dataset` made; looks at `dataset.json` and the sizes of files.
+
+    Raises:
+      DatasetError: where that is enough to see that it cannot be used.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise DatasetError(f"there is no folder {path}")
+    try:
+        content = (path / "dataset.json").read_bytes()
+    except OSError:
+        why = "is empty" if not any(path.iterdir()) else "has no dataset.json that can be read"
+        raise DatasetError(f"{path} {why}; a dataset's folder ends with one") from None
+    try:
+        info = _parse(json.loads(content))
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise DatasetError(f"{path}/dataset.json: {_one_line(error)}") from None
+    for chunk in info.chunks:
+        try:
+            size = (path / chunk.file).stat().st_size
+        except OSError:
+            raise DatasetError(f"{path}: {chunk.file} is missing") from None
+        if size != chunk.bytes:
+            raise DatasetError(
+                f"{path}: {chunk.file} is damaged, it has {size} bytes and not {chunk.bytes}"
+            )
+    return Dataset(path, info, hashlib.sha256(content).hexdigest())
+
+
+def read_chunk(dataset: Dataset, number: int) -> Transition:
+    """One file's rows `[rows]` of NumPy; `policy` is a tuple of its leaves, or None.
+
+    Raises:
+      DatasetError: where the file is damaged, or its rows break the convention.
+    """
+    chunk, info = dataset.info.chunks[number], dataset.info
+    where = f"{dataset.path}: {chunk.file}"
+    try:
+        content = (dataset.path / chunk.file).read_bytes()
+        if hashlib.sha256(content).hexdigest() != chunk.sha256:
+            raise DatasetError(f"{where} is damaged: its SHA-256 is another")
+        with np.load(io.BytesIO(content)) as file:
+            arrays = {name: file[name] for name in file.files}
+    except DatasetError:
+        raise
+    except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DatasetError(f"{where} cannot be read: {_one_line(error)}") from None
+    _check_columns(where, info, arrays, chunk.rows)
+    leaves = tuple(arrays.pop(f"policy_{i}") for i in range(len(info.policy or ())))
+    missing = dict.fromkeys(["invalid_actions", *_COLUMNS_OF_SEARCH])
+    rows = Transition(**missing | arrays, policy=leaves if info.policy is not None else None)
+    check_rows(where, rows, num_actions=info.num_actions, turn_sign=info.turn_sign)
+    return rows
+
+
+def verify(dataset: Dataset) -> None:
+    """Reads every file once; raises the `DatasetError` of the first that cannot be used."""
+    for number in range(len(dataset.info.chunks)):
+        read_chunk(dataset, number)
+
+
+def check_spec(dataset: Dataset, spec: EnvSpec, *, masked: bool = False) -> None:
+    """Raises `DatasetError` where a dataset's rows are not those of an environment like `spec`,
+    whose time steps come with `invalid_actions` or not (`masked`)."""
+    wanted = vars(spec) | {"masked": masked}
+    for name in ("observation_shape", "observation_dtype", "num_actions", "turn_sign", "masked"):
+        if (held := getattr(dataset.info, name)) != wanted[name]:
+            raise DatasetError(
+                f"{dataset.path}: {name} is {held}, that of the environment {wanted[name]}"
+            )
+
+
+def _pieces(path, spec, streams, most, told) -> Iterator[Transition]:
+    """The pieces of all streams; appends to `told` what each stream is like, and its returns."""
+    for number, rows in enumerate(streams):
+        where = f"{path}: stream {number}"
+        if not len(rows.first):
+            continue
+        if rows.policy is not None:
+            rows = rows.replace(policy=tuple(jax.tree.leaves(rows.policy)))
+        info = _info_of(spec, rows)
+        _check_columns(where, info, _arrays(rows), len(rows.first))
+        if told and info != told[0][0]:
+            raise DatasetError(f"{where} has other fields than stream 0")
+        check_rows(where, rows, num_actions=info.num_actions, turn_sign=info.turn_sign)
+        told.append((info, episode_returns(rows)))
+        for begin, end in cut(rows.first, rows.last, most=most):
+            yield take_rows(rows, begin, end)
+
+
+def _info_of(spec: EnvSpec, rows: Transition) -> DatasetInfo:
+    names = ("observation_shape", "observation_dtype", "num_actions", "turn_sign", "truncates")
+    policy = rows.policy
+    return DatasetInfo(
+        **{name: getattr(spec, name) for name in names},
+        masked=rows.invalid_actions is not None,
+        policy=policy and tuple((x.shape[1:], x.dtype.name) for x in policy),
+        rows=0,
+        episodes=0,
+        return_mean=None,
+        chunks=(),
+    )
+
+
+def _arrays(rows: Transition) -> dict[str, np.ndarray]:
+    """Name -> array, as they stand in a file."""
+    arrays = {name: x for name, x in rows.items() if x is not None and name != "policy"}
+    return arrays | {f"policy_{i}": x for i, x in enumerate(rows.policy or ())}
+
+
+def _check_columns(
+    where: str, info: DatasetInfo, arrays: dict[str, np.ndarray], num_rows: int
+) -> None:
+    """Raises `DatasetError` where there are other arrays than `info` tells of."""
+    columns = _COLUMNS | {"observation": (info.observation_shape, info.observation_dtype)}
+    if info.masked:
+        columns["invalid_actions"] = ((info.num_actions,), "bool")
+    if info.policy is not None:
+        columns |= _COLUMNS_OF_SEARCH
+        columns |= {f"policy_{i}": leaf for i, leaf in enumerate(info.policy)}
+    if arrays.keys() != columns.keys():
+        raise DatasetError(f"{where} holds {sorted(arrays)} and not {sorted(columns)}")
+    for name, (shape, dtype) in columns.items():
+        held, wanted = arrays[name], f"{dtype}{(num_rows, *shape)}"
+        if f"{held.dtype}{held.shape}" != wanted:
+            raise DatasetError(f"{where}: {name} is {held.dtype}{held.shape} and not {wanted}")
+
+
+def _write_chunk(path: Path, rows: Transition) -> ChunkInfo:
+    file = io.BytesIO()
+    np.savez_compressed(file, **_arrays(rows))
+    content = file.getvalue()
+    _write_whole(path, content)
+    digest = hashlib.sha256(content).hexdigest()
+    return ChunkInfo(file=path.name, rows=len(rows.first), bytes=len(content), sha256=digest)
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """The name is there only once all of the content is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.tmp")
+    with unfinished.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+
+
+def _parse(record: dict[str, Any]) -> DatasetInfo:
+    """The content of `dataset.json`; whatever is wrong with it raises."""
+    if record.get("format") != FORMAT:
+        raise ValueError(f"its format is {record.get('format')!r} and not {FORMAT!r}")
+    if record["version"] != VERSION:
+        raise ValueError(f"its version is {record['version']!r}, this program reads {VERSION}")
+    fields = {name: x for name, x in record.items() if name not in ("format", "version")}
+    policy = fields["policy"]
+    fields |= {
+        "observation_shape": tuple(int(x) for x in fields["observation_shape"]),
+        "observation_dtype": np.dtype(fields["observation_dtype"]).name,
+        "policy": policy
+        and tuple((tuple(int(x) for x in shape), np.dtype(name).name) for shape, name in policy),
+        "chunks": tuple(ChunkInfo(**chunk) for chunk in fields["chunks"]),
+    }
+    info = DatasetInfo(**fields)
+    if any(Path(chunk.file).name != chunk.file for chunk in info.chunks):
+        raise ValueError("a chunk lies in another folder")
+    if min((chunk.rows for chunk in info.chunks), default=0) < 1:
+        raise ValueError("there are no rows in it, or in one of its chunks")
+    if sum(chunk.rows for chunk in info.chunks) != info.rows:
+        raise ValueError(f"its chunks do not have {info.rows} rows")
+    return info
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())[:300]
+    return text if type(error) is ValueError else f"{type(error).__name__}: {text}"

@@ -1,0 +1,143 @@
+"""A dataset dealt to the lanes of a ring: every row once a round, in blocks `[E, t]`, for ever.
+
+The pieces of a dataset, whole episodes wherever they can be, go one after the other to the lane
+with the fewest rows. All lanes are then filled up to one length, so that a round takes as many
+blocks for each, and what a lane holds at a time is a function of the block's number alone.
+"""
+
+from collections.abc import Iterator
+import heapq
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from muzero_jax.dataset import Dataset, read_chunk
+from muzero_jax.streams import cut, piece_size, take_rows
+from muzero_jax.types import Transition
+
+
+class Lanes(NamedTuple):
+    """Where the rows of a dataset go.
+
+    Attributes:
+      dataset: read once a round, one file at a time.
+      num_lanes: E.
+      block_rows: t, rows of one lane in a block.
+      num_blocks: of a round.
+      pieces: of each file int64 `[pieces, 4]`: begin, end, lane, and where in the lane it begins.
+    """
+
+    dataset: Dataset
+    num_lanes: int
+    block_rows: int
+    num_blocks: int
+    pieces: tuple[np.ndarray, ...]
+
+
+def deal(
+    dataset: Dataset, *, num_lanes: int, block_rows: int, future_steps: int, most: int
+) -> Lanes:
+    """Reads all of a dataset once, which also verifies it, and deals it.
+
+    A lane ends with at least `future_steps` rows of padding, `first` and `last`, which are never
+    drawn: what is before them matures, also where nothing else follows.
+
+    Args:
+      dataset: opened.
+      num_lanes: E.
+      block_rows: t.
+      future_steps: K + n.
+      most: rows of a piece; longer episodes are cut, see `streams.take_rows`.
+
+    Raises:
+      DatasetError: where a file of it cannot be used.
+    """
+    # Small against a lane, so that lanes are about equal, and not many for short episodes.
+    wanted = min(most, -(-dataset.info.rows // (8 * num_lanes)))
+    shortest = [(0, lane) for lane in range(num_lanes)]
+    pieces = []
+    for number in range(len(dataset.info.chunks)):
+        rows = read_chunk(dataset, number)
+        dealt = []
+        for begin, end in cut(rows.first, rows.last, most=most, wanted=wanted):
+            length, lane = shortest[0]
+            dealt.append((begin, end, lane, length))
+            heapq.heapreplace(shortest, (length + piece_size(rows.last, begin, end), lane))
+        pieces.append(np.array(dealt, np.int64))
+    longest = max(length for length, _ in shortest) + future_steps
+    num_blocks = -(-longest // block_rows)
+    return Lanes(dataset, num_lanes, block_rows, num_blocks, tuple(pieces))
+
+
+def read_blocks(
+    lanes: Lanes, row: Transition, begin: int, *, own: range, searched: bool
+) -> Iterator[Transition]:
+    """Blocks `begin`, `begin` + 1, ... of rows `[len(own), t]` of NumPy, for ever.
+
+    Held in memory are, beside one file, the pieces of which a part is still to come.
+
+    Args:
+      lanes: from `deal`.
+      row: one example row of the ring, unbatched.
+      begin: number of the first block, counted from the first round on.
+      own: the lanes that are wanted, as consecutive numbers.
+      searched: whether policies and values are passed on; otherwise they are 0. Either way a row
+        counts as made before the first update.
+
+    Raises:
+      DatasetError: where a file has been damaged since.
+    """
+    first = begin % lanes.num_blocks
+    while True:
+        yield from _read_round(lanes, row, first, own, searched)
+        first = 0
+
+
+def _read_round(lanes: Lanes, row: Transition, first: int, own: range, searched: bool):
+    size = lanes.block_rows
+    held: list[tuple[int, int, Transition]] = []  # (lane, where it begins, rows).
+    numbers = iter(range(len(lanes.pieces)))
+    number = next(numbers, None)
+    for start in range(first * size, lanes.num_blocks * size, size):
+        # The shortest lane never shrinks: no later piece begins before this file's first one.
+        while number is not None and lanes.pieces[number][0, 3] < start + size:
+            held += _pieces_from(lanes, number, start, own)
+            number = next(numbers, None)
+        block = _padding(row, len(own), size)
+        for lane, offset, piece in held:
+            _copy(block, lane - own.start, start, piece, offset, searched)
+        held = [x for x in held if x[1] + len(x[2].first) > start + size]
+        yield block
+
+
+def _pieces_from(lanes: Lanes, number: int, start: int, own: range):
+    """The pieces of a file that go to `own` lanes and do not end before `start`."""
+    rows = read_chunk(lanes.dataset, number)
+    for begin, end, lane, offset in lanes.pieces[number]:
+        size = piece_size(rows.last, begin, end)
+        if lane in own and offset + size > start:
+            yield int(lane), int(offset), take_rows(rows, begin, end)
+
+
+def _padding(row: Transition, num_lanes: int, size: int) -> Transition:
+    """Rows `[num_lanes, size]` that are never drawn, and into which no window reaches."""
+    block = jax.tree.map(lambda x: np.zeros((num_lanes, size, *x.shape), x.dtype), row)
+    return block.replace(first=np.ones_like(block.first), last=np.ones_like(block.last))
+
+
+def _copy(
+    block: Transition, lane: int, start: int, piece: Transition, offset: int, searched: bool
+) -> None:
+    """Copies what of a piece, which begins at `offset` of the lane, lies in the block."""
+    begin = max(start, offset)
+    end = min(start + block.first.shape[1], offset + len(piece.first))
+    if begin >= end:
+        return
+    names = {"observation", "reward", "discount", "first", "last", "action", "explored"}
+    names |= {"invalid_actions"} if block.invalid_actions is not None else set()
+    names |= {"policy", "value"} if searched else set()
+    for name in names:
+        filled, source = (jax.tree.leaves(getattr(rows, name)) for rows in (block, piece))
+        for to, leaf in zip(filled, source, strict=True):
+            to[lane, begin - start : end - start] = leaf[begin - offset : end - offset]

@@ -1,0 +1,89 @@
+"""Learning from stored rows alone: no environment is stepped (MuZero Unplugged, Schrittwieser et
+al. 2021). What the ring cannot hold at once streams through it."""
+
+from collections.abc import Callable, Iterator
+import itertools
+from typing import Any
+
+import chex
+import jax
+from jax.sharding import Mesh
+import numpy as np
+
+from muzero_jax.learner import make_updates, split_count
+from muzero_jax.mesh import SPLIT, WHOLE, make_mesh, place, put_rows, shard
+from muzero_jax.types import Replay, RunState, Transition
+
+fetch = jax.device_get  # The only way in which this module reads the device.
+
+
+def unplugged(
+    run: RunState,
+    *,
+    blocks: Callable[[int], Iterator[Transition]],
+    blocks_at_first: int,
+    streams: bool,
+    replay: Replay,
+    learn: Callable[..., Any],
+    key: chex.PRNGKey,
+    rows_per_update: int,
+    updates_per_iteration: int,
+    mesh: Mesh | None = None,
+) -> Iterator[tuple[RunState, dict[str, Any]]]:
+    """Yields `(run, metrics)` after every iteration, for ever.
+
+    A new run first puts `blocks_at_first` blocks into its ring. An iteration is then
+    `updates_per_iteration` (U) updates in one program; where data stream, one more block is added
+    before them. No environment steps: `counters.env_steps` and `rows` count the rows that a run
+    which acts would have made for as many updates, r for each. What is read, and every key, is a
+    function of the counters.
+
+    Args:
+      run: where to start; `env`, `timestep` and `acting` are None. Its buffers are donated, and so
+        are those of a yielded run once the next is asked for.
+      blocks: `(i) -> ` blocks i, i + 1, ... for ever: rows `[e, t]` of NumPy for the lanes of this
+        process.
+      blocks_at_first: with which a new run fills its ring.
+      streams: whether each iteration adds a block.
+      replay: takes the rows.
+      learn: from `make_learn`, for one shard; over several devices, see `anakin`.
+      key: of the run.
+      rows_per_update: r.
+      updates_per_iteration: U; where data stream, U·r are the E·t rows of a block.
+      mesh: from `make_mesh`; None is the first device.
+    """
+    mesh = make_mesh() if mesh is None else mesh
+    run = place(run, mesh)
+
+    def add_rows(state, rows):
+        return replay.add(state, 0, rows)
+
+    add = jax.jit(shard(add_rows, mesh, (SPLIT, SPLIT), SPLIT), donate_argnums=0)
+    update = shard(
+        make_updates(learn, key), mesh, (WHOLE, SPLIT, WHOLE, WHOLE), (WHOLE, SPLIT, WHOLE)
+    )
+    update = jax.jit(update, donate_argnums=(0, 1))
+    counters, train, state = run.counters, run.train, run.replay
+    if not counters.rows:
+        for block in itertools.islice(blocks(0), blocks_at_first):
+            state = add(state, put_rows(mesh, block))
+    rows_per_iteration = updates_per_iteration * rows_per_update
+    more = blocks(blocks_at_first + counters.rows // rows_per_iteration) if streams else None
+    before = None
+    while True:
+        if more is not None:
+            state = add(state, put_rows(mesh, next(more)))
+        train, state, metrics = update(
+            train, state, split_count(counters.updates), np.int32(updates_per_iteration)
+        )
+        # Waits for the iteration before, so that no more than one block is on its way.
+        fetch(before)
+        before = jax.tree.leaves(metrics)[:1]
+        counters = counters._replace(
+            iteration=counters.iteration + 1,
+            env_steps=counters.env_steps + rows_per_iteration,
+            rows=counters.rows + rows_per_iteration,
+            updates=counters.updates + updates_per_iteration,
+        )
+        run = run.replace(train=train, replay=state, counters=counters)
+        yield run, {f"train/{name}": x for name, x in metrics.items()}
