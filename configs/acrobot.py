@@ -80,6 +80,14 @@ def _learning() -> ConfigDict:
         clip_rewards=False,
         value_source="target_network",
         target_interval_updates=200,
+        shorten_every_updates=config_dict.placeholder(int),
+    )
+    config.reanalyse = dict(
+        fraction=0.0,
+        fresh_values=False,
+        num_simulations=16,
+        noise_scale=1.0,
+        target_params=False,
     )
     config.loss = dict(value_weight=0.25, reward_weight=1.0, policy_weight=1.0)
     config.optimizer = dict(

@@ -1,6 +1,7 @@
 """MuZero on Atari with the published constants (Schrittwieser et al. 2020).
 
   python experiments/atari.py --config=configs/atari_paper.py:Pong            (no single device)
+  python experiments/atari.py --config=configs/atari_paper.py:Pong,reanalyze  (no single device)
   python experiments/atari.py --config=configs/atari_paper.py:Pong,one_gpu    (one GPU of 80 GB)
 
 Search, network, targets, replay's exponents and the optimizer are the paper's. Differences:
@@ -9,13 +10,14 @@ Search, network, targets, replay's exponents and the optimizer are the paper's. 
   5,120 rows per update (the paper's 20 billion frames in a million updates are about 5,000); there
   350 actors ran freely, each with its own game.
 - Experience of 8M rows, 212 GiB as raw frames; the paper's window is 125,000 sequences of 200 (25M
-  rows). With 80 GiB for the activations of a batch of 1,024 that is 290 GiB, more than one device
-  has: four of 80 GB once a run can be divided among devices, which nothing here does yet. Until
-  then the budget refuses it, and it is the reference that `one_gpu` is derived from.
+  rows). With 80 GiB for the activations of a batch of 1,024 that is 290 GiB: several devices are
+  needed (docs/scaling.md); on one the budget refuses it. `one_gpu` is derived from it.
 - Priorities have a floor of 0.01; the convolution that an action enters by has a skip.
 - Weight decay leaves biases and norms alone.
+The variant `reanalyze` (appendix H): 200M frames; the policies of 80 % of each batch are searched
+anew, without noise; returns of 5 steps bootstrap from the target network; each row is drawn twice.
 The variant `one_gpu`: batches of 128 and 300,000 rows, one update per 128 rows (each row is drawn
-about once), bfloat16, 64 environments, 50M rows (200M frames). Neither was trained in full by us
+about once), bfloat16, 64 environments, 50M rows (200M frames). None was trained in full by us
 yet: what is tested is one update, the budget, and a short run.
 """
 
@@ -23,11 +25,22 @@ from ml_collections import ConfigDict, config_dict
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """The config for `GAME` or `GAME,one_gpu`."""
+    """The config for `GAME`, `GAME,reanalyze` or `GAME,one_gpu`."""
     game, _, variant = (arg or "Pong").partition(",")
-    if variant not in ("", "one_gpu"):
-        raise ValueError(f"configs/atari_paper.py takes ':GAME' or ':GAME,one_gpu', got {arg!r}")
+    if variant not in ("", "reanalyze", "one_gpu"):
+        raise ValueError(
+            "configs/atari_paper.py takes ':GAME', ':GAME,reanalyze' or ':GAME,one_gpu',"
+            f" got {arg!r}"
+        )
     config = _published(game)
+    if variant == "reanalyze":
+        config.total_env_steps = 50_000_000
+        config.replay.rows_per_update = 512
+        config.targets.update(bootstrap_steps=5, value_source="target_network")
+        config.reanalyse.update(fraction=0.8, fresh_values=False)
+        # The same schedules over the 97,000 updates of the run.
+        config.explore.halve_temperature_at_updates = (48_500, 72_750)
+        config.optimizer.decay_updates = 34_000
     if variant == "one_gpu":
         config.total_env_steps = 50_000_000
         config.env.update(num_envs=64, num_groups=2)
@@ -120,6 +133,14 @@ def _learning() -> ConfigDict:
         clip_rewards=False,
         value_source="search",
         target_interval_updates=1_000,
+        shorten_every_updates=config_dict.placeholder(int),
+    )
+    config.reanalyse = dict(
+        fraction=0.0,
+        fresh_values=True,
+        num_simulations=50,
+        noise_scale=0.0,
+        target_params=False,
     )
     config.loss = dict(
         value_weight=0.25, reward_weight=1.0, policy_weight=1.0, random_shift_pixels=0

@@ -63,6 +63,8 @@ def get_config(where: str | None = None) -> ConfigDict:
             random_move=0.0,
         )
     config.update(_learning())
+    if where == "published":
+        config.reanalyse.noise_scale = 0.0
     config.loop = dict(steps_per_iteration=8, probe_interval_iterations=50)
     config.evaluation = dict(
         interval_env_steps=10_000, episodes=20, num_envs=20, max_steps=500, stop_at=499.0
@@ -111,6 +113,14 @@ def _learning() -> ConfigDict:
         clip_rewards=False,
         value_source="search",
         target_interval_updates=200,
+        shorten_every_updates=config_dict.placeholder(int),
+    )
+    config.reanalyse = dict(
+        fraction=0.0,
+        fresh_values=True,
+        num_simulations=16,
+        noise_scale=1.0,
+        target_params=False,
     )
     config.loss = dict(value_weight=0.25, reward_weight=1.0, policy_weight=1.0)
     config.optimizer = dict(

@@ -81,6 +81,14 @@ def _learning() -> ConfigDict:
         clip_rewards=False,
         value_source="search",
         target_interval_updates=200,
+        shorten_every_updates=config_dict.placeholder(int),
+    )
+    config.reanalyse = dict(
+        fraction=0.0,
+        fresh_values=True,
+        num_simulations=8,
+        noise_scale=1.0,
+        target_params=False,
     )
     config.loss = dict(value_weight=0.25, reward_weight=1.0, policy_weight=1.0)
     config.optimizer = dict(

@@ -103,6 +103,10 @@ RANGES: dict[str, Range] = {
     "targets.bootstrap_steps": _SIZE,
     "targets.discount": Range(above=0, high=1),
     "targets.target_interval_updates": _SIZE,
+    "targets.shorten_every_updates": _SIZE,
+    "reanalyse.fraction": _UNIT,
+    "reanalyse.num_simulations": _SIZE,
+    "reanalyse.noise_scale": _NOT_NEGATIVE,
     "loss.value_weight": _NOT_NEGATIVE,
     "loss.reward_weight": _NOT_NEGATIVE,
     "loss.policy_weight": _NOT_NEGATIVE,
@@ -166,6 +170,8 @@ SWITCHES = (
     "network.action_planes",
     "network.history_rewards",
     "targets.clip_rewards",
+    "reanalyse.fresh_values",
+    "reanalyse.target_params",
     "logging.tensorboard",
 )
 
@@ -175,6 +181,7 @@ OPTIONAL = (
     "env.max_steps",
     "network.channels",
     "search.max_depth",
+    "targets.shorten_every_updates",
     "optimizer.decay_updates",
     "optimizer.max_grad_norm",
     "optimizer.momentum",
@@ -184,12 +191,13 @@ OPTIONAL = (
 # The fields of the groups that are read one by one. Of the other groups each part takes its own,
 # and `parts.call` names what is missing or too many.
 FIELDS: dict[str, str] = {
-    "": "seed total_env_steps max_wall_minutes env network codec search explore replay targets loss"
-    " optimizer loop evaluation checkpoint logging",
+    "": "seed total_env_steps max_wall_minutes env network codec search explore replay targets"
+    " reanalyse loss optimizer loop evaluation checkpoint logging",
     "replay": "rows_per_env min_rows rows_per_update batch_size priority_exponent priority_floor"
     " importance_exponent",
     "targets": "unroll_steps bootstrap_steps discount clip_rewards value_source"
-    " target_interval_updates",
+    " target_interval_updates shorten_every_updates",
+    "reanalyse": "fraction fresh_values num_simulations noise_scale target_params",
     "loop": "steps_per_iteration probe_interval_iterations",
     "evaluation": "interval_env_steps episodes num_envs stop_at",
     "checkpoint": "resume_interval_env_steps params_interval_env_steps max_to_keep"

@@ -9,9 +9,19 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from muzero_jax import acting, codecs, frames, learner, losses, mesh, replay, search, targets
+from muzero_jax import (
+    acting,
+    codecs,
+    frames,
+    learner,
+    losses,
+    mesh,
+    reanalyse,
+    replay,
+    search,
+    targets,
+)
 from muzero_jax.networks.conv import make_conv_network
 from muzero_jax.networks.convolve import convolve_for_cpu_loops
 from muzero_jax.networks.gru import make_gru_network
@@ -25,7 +35,9 @@ from muzero_jax.types import (
     LossFn,
     Network,
     Replay,
+    Sample,
     SearchFn,
+    TargetFn,
     TrainState,
     Transition,
 )
@@ -45,6 +57,7 @@ class Parts(NamedTuple):
     replay: Replay
     loss: LossFn
     learn: Callable[..., Any]
+    search_again: Callable[..., Any] | None  # What reanalysing adds to `learn`, see below.
     init_train: Callable[[], TrainState]
     explore_at: Callable[[int], Explore]
     env_key: chex.PRNGKey
@@ -76,21 +89,22 @@ def make_parts(
     if config.network.kind == "conv" and in_loop and jax.default_backend() == "cpu":
         more = {"convolve": convolve_for_cpu_loops}
     network = call(make_network, "network", options, spec, codec, **more)
-    make_search, options = _chosen(SEARCHES, config, "search")
-    search_fn = call(
-        make_search,
-        "search",
-        options,
-        network,
-        codec,
-        num_actions=spec.num_actions,
-        turn_sign=spec.turn_sign,
-        discount=config.targets.discount,
-    )
+    make_search = functools.partial(_make_search, config, spec, network, codec)
+    search_fn = make_search(config.search.num_simulations)
     init_key, env_key, run_key = jax.random.split(jax.random.key(config.seed), 3)
     optimizer = call(learner.make_optimizer, "optimizer", config.optimizer.to_dict())
     ring = _make_replay(config, spec, network, search_fn, masked, initial_priority)
     loss = _make_loss(config, spec, network, codec)
+    again = make_search(config.reanalyse.num_simulations)
+    update = learner.make_update(
+        _make_targets(config, network, codec, again),
+        loss,
+        optimizer,
+        target_interval_updates=config.targets.target_interval_updates,
+        importance_exponent=config.replay.importance_exponent,
+        axis_name=mesh.AXIS,
+    )
+    batch_size = config.replay.batch_size // num_shards
     return Parts(
         spec=spec,
         masked=masked,
@@ -98,11 +112,28 @@ def make_parts(
         search=search_fn,
         replay=ring,
         loss=loss,
-        learn=_make_learn(config, network, codec, loss, optimizer, ring, num_shards),
+        learn=learner.make_learn(ring, update, batch_size=batch_size),
+        search_again=_make_search_again(config, again, ring, batch_size),
         init_train=lambda: learner.init_train_state(network, optimizer, init_key),
         explore_at=call(make_explore_at, "explore", config.explore.to_dict()),
         env_key=env_key,
         run_key=run_key,
+    )
+
+
+def _make_search(
+    config, spec: EnvSpec, network: Network, codec: Codecs, num_simulations: int
+) -> SearchFn:
+    make, options = _chosen(SEARCHES, config, "search")
+    return call(
+        make,
+        "search",
+        options | {"num_simulations": num_simulations},
+        network,
+        codec,
+        num_actions=spec.num_actions,
+        turn_sign=spec.turn_sign,
+        discount=config.targets.discount,
     )
 
 
@@ -154,7 +185,14 @@ def _make_replay(
     target, history_steps = config.targets, config.network.history_steps
     params = jax.eval_shape(network.init, jax.random.key(0))
     future_steps = target.unroll_steps + target.bootstrap_steps
-    from_network = target.value_source == "target_network"
+    # As many frames as targets read: those of the rows searched again, or valued by the network.
+    again = config.reanalyse.fraction > 0
+    fresh_values = again and config.reanalyse.fresh_values
+    observed_steps = history_steps
+    if fresh_values or target.value_source == "target_network":
+        observed_steps += future_steps
+    elif again:
+        observed_steps += target.unroll_steps
     return replay.make_replay(
         acting.example_row(spec, search_fn, params, history_steps, masked=masked),
         initial_priority
@@ -167,7 +205,7 @@ def _make_replay(
         rows_per_env=config.replay.rows_per_env,
         history_steps=history_steps,
         future_steps=future_steps,
-        observed_steps=history_steps + (future_steps if from_network else 0),
+        observed_steps=observed_steps,
         lookahead_steps=target.bootstrap_steps,
         priority_exponent=config.replay.priority_exponent,
         priority_floor=config.replay.priority_floor,
@@ -199,36 +237,62 @@ def _make_loss(config, spec: EnvSpec, network: Network, codec: Codecs) -> LossFn
     )
 
 
-def _make_learn(
-    config,
-    network: Network,
-    codec: Codecs,
-    loss: LossFn,
-    optimizer: optax.GradientTransformation,
-    ring: Replay,
-    num_shards: int,
-):
+def _make_targets(config, network: Network, codec: Codecs, again: SearchFn) -> TargetFn:
     target = config.targets
     from_network = target.value_source == "target_network"
-    target_fn = targets.make_targets(
-        history_steps=config.network.history_steps,
-        unroll_steps=target.unroll_steps,
-        bootstrap_steps=target.bootstrap_steps,
+    make = targets.make_targets(
         discount=target.discount,
         reward_transform=_reward_transform(config),
         bootstrap_value=(
             targets.make_network_bootstrap(network, codec.value) if from_network else None
         ),
+        **_windows(config),
     )
-    update = learner.make_update(
-        target_fn,
-        loss,
-        optimizer,
-        target_interval_updates=target.target_interval_updates,
-        importance_exponent=config.replay.importance_exponent,
-        axis_name=mesh.AXIS,
+    return reanalyse.with_reanalyse(
+        make,
+        again,
+        fraction=config.reanalyse.fraction,
+        fresh_values=config.reanalyse.fresh_values,
+        target_params=config.reanalyse.target_params,
+        explore=_explore_again(config),
+        **_windows(config),
     )
-    return learner.make_learn(ring, update, batch_size=config.replay.batch_size // num_shards)
+
+
+def _windows(config) -> dict[str, Any]:
+    """What targets and reanalysing have to agree on."""
+    names = ("unroll_steps", "bootstrap_steps", "shorten_every_updates")
+    return {name: config.targets[name] for name in names} | {
+        "history_steps": config.network.history_steps
+    }
+
+
+def _explore_again(config) -> Explore:
+    return acting.NO_EXPLORATION.replace(noise_scale=np.float32(config.reanalyse.noise_scale))
+
+
+def _make_search_again(config, again: SearchFn, ring: Replay, batch_size: int):
+    """`(params, replay state, key) -> ` the fresh values of one batch of one shard, and nothing
+    else of an update, so that their cost can be told; None where nothing is searched again."""
+    num_fresh = round(config.reanalyse.fraction * batch_size)
+    if not num_fresh:
+        return None
+    options = _windows(config)
+    positions_of = reanalyse.make_positions(fresh_values=config.reanalyse.fresh_values, **options)
+
+    def search_again(params, replay_state, key):
+        sample: Sample = ring.sample(replay_state, key, num_fresh)
+        return reanalyse.search_at(
+            again,
+            params,
+            key,
+            sample,
+            positions_of(sample),
+            config.network.history_steps,
+            _explore_again(config),
+        ).value
+
+    return search_again
 
 
 def _reward_transform(config):

@@ -23,6 +23,7 @@ from muzero_jax.learner import MAX_SKIPPED_IN_A_ROW
 from muzero_jax.streams import DatasetError
 from muzero_jax.types import Counters, RunState
 import peers
+import reanalysing
 from saves import Saver
 import start
 from start import saved_tree
@@ -131,6 +132,8 @@ class _Driver:
         self._watchdog_s = watchdog_s
         # What was asked of this process, or of any other.
         self._asked = False
+        self._time_reanalyse = reanalysing.make_stopwatch(experiment.parts, experiment.mesh)
+        self._reanalyse_s: float | None = None  # Of one update; None before the first.
         self._score = evaluate.make_scorer(
             experiment,
             config,
@@ -170,6 +173,9 @@ class _Driver:
                         done, preempted = self._save_and_evaluate(run, before, done)
                     if done or preempted:
                         break
+                if self._time_reanalyse and self._reanalyse_s is None and run.counters.updates:
+                    with interval.paused():
+                        self._reanalyse_s = self._time_reanalyse(run)
                 lifetime.expect_progress(patience_s)
                 before = after
         lifetime.expect_progress(None)
@@ -228,6 +234,9 @@ class _Driver:
         hopeless = skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW
         if end or hopeless or interval.is_over(counters, self._config.logging.interval_env_steps):
             values = interval.take(counters, self._config)
+            if self._reanalyse_s is not None:
+                share = self._reanalyse_s * values["speed/updates_per_s"]
+                values["speed/share_reanalyse"] = share
             values["checkpoint/age_s"] = self._points.age_s()
             values["checkpoint/failed_saves"] = self._points.failed + self._params.failed
             self._write(counters, values)

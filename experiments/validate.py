@@ -83,6 +83,12 @@ def _check_together(config) -> None:
     )
     _check_codecs(config)
     _check_ring(config)
+    fresh = config.reanalyse.fraction > 0 and config.reanalyse.fresh_values
+    if fresh and config.targets.value_source != "search":
+        raise BadInputError(
+            "reanalyse.fresh_values must be False where targets.value_source is not 'search'"
+            f" (got {config.targets.value_source!r})"
+        )
     counts = config.explore.halve_temperature_at_updates
     if not all(isinstance(n, int) and n > 0 for n in counts) or list(counts) != sorted(counts):
         raise BadInputError(

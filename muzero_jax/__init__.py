@@ -23,6 +23,7 @@ from muzero_jax.networks.blocks import make_network
 from muzero_jax.networks.conv import make_conv_network
 from muzero_jax.networks.gru import make_gru_network
 from muzero_jax.networks.mlp import make_mlp_network
+from muzero_jax.reanalyse import with_reanalyse
 from muzero_jax.replay import make_replay
 from muzero_jax.search import make_gumbel_search
 from muzero_jax.search_muzero import make_muzero_search
@@ -67,4 +68,5 @@ __all__ = (
     "random_shift",
     "types",
     "with_augmentation",
+    "with_reanalyse",
 )

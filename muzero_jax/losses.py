@@ -88,6 +88,7 @@ def make_loss(
             "policy_loss": policy,
             "root_value": root_value,
             "value_target": targets.value[:, 0],
+            "policy_age": targets.policy_age.astype(jnp.float32),
             "policy_entropy": _entropy(logits.policy_logits[:, 0]),
             "priority": jnp.abs(root_value - targets.value[:, 0]),
         }

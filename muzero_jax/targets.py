@@ -32,6 +32,7 @@ def make_targets(
     discount: float,
     reward_transform: RewardTransform | None = None,
     bootstrap_value: Callable[[Params, History], Array] | None = None,
+    shorten_every_updates: int | None = None,
 ) -> TargetFn:
     """MuZero's targets (section 3 and appendix G): policy, n-step value and reward.
 
@@ -44,10 +45,19 @@ def make_targets(
       bootstrap_value: `(target_params, History [B*(K+1), S]) -> [B*(K+1)]`, evaluated at exactly
         the rows that returns bootstrap from; None takes the stored search values. It needs
         samples with S + K + n frames.
+      shorten_every_updates: returns are a step shorter, but never under one, for every so many
+        updates between the search that made the root's row and that of the newest row: what was
+        done long ago is not what the policy is worth (Ye et al. 2021, section 4.3). None: all n.
 
     Returns:
       `TargetFn`.
     """
+    positions_of = make_bootstrap_positions(
+        history_steps=history_steps,
+        unroll_steps=unroll_steps,
+        bootstrap_steps=bootstrap_steps,
+        shorten_every_updates=shorten_every_updates,
+    )
 
     def targets(params, target_params, key, sample: Sample) -> Targets:
         del params, key  # The stored search made policies and, by default, values.
@@ -56,24 +66,49 @@ def make_targets(
         chex.assert_axis_dimension(rows.reward, 1, length)
         if reward_transform is not None:
             rows = rows.replace(reward=reward_transform(rows.reward))
-        future = jax.tree.map(lambda x: x[:, history_steps:], rows)
-        offsets_of = functools.partial(bootstrap_offsets, n=bootstrap_steps)
-        offsets = jax.vmap(offsets_of)(future.last, future.explored)
-        positions = jnp.arange(unroll_steps + 1) + offsets
+        positions = positions_of(sample)
         if bootstrap_value is None:
-            bootstraps = jnp.take_along_axis(future.value, positions, axis=1)
+            bootstraps = jnp.take_along_axis(rows.value, positions, axis=1)
         else:
-            histories = _histories(sample, history_steps + positions, history_steps)
-            values = bootstrap_value(target_params, histories)
+            values = bootstrap_value(target_params, histories_at(sample, positions, history_steps))
             bootstraps = values.reshape(positions.shape)
-        make = jax.vmap(lambda r, o, b: _unroll_targets(r, o, b, unroll_steps, discount))
-        return jax.lax.stop_gradient(make(future, offsets, bootstraps))
+        future = jax.tree.map(lambda x: x[:, history_steps:], rows)
+        offsets = positions - history_steps - jnp.arange(unroll_steps + 1)
+        age = sample.newest_updates - rows.made_at_updates[:, history_steps]
+        make = jax.vmap(lambda r, o, b, a: _unroll_targets(r, o, b, a, unroll_steps, discount))
+        return jax.lax.stop_gradient(make(future, offsets, bootstraps, age))
 
     return targets
 
 
+def make_bootstrap_positions(
+    *,
+    history_steps: int,
+    unroll_steps: int,
+    bootstrap_steps: int,
+    shorten_every_updates: int | None = None,
+) -> Callable[[Sample], Array]:
+    """`(sample) -> ` the rows t+k+m_k `[B, K+1]` int32 that returns bootstrap from.
+
+    The numbers are those of `make_targets`.
+    """
+
+    def bootstrap_positions(sample: Sample) -> Array:
+        rows = jax.tree.map(lambda x: x[:, history_steps:], sample.rows)
+        offsets_of = functools.partial(bootstrap_offsets, n=bootstrap_steps)
+        offsets = jax.vmap(offsets_of)(rows.last, rows.explored)
+        if shorten_every_updates is not None:
+            age = sample.newest_updates - rows.made_at_updates[:, 0]
+            most = jnp.maximum(bootstrap_steps - age // shorten_every_updates, 1)
+            offsets = jnp.minimum(offsets, most[:, None])
+        return history_steps + jnp.arange(unroll_steps + 1) + offsets
+
+    return bootstrap_positions
+
+
 def _unroll_targets(
-    future: Transition, offsets: Array, bootstraps: Array, unroll_steps: int, discount: float
+    future: Transition, offsets: Array, bootstraps: Array, age: Array, unroll_steps: int,
+    discount: float,
 ) -> Targets:
     """Targets `[K+1]` of one root from its rows t..t+K+n, unbatched."""
     steps = unroll_steps + 1
@@ -95,10 +130,11 @@ def _unroll_targets(
         policy_mask=(alive & ~cut & ~last).astype(jnp.float32),
         value_mask=(~cut & ~(alive & truncated)).astype(jnp.float32),
         reward_mask=(~cut & is_step).astype(jnp.float32),
+        policy_age=age,
     )
 
 
-def _histories(sample: Sample, positions: Array, history_steps: int) -> History:
+def histories_at(sample: Sample, positions: Array, history_steps: int) -> History:
     """`History` `[B*P, S]` of rows `positions` `[B, P]` of every window, flattened."""
 
     def of_window(observations, rows, positions):

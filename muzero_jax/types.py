@@ -106,6 +106,7 @@ class Sample:
       index: `[B, 2]` int32, (environment, slot) of the root.
       probability: `[B]` float32, the true probability of each draw.
       num_drawable: `[]` float32, how many rows could have been drawn.
+      newest_updates: `[]` int32, `made_at_updates` of the newest row: ages are reckoned from it.
     """
 
     rows: Transition
@@ -113,6 +114,7 @@ class Sample:
     index: Array
     probability: Array
     num_drawable: Array
+    newest_updates: Array
 
 
 @chex.dataclass(frozen=True)
@@ -152,7 +154,8 @@ class SearchOutput:
 
 @chex.dataclass(frozen=True)
 class Targets:
-    """Training targets with leading `[B, K+1]` and a float32 mask `[B, K+1]` for each."""
+    """Training targets `[B, K+1, ...]`, each with a float32 mask, and the age of the root's policy
+    in updates, `[B]` int32."""
 
     policy: Policy
     value: Array
@@ -160,6 +163,7 @@ class Targets:
     policy_mask: Array
     value_mask: Array
     reward_mask: Array
+    policy_age: Array
 
 
 @chex.dataclass(frozen=True)
@@ -228,7 +232,6 @@ class Codec(NamedTuple):
     """How a scalar is written as logits.
 
     Attributes:
-      num_logits: size of the head.
       encode: scalar `[...]` -> distribution or scalar `[..., num_logits]`.
       decode: logits `[..., num_logits]` -> scalar `[...]`.
       loss: `(logits [..., num_logits], target scalar [...]) -> [...]`.
@@ -251,7 +254,6 @@ class Env(NamedTuple):
     """One pure JAX environment which resets itself; `jax.vmap` it.
 
     Attributes:
-      spec: `EnvSpec`.
       reset: `(key) -> (state, TimeStep)`.
       step: `(state, action, key) -> (state, TimeStep)`.
     """
@@ -265,7 +267,6 @@ class HostEnv(NamedTuple):
     """A NumPy batch of environments that reset themselves.
 
     Attributes:
-      spec: `EnvSpec`.
       num_envs: E.
       reset: `() -> TimeStep [E]` of NumPy arrays; called once.
       step: `(action [E] int32) -> TimeStep [E]` of NumPy arrays.
@@ -281,7 +282,6 @@ class Replay(NamedTuple):
     """A ring of rows on the device.
 
     Attributes:
-      init: `() -> state`.
       add: `(state, env_start, Transition [e, t]) -> state`.
       sample: `(state, key, batch_size) -> Sample`.
       update_priorities: `(state, index [B, 2], priority [B]) -> state`.

@@ -48,6 +48,7 @@ _LEVELS = {
     "acting": 3,
     "learner": 3,
     "evaluate": 4,
+    "reanalyse": 4,
     "matches": 4,
     "loops.anakin": 4,
     "loops.sebulba": 4,

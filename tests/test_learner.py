@@ -23,7 +23,7 @@ def sample_of(numbers, probability=None, num_drawable=4.0):
         rows=jnp.asarray(numbers, jnp.float32), observations=None,
         index=jnp.zeros((size, 2), jnp.int32),
         probability=jnp.full(size, 0.25) if probability is None else jnp.asarray(probability),
-        num_drawable=jnp.float32(num_drawable))
+        num_drawable=jnp.float32(num_drawable), newest_updates=jnp.int32(0))
 
 
 def linear_loss(params, key, sample, targets):

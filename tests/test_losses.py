@@ -69,13 +69,14 @@ def random_batch(batch, history_steps, unroll_steps, bootstrap_steps=1, seed=0):
     sample = types.Sample(
         rows=rows, observations=rng.normal(size=(batch, length - 1, 2)).astype(np.float32) / 3,
         index=np.zeros((batch, 2), np.int32), probability=np.ones(batch, np.float32),
-        num_drawable=np.float32(batch))
+        num_drawable=np.float32(batch), newest_updates=np.int32(0))
     targets = types.Targets(
         policy=rng.dirichlet(np.ones(ACTIONS), heads).astype(np.float32),
         value=rng.uniform(-2.5, 2.5, heads).astype(np.float32),
         reward=rng.uniform(-1.2, 1.2, heads).astype(np.float32),
         **{name: (rng.random(heads) < 0.7).astype(np.float32)
-           for name in ("policy_mask", "value_mask", "reward_mask")})
+           for name in ("policy_mask", "value_mask", "reward_mask")},
+        policy_age=np.zeros(batch, np.int32))
     return jax.tree.map(jnp.asarray, (sample, targets))
 
 

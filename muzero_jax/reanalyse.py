@@ -1,0 +1,161 @@
+"""Reanalyse: stored rows are searched again with newer parameters, inside the update."""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from muzero_jax.acting import NO_EXPLORATION
+from muzero_jax.targets import histories_at, make_bootstrap_positions
+from muzero_jax.types import Array, Explore, Sample, SearchFn, SearchOutput, TargetFn, Targets
+
+
+def with_reanalyse(
+    targets: TargetFn,
+    search: SearchFn,
+    *,
+    history_steps: int,
+    unroll_steps: int,
+    bootstrap_steps: int,
+    fraction: float,
+    fresh_values: bool,
+    shorten_every_updates: int | None = None,
+    target_params: bool = False,
+    explore: Explore = NO_EXPLORATION,
+) -> TargetFn:
+    """The same targets from fresh searches, for a part of each batch (MuZero, appendix H).
+
+    The first round(fraction · B) examples of a batch B, whose draws are independent, take the
+    policies of searches made now in place of those stored; with `fresh_values` their returns
+    bootstrap from the values of such searches too. All positions are searched as one batch, and
+    nothing is searched for the other examples.
+
+    Args:
+      targets: what learns from the rows; with `fresh_values` it must read stored values.
+      search: of these rows; it may have fewer simulations than the one that acts.
+      history_steps: S.
+      unroll_steps: K; samples need S + K frames.
+      bootstrap_steps: n; with `fresh_values` samples need S + K + n frames.
+      fraction: of each batch, in [0, 1]; 0 returns `targets` itself.
+      fresh_values: whether to search the rows as well that returns bootstrap from.
+      shorten_every_updates: that of `targets`.
+      target_params: search with the target parameters, not with the newest.
+      explore: the root noise of these searches; their actions are not used.
+
+    Returns:
+      `TargetFn`; `policy_age` is 0 where policies are fresh.
+
+    Raises:
+      ValueError: where the fraction is no fraction.
+    """
+    if not 0.0 <= fraction <= 1.0:
+        raise ValueError(f"reanalyse.fraction must be in [0, 1] (got {fraction})")
+    if fraction == 0.0:
+        return targets
+    positions_of = make_positions(
+        history_steps=history_steps,
+        unroll_steps=unroll_steps,
+        bootstrap_steps=bootstrap_steps,
+        fresh_values=fresh_values,
+        shorten_every_updates=shorten_every_updates,
+    )
+    steps = slice(history_steps, history_steps + unroll_steps + 1)
+
+    def reanalysed(params, old_params, key, sample: Sample) -> Targets:
+        search_key, target_key = jax.random.split(key)
+        part = slice(0, round(fraction * sample.index.shape[0]))
+        searched = part_of(sample, part)
+        positions = positions_of(searched)
+        output = search_at(
+            search,
+            old_params if target_params else params,
+            search_key,
+            searched,
+            positions,
+            history_steps,
+            explore,
+        )
+        rows = sample.rows
+        policy = jax.tree.map(
+            lambda old, new: old.at[part, steps].set(new[:, : unroll_steps + 1].astype(old.dtype)),
+            rows.policy,
+            output.policy,
+        )
+        rows = rows.replace(policy=policy)
+        if fresh_values:
+            value = _at_rows(searched.rows.value, positions, output.value)
+            rows = rows.replace(value=rows.value.at[part].set(value))
+        made = targets(params, old_params, target_key, sample.replace(rows=rows))
+        return made.replace(policy_age=made.policy_age.at[part].set(0))
+
+    return reanalysed
+
+
+def make_positions(
+    *,
+    history_steps: int,
+    unroll_steps: int,
+    bootstrap_steps: int,
+    fresh_values: bool,
+    shorten_every_updates: int | None = None,
+):
+    """`(sample) -> ` the rows `[B, P]` that `with_reanalyse` searches, those of policies first.
+
+    P is K+1 without fresh values; with them 2(K+1), or K+1+n where that is no more.
+    """
+    bootstraps_of = make_bootstrap_positions(
+        history_steps=history_steps,
+        unroll_steps=unroll_steps,
+        bootstrap_steps=bootstrap_steps,
+        shorten_every_updates=shorten_every_updates,
+    )
+
+    def positions(sample: Sample) -> Array:
+        window = fresh_values and bootstrap_steps <= unroll_steps + 1
+        last = unroll_steps + (bootstrap_steps if window else 0)
+        unroll = history_steps + jnp.arange(last + 1)
+        unroll = jnp.broadcast_to(unroll, (sample.index.shape[0], last + 1))
+        if window or not fresh_values:
+            return unroll
+        return jnp.concatenate([unroll, bootstraps_of(sample)], axis=1)
+
+    return positions
+
+
+def part_of(sample: Sample, part: slice) -> Sample:
+    """Some examples of a sample."""
+    return sample.replace(
+        rows=jax.tree.map(lambda x: x[part], sample.rows),
+        observations=sample.observations[part],
+        index=sample.index[part],
+        probability=sample.probability[part],
+    )
+
+
+def search_at(
+    search: SearchFn,
+    params,
+    key: chex.PRNGKey,
+    sample: Sample,
+    positions: Array,
+    history_steps: int,
+    explore: Explore,
+) -> SearchOutput:
+    """Searches rows `positions` `[B, P]` of every window as one batch; the output is `[B, P]`."""
+    masks = sample.rows.invalid_actions
+    if masks is not None:
+        masks = jnp.take_along_axis(masks, positions[..., None], axis=1)
+        masks = masks.reshape(-1, masks.shape[-1])
+    histories = histories_at(sample, positions, history_steps)
+    output = search(params, key, histories, masks, explore)
+    return jax.tree.map(lambda x: x.reshape(*positions.shape, *x.shape[1:]), output)
+
+
+def _at_rows(stored: Array, positions: Array, fresh: Array) -> Array:
+    """`stored` `[B, L]` with `fresh` `[B, P]` at rows `positions`.
+
+    Two positions may be one row, which was then searched twice: the first counts, whatever the
+    order in which a device would scatter.
+    """
+    same = positions[:, None, :] == jnp.arange(stored.shape[1])[:, None]
+    which = jnp.argmax(same, axis=-1)
+    return jnp.where(jnp.any(same, axis=-1), jnp.take_along_axis(fresh, which, axis=1), stored)

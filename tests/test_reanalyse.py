@@ -1,0 +1,252 @@
+"""Reanalysed targets against fresh searches and against brute force over episodes."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from muzero_jax import acting, reanalyse, search, types
+from muzero_jax import targets as targets_lib
+from muzero_jax.codecs import make_two_hot_codec
+from muzero_jax.frames import history_from_window
+from muzero_jax.networks.mlp import make_mlp_network
+from oracles import episodes as oracle
+from test_targets import (
+    WORLDS,
+    assert_targets,
+    expected_targets,
+    make_sample,
+    random_world,
+    value_at_state,
+    value_of_history,
+)
+
+KEY = jax.random.key(3)
+NO_NOISE = acting.NO_EXPLORATION
+
+
+def search_of_history(params, key, history, invalid_actions, explore):
+    """Policies and values that only the right history of the right row can give."""
+    del key, invalid_actions, explore
+    value = value_of_history(params, history)
+    policy = jnp.stack([value, value + 1.0, 7.0 - value], axis=-1)
+    none = jnp.zeros(value.shape, jnp.int32)
+    return types.SearchOutput(action=none, policy=policy, value=value, explored=none > 0)
+
+
+def policy_at_state(episode, state, steps):
+    value = value_at_state(episode, state, steps)
+    return np.array([value, value + 1.0, 7.0 - value])
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_equals_brute_force_over_episodes(name):
+    """Fresh policies and values, each from the history of its own row and episode.
+
+    Planted: searches at rows one later; values written to the row after the one searched; fresh
+    policies at the bootstrap rows; target parameters where the newest are asked for; values of
+    the stored rows where the window is searched as a whole.
+    """
+    episodes, rows, roots, sizes, rule = random_world(name, 400, seed=5)
+    steps = sizes["history_steps"]
+    sample = make_sample(rows, roots, num_frames=sum(sizes.values()), **sizes)
+    # What is stored is poison: all of it must be replaced.
+    stored = sample.rows.replace(policy=jnp.full_like(sample.rows.policy, oracle.POISON),
+                                 value=jnp.full_like(sample.rows.value, oracle.POISON))
+    make = targets_lib.make_targets(discount=rule["gamma"], **sizes)
+    again = reanalyse.with_reanalyse(
+        make, search_of_history, fraction=1.0, fresh_values=True, **sizes)
+    got = jax.jit(again)({"scale": 2.0}, {"scale": 99.0}, KEY, sample.replace(rows=stored))
+    want = expected_targets(episodes, rows, roots, **rule,
+                            value_at=lambda e, s: value_at_state(e, s, steps))
+    want = [[target._replace(policy=None if target.policy is None else
+                             policy_at_state(episodes[number], state + k, steps))
+             for k, target in enumerate(targets)]
+            for targets, (number, state) in zip(want, (rows[root].where for root in roots))]
+    assert_targets(got, want)
+    assert np.all(np.asarray(got.policy_age) == 0)
+
+
+def random_params(network, seed):
+    """Heads begin at 0, where all networks agree: noise tells them apart."""
+    params = network.init(jax.random.key(seed))
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda x: x + 0.3 * rng.normal(size=x.shape).astype(np.float32), params)
+
+
+def tiny_search(num_simulations=4, num_actions=3, **options):
+    spec = types.EnvSpec(observation_shape=(2,), observation_dtype="float32",
+                         num_actions=num_actions, turn_sign=1, truncates=False, max_steps=99)
+    codec = types.Codecs(value=make_two_hot_codec(num_bins=9, low=-4.0, high=4.0,
+                                                  transform="identity"),
+                         reward=make_two_hot_codec(num_bins=3, low=-1.0, high=1.0,
+                                                   transform="identity"))
+    network = make_mlp_network(spec, codec, history_steps=2, width=8)
+    make = functools.partial(search.make_gumbel_search, network, codec, num_actions=num_actions,
+                             turn_sign=1, discount=0.9, num_simulations=num_simulations)
+    return network, codec, make(**options)
+
+
+@pytest.mark.parametrize("bootstrap_steps, masked", [(2, False), (7, True)])
+def test_bit_equal_to_a_fresh_search(bootstrap_steps, masked):
+    """Same key and flattened batch: policies and bootstraps are bit for bit those of one search.
+
+    With n = 2 the window is searched once, with n = 7 the K+1 roots and the K+1 bootstrap rows.
+    Planted: a mask of the row after; the key of the inner targets; noise where none is asked for.
+    """
+    network, codec, search_fn = tiny_search()
+    sizes = {"history_steps": 2, "unroll_steps": 3, "bootstrap_steps": bootstrap_steps}
+    rng = np.random.default_rng(0)
+    episodes = oracle.random_episodes(rng, 100, num_actions=3, max_length=12, truncates=0.3,
+                                      life_loss=0.0, blunders=0.1)
+    rows = oracle.lay_out(episodes, players=1, same_step=False)
+    roots = [i for i in range(len(rows) - 12) if not rows[i].last][:30]
+    sample = make_sample(rows, roots, num_frames=sum(sizes.values()), **sizes)
+    sample = sample.replace(observations=sample.observations / 100)
+    if masked:
+        masks = jnp.asarray(rng.random((*sample.rows.reward.shape, 3)) < 0.3).at[..., 1].set(False)
+        sample = sample.replace(rows=sample.rows.replace(invalid_actions=masks))
+    params = random_params(network, 1)
+    explore = NO_NOISE.replace(noise_scale=np.float32(1.0))
+    make = targets_lib.make_targets(discount=0.9, **sizes)
+    again = jax.jit(reanalyse.with_reanalyse(
+        make, search_fn, fraction=1.0, fresh_values=True, explore=explore, **sizes))
+    got = again(params, None, KEY, sample)
+
+    index = np.asarray(reanalyse.make_positions(fresh_values=True, **sizes)(sample))
+    assert index.shape[1] == (6 if bootstrap_steps == 2 else 8)
+    windows = [jax.tree.map(lambda x, b=b: x[b], (sample.observations, sample.rows))
+               for b in range(len(index))]
+    histories = [history_from_window(*windows[b], row, 2)
+                 for (b, _), row in np.ndenumerate(index)]
+    histories = jax.tree.map(lambda *x: jnp.stack(x), *histories)
+    masks = None
+    if masked:
+        masks = jnp.stack([sample.rows.invalid_actions[b[0], row]
+                           for b, row in np.ndenumerate(index)])
+    fresh = jax.jit(search_fn)(params, jax.random.split(KEY)[0], histories, masks, explore)
+    policy = np.asarray(fresh.policy).reshape(*index.shape, 3)
+    known = np.asarray(got.policy_mask) > 0
+    np.testing.assert_array_equal(np.asarray(got.policy)[known], policy[:, :4][known])
+    # The values through the same returns: stored in the rows they stand for.
+    value = np.array(sample.rows.value)
+    for (b, p), row in reversed(list(np.ndenumerate(index))):
+        value[b, row] = np.asarray(fresh.value).reshape(index.shape)[b, p]
+    plain = jax.jit(make)(params, None, KEY, sample.replace(
+        rows=sample.rows.replace(value=jnp.asarray(value))))
+    np.testing.assert_array_equal(got.value, plain.value)
+    assert np.abs(np.asarray(got.value) - jax.jit(make)(params, None, KEY, sample).value).max() > 1
+
+
+@pytest.mark.parametrize("fraction, num_fresh", [(0.0, 0), (0.3, 3), (0.99, 10), (1.0, 10)])
+def test_only_the_first_part_is_fresh(fraction, num_fresh):
+    """The rest equals the stored targets, and no search is made for it (planted: a search of all,
+    of which a part is taken)."""
+    episodes, rows, roots, sizes, rule = random_world("truncated", 10, seed=6)
+    sample = make_sample(rows, roots, num_frames=sum(sizes.values()), **sizes)
+    sample = sample.replace(newest_updates=jnp.int32(50))
+    make = targets_lib.make_targets(discount=rule["gamma"], **sizes)
+    searched = []
+
+    def counting(params, key, history, invalid_actions, explore):
+        searched.append(history.action.shape[0])
+        return search_of_history(params, key, history, invalid_actions, explore)
+
+    again = reanalyse.with_reanalyse(make, counting, fraction=fraction, fresh_values=True, **sizes)
+    stored = make(None, None, KEY, sample)
+    got = again({"scale": 2.0}, None, KEY, sample)
+    assert searched == ([11 * num_fresh] if num_fresh else [])  # K+1+n rows of each.
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[num_fresh:], b[num_fresh:]),
+                 got, stored)
+    np.testing.assert_array_equal(got.policy_age, [0] * num_fresh + [50] * (10 - num_fresh))
+    if num_fresh:
+        assert np.abs(np.asarray(got.value - stored.value))[:num_fresh].max() > 0.1
+    if fraction == 0.0:
+        assert again is make
+    with pytest.raises(ValueError, match=r"reanalyse.fraction must be in \[0, 1\] \(got 1.5\)"):
+        reanalyse.with_reanalyse(make, counting, fraction=1.5, fresh_values=True, **sizes)
+
+
+def test_policies_alone_read_few_frames():
+    """S + K frames are enough, and values stay those stored (planted: values replaced too)."""
+    episodes, rows, roots, sizes, rule = random_world("two players, same step", 50, seed=7)
+    frames = sizes["history_steps"] + sizes["unroll_steps"]
+    sample = make_sample(rows, roots, num_frames=frames, **sizes)
+    make = targets_lib.make_targets(discount=rule["gamma"], **sizes)
+    again = reanalyse.with_reanalyse(
+        make, search_of_history, fraction=1.0, fresh_values=False, **sizes)
+    got = again({"scale": 2.0}, None, KEY, sample)
+    stored = make(None, None, KEY, sample)
+    np.testing.assert_array_equal(got.value, stored.value)
+    assert np.abs(np.asarray(got.policy - stored.policy)).max() > 0.1
+    # A frame more or less is seen: reads clamp at the end, so that the last policy goes wrong.
+    short = sample.replace(observations=sample.observations[:, :-1])
+    known = np.asarray(got.policy_mask[:, -1]) > 0
+    wrong = again({"scale": 2.0}, None, KEY, short)
+    assert np.any(np.asarray(wrong.policy)[:, -1][known] != np.asarray(got.policy)[:, -1][known])
+
+
+def test_target_parameters():
+    """The slow copy searches where it is asked to."""
+    _, rows, roots, sizes, rule = random_world("truncated", 20, seed=8)
+    sample = make_sample(rows, roots, num_frames=sum(sizes.values()), **sizes)
+    make = targets_lib.make_targets(discount=rule["gamma"], **sizes)
+    options = dict(fraction=1.0, fresh_values=True, **sizes)
+    new, old = {"scale": 2.0}, {"scale": 3.0}
+    newest = reanalyse.with_reanalyse(make, search_of_history, **options)
+    slow = reanalyse.with_reanalyse(make, search_of_history, target_params=True, **options)
+    a, b = newest(old, new, KEY, sample), slow(new, old, KEY, sample)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+    assert np.abs(np.asarray(a.value - newest(new, old, KEY, sample).value)).max() > 0.1
+
+
+def test_an_unchanged_network_changes_no_value():
+    """Stored values that are the network's own: targets from the network now are the same."""
+    network, codec, _ = tiny_search()
+    params = random_params(network, 2)
+    sizes = {"history_steps": 2, "unroll_steps": 3, "bootstrap_steps": 4}
+    rng = np.random.default_rng(1)
+    episodes = oracle.random_episodes(rng, 60, num_actions=3, max_length=12, truncates=0.3,
+                                      life_loss=0.0, blunders=0.0)
+    rows = oracle.lay_out(episodes, players=1, same_step=False)
+    roots = [i for i in range(2, len(rows) - 12) if not rows[i].last][:40]
+    sample = make_sample(rows, roots, num_frames=sum(sizes.values()), **sizes)
+    positions = jnp.broadcast_to(jnp.arange(2, 10), (40, 8))
+    values = targets_lib.make_network_bootstrap(network, codec.value)(
+        params, targets_lib.histories_at(sample, positions, 2)).reshape(40, 8)
+    sample = sample.replace(rows=sample.rows.replace(
+        value=sample.rows.value.at[:, 2:].set(values)))
+    stored = targets_lib.make_targets(discount=0.9, **sizes)
+    fresh = targets_lib.make_targets(
+        discount=0.9, bootstrap_value=targets_lib.make_network_bootstrap(network, codec.value),
+        **sizes)
+    a, b = (make(params, params, KEY, sample).value for make in (stored, fresh))
+    np.testing.assert_allclose(a, b, atol=1e-6)
+    other = fresh(params, random_params(network, 9), KEY, sample).value
+    assert np.abs(np.asarray(a - other)).max() > 1e-3
+
+
+@pytest.mark.parametrize("age, steps", [(0, 4), (9, 4), (10, 3), (25, 2), (30, 1), (999, 1)])
+def test_returns_of_old_rows_are_shorter(age, steps):
+    """One step less for every ten updates, at least one (planted: none at all; age of row 0)."""
+    rows = [((0.0, i), float(i), 1.0, i == 0, False, 1, np.full(3, i), 100.0 * i, False, (0, i))
+            for i in range(12)]
+    rows = [oracle.Row(*row) for row in rows]
+    sizes = {"history_steps": 1, "unroll_steps": 2, "bootstrap_steps": 4}
+    sample = make_sample(rows, [2], **sizes)
+    made_at = sample.rows.made_at_updates.at[:, 1].set(1_000 - age)
+    sample = sample.replace(newest_updates=jnp.int32(1_000),
+                            rows=sample.rows.replace(made_at_updates=made_at))
+    make = targets_lib.make_targets(discount=1.0, shorten_every_updates=10, **sizes)
+    got = make(None, None, KEY, sample)
+    want = [sum(range(2 + k + 1, 2 + k + steps + 1)) + 100.0 * (2 + k + steps) for k in range(3)]
+    np.testing.assert_allclose(got.value[0], want)
+    assert got.policy_age.tolist() == [age]
+    # The fresh values are those of the rows where these shorter returns stop.
+    options = dict(fresh_values=True, shorten_every_updates=10, **(sizes | {"bootstrap_steps": 9}))
+    sample = make_sample(rows * 2, [2], **(sizes | {"bootstrap_steps": 9}))
+    sample = sample.replace(newest_updates=jnp.int32(10 * (9 - steps)))
+    index = reanalyse.make_positions(**options)(sample)
+    assert index.tolist() == [[1, 2, 3, 1 + steps, 2 + steps, 3 + steps]]
