@@ -52,6 +52,7 @@ class Experiment(NamedTuple):
       iterate: `(RunState) -> ` the loop's generator; a `RunState` with `resumes` > 0 goes on.
       env: the JAX environment of training, or None for host environments.
       eval_env: `(seeds) -> HostEnv` with one environment for each seed.
+      data: what it learns from in place of acting, or None.
     """
 
     parts: Parts
@@ -60,6 +61,7 @@ class Experiment(NamedTuple):
     iterate: Callable[[RunState], Iterator[tuple[RunState, dict[str, Any]]]]
     env: Env | None
     eval_env: Callable[[list[int]], HostEnv]
+    data: Dataset | None = None
 
 
 def build(

@@ -58,9 +58,12 @@ def estimate(config, experiment: assemble.Experiment) -> Budget:
     shards = experiment.mesh.size
     group_size = config.env.num_envs // config.env.num_groups // shards
     act, tree = _act(config, parts, run.train.params, group_size)
-    held = num_bytes(run.acting) // config.env.num_envs  # An evaluation has histories of its own.
+    carry = functools.partial(acting.init_carry, parts.spec, 1, config.network.history_steps)
+    held = num_bytes(jax.eval_shape(carry))  # An evaluation has histories of its own.
     evaluate = config.evaluation.num_envs * (act // group_size + held)
-    if config.env.suite in ON_DEVICE:  # A rollout is stored as a whole.
+    if experiment.data is not None:  # Nobody acts, but in evaluations.
+        act = tree = 0
+    elif config.env.suite in ON_DEVICE:  # A rollout is stored as a whole.
         new_rows = config.loop.steps_per_iteration
         act += num_bytes(run.replay) // shards * new_rows // config.replay.rows_per_env
     replay, train = num_bytes(run.replay) // shards, num_bytes(run.train)

@@ -125,6 +125,9 @@ def train(script: str | None, *, data: str | None = None) -> None:
     config = args.config
     try:
         validate.check(config)
+        if data is not None:  # Neither policies nor values of whoever made the data are learned.
+            config.reanalyse.fraction = 1.0
+            config.reanalyse.fresh_values = config.targets.value_source == "search"
         right = SCRIPTS[config.env.suite]
         if script is not None and right != script:
             raise BadInputError(

@@ -95,7 +95,7 @@ def unplug(experiment, config, data: Dataset):
         updates_per_iteration=updates,
         mesh=experiment.mesh,
     )
-    return experiment._replace(parts=parts, fresh=fresh, iterate=iterate)
+    return experiment._replace(parts=parts, fresh=fresh, iterate=iterate, data=data)
 
 
 def iteration_size(config) -> tuple[int, int]:
@@ -122,9 +122,10 @@ def _one_for_all(bootstrap_steps: int):
 
 
 def _reads_search(config) -> bool:
-    """Whether learning reads stored policies, or values."""
-    del config
-    return True
+    """Whether learning reads stored policies, or stored values."""
+    again = config.reanalyse
+    old_values = config.targets.value_source == "search" and not again.fresh_values
+    return again.fraction < 1.0 or old_values
 
 
 def _check_search(data: Dataset, parts: Parts, config) -> None:
@@ -133,5 +134,5 @@ def _check_search(data: Dataset, parts: Parts, config) -> None:
     if data.info.policy != wanted:
         raise DatasetError(
             f"{data.path}: its policies are {data.info.policy}, those of search.kind"
-            f" {config.search.kind!r} are {wanted}"
+            f" {config.search.kind!r} {wanted}; with reanalyse.fraction=1 none are needed"
         )

@@ -2,9 +2,10 @@
 
   python experiments/unplugged.py --config=configs/cartpole.py:on_device --data=data/cartpole
 
-Data are folders as experiments/record.py writes them (docs/datasets.md). "Env steps" of the config,
-of its cadences and of the metrics are then the rows that a run which acts would have made for as
-many updates: `replay.rows_per_update` for each.
+Data are folders as experiments/record.py writes them (docs/datasets.md). Policies, and values where
+returns bootstrap from a search, are made anew for whole batches: `reanalyse.fraction` is 1. "Env
+steps" of the config, of its cadences and of the metrics are the rows that a run which acts would
+have made for as many updates: `replay.rows_per_update` for each.
 """
 
 from absl import flags
