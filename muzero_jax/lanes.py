@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from muzero_jax.dataset import Dataset, read_chunk
-from muzero_jax.streams import cut, piece_size, take_rows
+from muzero_jax.streams import DatasetError, cut, piece_size, take_rows
 from muzero_jax.types import Transition
 
 
@@ -51,20 +51,23 @@ def deal(
       most: rows of a piece; longer episodes are cut, see `streams.take_rows`.
 
     Raises:
-      DatasetError: where a file of it cannot be used.
+      DatasetError: where a file of it cannot be used, or there is nothing to learn from.
     """
     # Small against a lane, so that lanes are about equal, and not many for short episodes.
     wanted = min(most, -(-dataset.info.rows // (8 * num_lanes)))
     shortest = [(0, lane) for lane in range(num_lanes)]
-    pieces = []
+    pieces, actions = [], 0
     for number in range(len(dataset.info.chunks)):
         rows = read_chunk(dataset, number)
+        actions += np.count_nonzero(~rows.last[:-1])
         dealt = []
         for begin, end in cut(rows.first, rows.last, most=most, wanted=wanted):
             length, lane = shortest[0]
             dealt.append((begin, end, lane, length))
             heapq.heapreplace(shortest, (length + piece_size(rows.last, begin, end), lane))
         pieces.append(np.array(dealt, np.int64))
+    if not actions:
+        raise DatasetError(f"{dataset.path}: there is no action in it to learn from")
     longest = max(length for length, _ in shortest) + future_steps
     num_blocks = -(-longest // block_rows)
     return Lanes(dataset, num_lanes, block_rows, num_blocks, tuple(pieces))

@@ -1,0 +1,172 @@
+"""A dataset dealt to lanes: every row as often, in bounded memory, from any block on."""
+
+import collections
+import itertools
+
+import jax
+import numpy as np
+import pytest
+
+import fakes
+from muzero_jax import dataset, lanes
+from muzero_jax.streams import DatasetError, rows_of_episode
+
+E, T, FUTURE, MOST = 4, 8, 5, 60
+ROW = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype),
+    rows_of_episode(fakes.SPEC, np.zeros((1, 2)), np.zeros(0, int), [], terminated=False),
+).replace(
+    policy=jax.ShapeDtypeStruct((3,), np.float32),
+    value=jax.ShapeDtypeStruct((), np.float32),
+    made_at_updates=jax.ShapeDtypeStruct((), np.int32),
+)
+
+
+def write(path, lengths, **options):
+    """Episodes of so many steps; row i of episode e shows `(e, i)`."""
+    episodes = (
+        rows_of_episode(
+            fakes.SPEC,
+            [(e, i) for i in range(length + 1)],
+            np.full(length, e % 3),
+            np.full(length, 0.5),
+            terminated=e % 2 == 0,
+        )
+        for e, length in enumerate(lengths)
+    )
+    dataset.write_dataset(path, fakes.SPEC, episodes, **options)
+    return dataset.open_dataset(path)
+
+
+def deal(opened, **changes):
+    options = dict(num_lanes=E, block_rows=T, future_steps=FUTURE, most=MOST) | changes
+    return lanes.deal(opened, **options)
+
+
+def read(dealt, begin=0, own=range(E)):
+    return lanes.read_blocks(dealt, ROW, begin, own=own, searched=False)
+
+
+@pytest.fixture(scope="module")
+def streamed(tmp_path_factory):
+    """Episodes of all lengths in files of 200 rows, one of them longer than a piece may be."""
+    lengths = np.random.default_rng(0).integers(1, 40, size=150).tolist()
+    lengths[70] = 150
+    opened = write(tmp_path_factory.mktemp("data"), lengths, rows_per_chunk=200)
+    return lengths, deal(opened)
+
+
+def seen(blocks):
+    """How often each (episode, step) was a row that can be drawn."""
+    told = collections.Counter()
+    for block in blocks:
+        rows = block.observation[~block.last]
+        told.update((int(e), int(i)) for e, i in rows)
+    return told
+
+
+def test_every_row_comes_once_a_round_and_all_lanes_are_about_as_long(streamed):
+    """Also those of an episode that is cut. Planted bugs seen: a lane that begins anew before the
+    others end; the piece under a block's edge dropped; the first row of a block that is not the
+    file's first."""
+    lengths, dealt = streamed
+    states = {(e, i) for e, length in enumerate(lengths) for i in range(length)}
+    for rounds in (1, 2, 3):
+        told = seen(itertools.islice(read(dealt), rounds * dealt.num_blocks))
+        assert set(told) == states and set(told.values()) == {rounds}
+    rows = sum(lengths) + len(lengths)
+    assert rows / E <= dealt.num_blocks * T <= rows / E + MOST + FUTURE + T
+    newest = collections.deque(itertools.islice(read(dealt), dealt.num_blocks), 1)[0]
+    assert newest.last[:, -FUTURE:].all(), "nothing matures at the end of a round"
+
+
+def test_a_lane_is_whole_episodes_one_after_the_other(streamed):
+    """Rows of a lane from an earlier `first` to the next `last` are consecutive and of one episode.
+    Planted bug seen: two pieces at one place."""
+    _, dealt = streamed
+    blocks = [*itertools.islice(read(dealt), dealt.num_blocks)]
+    rows = jax.tree.map(lambda *x: np.concatenate(x, axis=1), *blocks)
+    for lane in range(E):
+        first, last, frame = (x[lane] for x in (rows.first, rows.last, rows.observation))
+        real = ~(first & last)
+        assert (first[1:] == last[:-1]).all() and first[0]
+        inside = real[1:] & ~first[1:]
+        steps = frame[1:][inside] - frame[:-1][inside]
+        assert (steps == [0, 1]).all() and inside.sum() > 200
+
+
+@pytest.mark.parametrize("begin", [1, 7, 1000])
+def test_any_block_can_be_the_first(streamed, begin):
+    """A resume reads on where the other process ended. Planted bug seen: pieces that begin before
+    the first block left out."""
+    _, dealt = streamed
+    begin = begin if begin < 1000 else 2 * dealt.num_blocks - 3
+    wanted = itertools.islice(read(dealt), begin, begin + 6)
+    for got, want in zip(read(dealt, begin), wanted, strict=False):
+        fakes.assert_trees_equal(got, want)
+
+
+def test_each_process_reads_its_own_lanes(streamed):
+    """Planted bug seen: lanes counted from 0 in each."""
+    _, dealt = streamed
+    parts = [read(dealt, 3, range(0, 2)), read(dealt, 3, range(2, 4))]
+    for whole, *halves in itertools.islice(zip(read(dealt, 3), *parts, strict=False), 20):
+        joined = jax.tree.map(lambda *x: np.concatenate(x), *halves)
+        fakes.assert_trees_equal(joined, whole)
+
+
+def test_memory_is_bounded_however_long_the_data(tmp_path, monkeypatch):
+    """Files are read once a round and in order; what is kept of them is a piece a lane and one
+    file. Planted bug seen: pieces kept after their last row."""
+    opened = write(tmp_path, [15] * 400, rows_per_chunk=320)
+    dealt, files, real = deal(opened), [], lanes.read_chunk
+    monkeypatch.setattr(lanes, "read_chunk", lambda data, i: files.append(i) or real(data, i))
+    blocks, most = read(dealt), 0
+    for _ in range(2 * dealt.num_blocks):
+        next(blocks)
+        held = blocks.gi_yieldfrom.gi_frame.f_locals["held"]
+        most = max(most, sum(len(piece.first) for _, _, piece in held))
+    assert files == [*range(len(opened.info.chunks))] * 2 and len(files) == 40
+    assert 0 < most <= 320 + E * MOST
+
+
+def test_policies_and_values_are_read_only_where_they_are_wanted(tmp_path):
+    """And nothing counts as made later than the first update. Planted bug seen: both always."""
+    rows = rows_of_episode(
+        fakes.SPEC, np.zeros((4, 2)), np.zeros(3, int), np.zeros(3), terminated=True
+    ).replace(
+        policy={"weights": np.full((4, 3), 0.25, np.float32)},
+        value=np.full(4, 2.0, np.float32),
+        made_at_updates=np.full(4, 9, np.int32),
+    )
+    dataset.write_dataset(tmp_path, fakes.SPEC, [rows])
+    dealt = deal(dataset.open_dataset(tmp_path), num_lanes=1)
+    for searched in (False, True):
+        block = next(lanes.read_blocks(dealt, ROW, 0, own=range(1), searched=searched))
+        assert block.policy[0, :4].sum() == (3 if searched else 0)
+        assert block.value[0, :4].sum() == (8 if searched else 0)
+        assert not block.made_at_updates.any()
+
+
+def test_dealing_verifies_every_file(streamed):
+    """Planted bug seen: only the first file read."""
+    _, dealt = streamed
+    info = dealt.dataset.info
+    damaged = dealt.dataset._replace(
+        info=type(info)(**vars(info) | {"chunks": (*info.chunks[:-1], info.chunks[0])})
+    )
+    path = dealt.dataset.path / info.chunks[-1].file
+    content = path.read_bytes()
+    try:
+        path.write_bytes(content[:-1] + b"x")
+        with pytest.raises(DatasetError, match=path.name):
+            deal(dealt.dataset)
+        deal(damaged)  # A negative control: the file that is damaged is not among these.
+    finally:
+        path.write_bytes(content)
+
+
+def test_data_in_which_nothing_was_done_are_refused(tmp_path):
+    """Planted bug seen: learned from, as a batch of padding."""
+    with pytest.raises(DatasetError, match="no action"):
+        deal(write(tmp_path, [0, 0]))
