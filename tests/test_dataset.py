@@ -406,7 +406,7 @@ def _emptied(folder):
 
 DAMAGE = {  # Name: (what is done to the folder, what the line has to say).
     "flipped byte": (_flip, "chunk-000001.npz is damaged"),
-    "cut short": (_cut_short, "chunk-000001.npz is damaged"),
+    "cut short": (_cut_short, "chunk-000001.npz is damaged, it has "),
     "file missing": (lambda folder: (folder / "chunk-000000.npz").unlink(), "000.npz is missing"),
     "version": (_edit(version=2), "its version is 2, this program reads 1"),
     "format": (_edit(format="x"), "its format is 'x'"),

@@ -66,9 +66,8 @@ def seen(blocks):
 
 
 def test_every_row_comes_once_a_round_and_all_lanes_are_about_as_long(streamed):
-    """Also those of an episode that is cut. Planted bugs seen: a lane that begins anew before the
-    others end; the piece under a block's edge dropped; the first row of a block that is not the
-    file's first."""
+    """Also those of an episode that is cut. Planted bugs seen: a round as long as the shortest
+    lane; the rest of a piece beyond a block's end dropped."""
     lengths, dealt = streamed
     states = {(e, i) for e, length in enumerate(lengths) for i in range(length)}
     for rounds in (1, 2, 3):

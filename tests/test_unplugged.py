@@ -167,7 +167,7 @@ def test_two_devices_hold_what_one_does(dealt):
 
 
 def test_one_trace_of_a_program(dealt):
-    """Planted bug seen: the number of updates static, and 0 in the first iteration."""
+    """Planted bug seen: the program jitted in each iteration."""
     traces = []
 
     def learn(*args):
