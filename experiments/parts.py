@@ -246,7 +246,7 @@ def _make_targets(config, network: Network, codec: Codecs, again: SearchFn) -> T
         bootstrap_value=(
             targets.make_network_bootstrap(network, codec.value) if from_network else None
         ),
-        **_windows(config),
+        **windows(config),
     )
     return reanalyse.with_reanalyse(
         make,
@@ -254,12 +254,12 @@ def _make_targets(config, network: Network, codec: Codecs, again: SearchFn) -> T
         fraction=config.reanalyse.fraction,
         fresh_values=config.reanalyse.fresh_values,
         target_params=config.reanalyse.target_params,
-        explore=_explore_again(config),
-        **_windows(config),
+        explore=explore_again(config),
+        **windows(config),
     )
 
 
-def _windows(config) -> dict[str, Any]:
+def windows(config) -> dict[str, Any]:
     """What targets and reanalysing have to agree on."""
     names = ("unroll_steps", "bootstrap_steps", "shorten_every_updates")
     return {name: config.targets[name] for name in names} | {
@@ -267,7 +267,7 @@ def _windows(config) -> dict[str, Any]:
     }
 
 
-def _explore_again(config) -> Explore:
+def explore_again(config) -> Explore:
     return acting.NO_EXPLORATION.replace(noise_scale=np.float32(config.reanalyse.noise_scale))
 
 
@@ -277,7 +277,7 @@ def _make_search_again(config, again: SearchFn, ring: Replay, batch_size: int):
     num_fresh = round(config.reanalyse.fraction * batch_size)
     if not num_fresh:
         return None
-    options = _windows(config)
+    options = windows(config)
     positions_of = reanalyse.make_positions(fresh_values=config.reanalyse.fresh_values, **options)
 
     def search_again(params, replay_state, key):
@@ -289,7 +289,7 @@ def _make_search_again(config, again: SearchFn, ring: Replay, batch_size: int):
             sample,
             positions_of(sample),
             config.network.history_steps,
-            _explore_again(config),
+            explore_again(config),
         ).value
 
     return search_again

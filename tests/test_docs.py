@@ -8,6 +8,9 @@ import jax
 import numpy as np
 import pytest
 
+import assemble
+from presets import config_of
+
 DOCS = Path(__file__).parent.parent / "docs"
 FILES = (
     "corridor",
@@ -86,3 +89,29 @@ def test_the_mean_of_all_shards():
     assert mesh.size == len(jax.devices())
     mean = space["shard"](space["mean_of_all"], mesh, space["SPLIT"], space["WHOLE"])(rows)
     assert mean == sum(range(len(rows))) / len(rows)
+
+
+def test_the_fresh_targets_search_again():
+    """As many searches as examples' windows (n = 10: twice the unroll)."""
+    (block,) = _blocks("reanalyse.md")
+    space: dict = {}
+    exec(compile(block, "reanalyse.md", "exec"), space)
+    config = config_of("cartpole", "on_device")
+    parts = assemble.build(config).parts
+    searched = []
+
+    def search(params, key, history, *rest):
+        searched.append(history.action.shape[0])
+        return parts.search(params, key, history, *rest)
+
+    fresh = space["make_fresh_targets"](search)
+    config.reanalyse.fraction = 0.8  # For as many frames in a sample.
+    parts = assemble.build(config).parts
+
+    def targets(state, params, key):
+        return fresh(params, params, key, parts.replay.sample(state, key, 10))
+
+    params = jax.eval_shape(parts.network.init, jax.random.key(0))
+    ring = jax.eval_shape(parts.replay.init)
+    made = jax.eval_shape(targets, ring, params, jax.random.key(0))
+    assert made.value.shape == (10, 6) and searched == [8 * 12]

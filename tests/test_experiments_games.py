@@ -21,14 +21,19 @@ import validate
 _TINY_BOARD = {name: x for name, x in TINY.items() if name != "evaluation.max_steps"}
 _RUNS = {
     "board_games": ("tic_tac_toe", _TINY_BOARD | {"network.width": 16}),
-    "minatar": ("breakout", TINY | {"network.width": 16}),
+    "minatar": (
+        "breakout",
+        TINY
+        | {"network.width": 16, "reanalyse.fraction": 0.5, "targets.shorten_every_updates": 5},
+    ),
 }
 
 
 @pytest.mark.parametrize("script", _RUNS)
 def test_a_tiny_run_trains_evaluates_and_saves(script, tmp_path):
     """A real process. It keeps as many params saves as `checkpoint.params_to_keep` says, not as
-    many as resume points."""
+    many as resume points. What reanalysing costs is told where a part of the batch is searched
+    again."""
     game, options = _RUNS[script]
     words = processes.command(
         script,
@@ -50,6 +55,8 @@ def test_a_tiny_run_trains_evaluates_and_saves(script, tmp_path):
     records = metrics.read_jsonl(tmp_path / "run" / "metrics.jsonl")
     assert any("train/loss" in record for record in records)
     assert any("eval/return_mean" in record for record in records)
+    shares = [r["speed/share_reanalyse"] for r in records if "speed/share_reanalyse" in r]
+    assert bool(shares) == ("reanalyse.fraction" in options) and all(x > 0 for x in shares)
     for name, kept in ("checkpoints", 1), ("params", 3):
         steps = checkpoint.committed_steps(tmp_path / "run" / name)
         assert len(steps) == kept, (name, steps)

@@ -246,6 +246,19 @@ def test_the_dynamics_reads_the_action(kind):
         assert len(np.unique(np.asarray(leaf).reshape(ACTIONS, -1), axis=0)) == ACTIONS
 
 
+@pytest.mark.parametrize("kind", ["mlp", "gru"])
+def test_one_frame_of_twice_the_size_is_another(kind):
+    """Planted, and found in a network that stalled on CartPole: nothing but the observation goes
+    into a Dense layer without bias, whose LayerNorm then makes x and 2x the same."""
+    network = make(kind, history_steps=1)
+    params = network.init(jax.random.key(0))
+    history = jax.tree.map(lambda x: x[:, :1], history_of(kind))
+    history = history.replace(valid=jnp.ones_like(history.valid))
+    large = history.replace(observation=2 * history.observation)
+    a, b = (network.initial_inference(params, x).embedding for x in (history, large))
+    assert (np.abs(np.asarray(a - b)).max(axis=1) > 0.005).all()
+
+
 def test_uint8_images_are_scaled_and_floats_are_not():
     """Planted: the division by 255 left out."""
     history = history_of("conv")

@@ -23,6 +23,7 @@ PRESETS = {
     "atari": ("atari", "RoadRunner"),
     "atari_100k": ("atari_100k", "Pong"),
     "atari_paper": ("atari_paper", "Pong"),
+    "atari_paper_reanalyze": ("atari_paper", "Pong,reanalyze"),
     "atari_paper_one_gpu": ("atari_paper", "Pong,one_gpu"),
     "procgen": ("procgen", "coinrun"),
     "catch": ("catch", None),

@@ -7,12 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import assemble
+from launch import BadInputError
 from muzero_jax import acting, reanalyse, search, types
 from muzero_jax import targets as targets_lib
 from muzero_jax.codecs import make_two_hot_codec
 from muzero_jax.frames import history_from_window
 from muzero_jax.networks.mlp import make_mlp_network
 from oracles import episodes as oracle
+from presets import config_of
 from test_targets import (
     WORLDS,
     assert_targets,
@@ -250,3 +253,48 @@ def test_returns_of_old_rows_are_shorter(age, steps):
     sample = sample.replace(newest_updates=jnp.int32(10 * (9 - steps)))
     index = reanalyse.make_positions(**options)(sample)
     assert index.tolist() == [[1, 2, 3, 1 + steps, 2 + steps, 3 + steps]]
+
+
+@pytest.mark.parametrize("fraction, fresh_values, source, frames", [
+    (0.0, True, "search", 1), (0.5, False, "search", 1 + 5), (0.5, True, "search", 1 + 5 + 10),
+    (0.0, False, "target_network", 1 + 5 + 10), (1.0, False, "target_network", 1 + 5 + 10)])
+def test_samples_hold_as_many_frames_as_are_read(fraction, fresh_values, source, frames):
+    """S, S + K or S + K + n of them (planted: always all)."""
+    config = config_of("cartpole", "on_device", **{
+        "reanalyse.fraction": fraction, "reanalyse.fresh_values": fresh_values,
+        "targets.value_source": source})
+    experiment = assemble.build(config)
+    ring = jax.eval_shape(experiment.parts.replay.init)
+    sample = jax.eval_shape(lambda state, key: experiment.parts.replay.sample(state, key, 8),
+                            ring, KEY)
+    assert sample.observations.shape == (8, frames, 4)
+    train = jax.eval_shape(experiment.parts.init_train)
+    assert (experiment.parts.search_again is None) == (fraction == 0.0)
+    if fraction:
+        values = jax.eval_shape(experiment.parts.search_again, train.params, ring, KEY)
+        assert values.shape == (round(128 * fraction), 12 if fresh_values else 6)
+
+
+@pytest.mark.parametrize("fields, line", [
+    ({"reanalyse.fraction": 1.5}, "reanalyse.fraction must be >= 0 and <= 1 (got 1.5)"),
+    ({"reanalyse.num_simulations": 0}, "reanalyse.num_simulations must be >= 1 (got 0)"),
+    ({"reanalyse.fraction": 0.5, "targets.value_source": "target_network"},
+     "reanalyse.fresh_values must be False where targets.value_source is not 'search'"
+     " (got 'target_network')"),
+    ({"targets.shorten_every_updates": 0}, "targets.shorten_every_updates must be >= 1 (got 0)")])
+def test_bad_numbers_are_told(fields, line):
+    with pytest.raises(BadInputError) as told:
+        config_of("cartpole", "on_device", **fields)
+    assert str(told.value) == line
+
+
+def test_published_settings():
+    """MuZero Reanalyze (appendix H): 80 %, two samples per state, value weight 0.25, n = 5."""
+    config = config_of("atari_paper", "Pong,reanalyze")
+    assert config.reanalyse.fraction == 0.8
+    assert config.replay.batch_size / config.replay.rows_per_update == 2.0
+    assert config.loss.value_weight == 0.25 and config.targets.bootstrap_steps == 5
+    assert config.targets.value_source == "target_network"
+    few = config_of("atari_100k", "Pong")
+    assert few.reanalyse.fraction == 0.99 and few.reanalyse.fresh_values
+    assert few.targets.shorten_every_updates == 30_000

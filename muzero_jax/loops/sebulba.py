@@ -197,7 +197,10 @@ class Stopwatch:
         output = call(*args)
         if self._wait is not None:
             # One leaf is enough, a program's outputs are ready together; host counters come first.
-            self._wait(jax.tree.leaves(output)[-1])
+            leaf = jax.tree.leaves(output)[-1]
+            if isinstance(leaf, jax.Array):  # Parts may be in other processes.
+                leaf = [x.data for x in leaf.addressable_shards]
+            self._wait(leaf)
         elapsed = time.perf_counter() - begin
         self._seconds[name] = self._seconds.get(name, 0.0) + elapsed
         return output

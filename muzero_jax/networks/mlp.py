@@ -41,10 +41,12 @@ class _Representation(nn.Module):
     def __call__(self, history: History) -> Array:
         batch, length = history.action.shape
         x = history.observation.reshape(batch, -1).astype(self.dtype)
+        # Of one frame this is a constant: without it, LayerNorm would hide how large x is.
+        seen = history.valid.astype(self.dtype)
+        x = jnp.concatenate([x, seen], axis=-1)
         if length > 1:  # With one frame there is nothing between frames to tell.
             actions = jax.nn.one_hot(history.action, self.num_actions, dtype=self.dtype)
-            seen = history.valid[..., None].astype(self.dtype)
-            x = jnp.concatenate([x, (actions * seen).reshape(batch, -1), seen[..., 0]], axis=-1)
+            x = jnp.concatenate([x, (actions * seen[..., None]).reshape(batch, -1)], axis=-1)
         if self.history_rewards:
             rewards = jnp.where(history.valid, squash(history.reward), 0.0)
             x = jnp.concatenate([x, rewards.astype(self.dtype)], axis=-1)

@@ -1,0 +1,117 @@
+"""What reanalysing costs: updates with fraction 1 against 0, and the machinery around the search.
+
+  python benchmarks/reanalyse.py --write
+
+The learner of CartPole (configs/cartpole.py:on_device) and of MinAtar Breakout, on a replay filled
+by acting. Three compiled programs in turn, best of `--rounds`: an update with fraction 0, one with
+fraction 1 (fresh policies and values), and the bare search of the same batch of histories.
+`machinery_share` is what an update with fraction 1 takes beyond an update with fraction 0 and the
+bare search, as a share of the bare search. Prints JSON; --write keeps it in results/reanalyse.json.
+"""
+
+import argparse
+import json
+from pathlib import Path
+import sys
+import time
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "experiments")]
+
+import jax  # noqa: E402
+from ml_collections import ConfigDict  # noqa: E402
+from provenance import provenance  # noqa: E402
+
+import assemble  # noqa: E402
+from configs import cartpole, minatar  # noqa: E402
+from muzero_jax import mesh, reanalyse  # noqa: E402
+from muzero_jax.targets import histories_at  # noqa: E402
+from muzero_jax.types import Counters  # noqa: E402
+import parts as parts_of  # noqa: E402
+import validate  # noqa: E402
+
+TASKS = {
+    "cartpole": lambda: cartpole.get_config("on_device"),
+    "minatar_breakout": lambda: minatar.get_config("breakout"),
+}
+
+
+def measure(config: ConfigDict, rounds: int) -> dict:
+    """Seconds of each program, and what follows from them."""
+    config.targets.value_source = "search"
+    config.reanalyse.fresh_values = True
+    programs = {}
+    for fraction in (0.0, 1.0):
+        config.reanalyse.fraction = fraction
+        validate.check(config)
+        experiment = assemble.build(config)
+        run = _filled(experiment)
+        learn = jax.jit(mesh.shard_learn(experiment.parts.learn, experiment.mesh))
+        programs[f"update_fraction_{fraction:.0f}"] = lambda key, run=run, learn=learn: learn(
+            run.train, run.replay, key
+        )[0]
+    # Replay, config and experiment are now those of fraction 1.
+    programs["bare_search"], searches = _bare_search(experiment, config, run)
+    seconds = {name: [] for name in programs}
+    for i in range(rounds + 1):
+        for name, program in programs.items():
+            key = jax.random.key(i)
+            begin = time.perf_counter()
+            jax.block_until_ready(program(key))
+            if i:  # The first compiles.
+                seconds[name].append(time.perf_counter() - begin)
+    best = {name: min(times) for name, times in seconds.items()}
+    plain, full, bare = best.values()
+    return {
+        "batch_size": config.replay.batch_size,
+        "searches": searches,
+        "num_simulations": config.reanalyse.num_simulations,
+        "best_seconds": best,
+        "updates_per_s": {"fraction_0": 1 / plain, "fraction_1": 1 / full},
+        "fraction_1_over_0": plain / full,
+        "machinery_share": (full - plain - bare) / bare,
+        "rounds": rounds,
+    }
+
+
+def _filled(experiment):
+    """A run whose replay has been filled up to its first update."""
+    run = jax.jit(lambda: experiment.fresh().replace(counters=None))()
+    for run, _ in experiment.iterate(run.replace(counters=Counters())):
+        if run.counters.updates:
+            return run
+
+
+def _bare_search(experiment, config, run):
+    """The search alone, of histories that are there already; and how many it searches."""
+    parts = experiment.parts
+    options = parts_of.windows(config)
+    positions_of = reanalyse.make_positions(fresh_values=True, **options)
+    sample = jax.jit(parts.replay.sample, static_argnums=2)(
+        run.replay, jax.random.key(0), config.replay.batch_size
+    )
+    histories = jax.jit(
+        lambda sample: histories_at(sample, positions_of(sample), options["history_steps"])
+    )(sample)
+    explore = parts_of.explore_again(config)
+    search = jax.jit(lambda params, key: parts.search(params, key, histories, None, explore))
+    return lambda key: search(run.train.params, key), histories.action.shape[0]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--write", action="store_true")
+    args = parser.parse_args()
+    told = {**provenance(), "command": "python benchmarks/reanalyse.py"}
+    told |= {name: measure(make(), args.rounds) for name, make in TASKS.items()}
+    text = json.dumps(told, indent=1)
+    if args.write:
+        (ROOT / "benchmarks" / "results" / "reanalyse.json").write_text(text + "\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
