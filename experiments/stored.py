@@ -87,6 +87,7 @@ def unplug(experiment, config, data: Dataset):
         unplugged,
         blocks=blocks,
         blocks_at_first=at_first,
+        num_blocks=dealt.num_blocks,
         streams=streams,
         replay=parts.replay,
         learn=parts.learn,

@@ -95,7 +95,7 @@ def episode_returns(rows: Transition) -> np.ndarray:
 
 def check_rows(where: str, rows: Transition, *, num_actions: int, turn_sign: int) -> None:
     """Raises `DatasetError` where rows `[rows]` break the convention that targets rely on."""
-    after_last = np.append(True, rows.last[:-1])
+    after_last = np.append(False, rows.last[:-1])
     legal = (rows.action >= 0) & (rows.action < num_actions)
     if rows.invalid_actions is not None and legal.all():
         legal &= ~rows.invalid_actions[np.arange(len(legal)), rows.action]

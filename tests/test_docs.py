@@ -3,6 +3,7 @@
 from pathlib import Path
 import re
 import sys
+import types
 
 import jax
 import numpy as np
@@ -115,3 +116,23 @@ def test_the_fresh_targets_search_again():
     ring = jax.eval_shape(parts.replay.init)
     made = jax.eval_shape(targets, ring, params, jax.random.key(0))
     assert made.value.shape == (10, 6) and searched == [8 * 12]
+
+
+def test_episodes_of_ones_own_become_a_dataset(tmp_path):
+    """And those of whatever has Minari's interface. Seen to fail with the final observation left
+    out, and with `terminated` for all."""
+    own, minari = _blocks("datasets.md")
+    space: dict = {}
+    exec(compile(own, "datasets.md", "exec"), space)
+    assert (space["info"].rows, space["info"].return_mean) == (24, 7.0)
+    assert space["rows"].discount[space["rows"].last].tolist() == [0, 1, 0]
+    exec(compile(minari, "datasets.md", "exec"), space)
+    episode = types.SimpleNamespace(
+        observations=np.zeros((4, 4)),
+        actions=np.ones(3, int),
+        rewards=np.ones(3),
+        terminations=np.array([0, 0, 1]),
+    )
+    held = types.SimpleNamespace(iterate_episodes=lambda: iter([episode, episode]))
+    info = space["convert"](held, tmp_path)
+    assert (info.rows, info.episodes, info.return_mean) == (8, 2, 3.0)

@@ -47,6 +47,7 @@ def _loop(dealt, run=None, *, streams=True, seed=0, num_devices=1, at_first=RING
         _run(num_devices, size) if run is None else run,
         blocks=lambda i: lanes.read_blocks(dealt, ROW, i, own=range(E), searched=False),
         blocks_at_first=at_first if streams else dealt.num_blocks,
+        num_blocks=dealt.num_blocks,
         streams=streams,
         replay=fakes.make_replay(E, size),
         key=jax.random.key(seed),
@@ -64,6 +65,8 @@ def test_the_ratio_is_exact_at_every_yield(streams, dealt):
         assert counters == Counters(i, i * U * R, i * U * R, i * U)
         assert int(run.train.step) == counters.updates
         assert float(metrics["train/loss"]) == counters.updates
+        added = RING // T + i if streams else dealt.num_blocks
+        assert metrics["data/passes"] == added / dealt.num_blocks
 
 
 def test_a_ring_that_streams_holds_the_newest_blocks(dealt):
@@ -92,7 +95,7 @@ def test_a_ring_that_holds_all_is_filled_once(dealt):
         assert (weights > 0).sum() == rows
     before = jax.device_get(run.replay)
     again = unplugged(
-        run, blocks=None, blocks_at_first=1, streams=False, learn=fakes.learn,
+        run, blocks=None, blocks_at_first=1, num_blocks=1, streams=False, learn=fakes.learn,
         replay=fakes.make_replay(E, dealt.num_blocks * T + 2), key=jax.random.key(0),
         rows_per_update=R, updates_per_iteration=U,
     )

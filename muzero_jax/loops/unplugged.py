@@ -22,6 +22,7 @@ def unplugged(
     *,
     blocks: Callable[[int], Iterator[Transition]],
     blocks_at_first: int,
+    num_blocks: int,
     streams: bool,
     replay: Replay,
     learn: Callable[..., Any],
@@ -44,6 +45,7 @@ def unplugged(
       blocks: `(i) -> ` blocks i, i + 1, ... for ever: rows `[e, t]` of NumPy for the lanes of this
         process.
       blocks_at_first: with which a new run fills its ring.
+      num_blocks: of a round through all data; `data/passes` tells how many have been made.
       streams: whether each iteration adds a block.
       replay: takes the rows.
       learn: from `make_learn`, for one shard; over several devices, see `anakin`.
@@ -86,4 +88,6 @@ def unplugged(
             updates=counters.updates + updates_per_iteration,
         )
         run = run.replace(train=train, replay=state, counters=counters)
-        yield run, {f"train/{name}": x for name, x in metrics.items()}
+        added = blocks_at_first + (streams * counters.rows) // rows_per_iteration
+        passes = {"data/passes": added / num_blocks}
+        yield run, {f"train/{name}": x for name, x in metrics.items()} | passes
