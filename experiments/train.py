@@ -234,8 +234,8 @@ class _Driver:
         hopeless = skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW
         if end or hopeless or interval.is_over(counters, self._config.logging.interval_env_steps):
             values = interval.take(counters, self._config)
-            if self._experiment.data is not None:
-                del values["speed/simulations_per_s"]  # It counts those of acting.
+            if self._experiment.data is not None:  # Nobody acts.
+                del values["speed/simulations_per_s"], values["train/episodes"]
             if self._reanalyse_s is not None:
                 share = self._reanalyse_s * values["speed/updates_per_s"]
                 values["speed/share_reanalyse"] = share

@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ from muzero_jax.streams import DatasetError, check_rows, cut, episode_returns, g
 from muzero_jax.types import EnvSpec, Transition
 
 FORMAT, VERSION = "muzero_jax rows", 1
-ROWS_PER_CHUNK = 65_536
+ROWS_PER_CHUNK, BYTES_PER_CHUNK = 65_536, 2**29  # A file is held in memory as a whole.
 
 # Name -> (shape of one row, dtype) of the arrays that every file has, and of a search's.
 _COLUMNS = {
@@ -74,8 +75,7 @@ class DatasetInfo:
 
 
 class Dataset(NamedTuple):
-    """An opened dataset; `identity` is the SHA-256 of `dataset.json`, which has those of all else.
-    """
+    """An opened dataset; `identity` is the SHA-256 of `dataset.json`, which has those of all."""
 
     path: Path
     info: DatasetInfo
@@ -83,7 +83,7 @@ class Dataset(NamedTuple):
 
 
 def write_dataset(
-    path, spec: EnvSpec, streams: Iterable[Transition], *, rows_per_chunk: int = ROWS_PER_CHUNK
+    path, spec: EnvSpec, streams: Iterable[Transition], *, rows_per_chunk: int | None = None
 ) -> DatasetInfo:
     """Writes streams of rows `[rows]` of NumPy into a new folder; `dataset.json` comes last.
 
@@ -92,7 +92,7 @@ def write_dataset(
       spec: of the environment.
       streams: each begins with a `first` row; all have `invalid_actions` or none, and all have
         policies and values or none (None). They are taken one by one.
-      rows_per_chunk: most rows of a file.
+      rows_per_chunk: most rows of a file, >= 2; None: 65,536, or as many as have 512 MiB of frames.
 
     Raises:
       DatasetError: for a folder that is not empty, rows that break the convention, or no rows.
@@ -100,6 +100,9 @@ def write_dataset(
     path = Path(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise DatasetError(f"{path} is there and not empty; give a new folder")
+    if rows_per_chunk is None:
+        frame = math.prod(spec.observation_shape) * np.dtype(spec.observation_dtype).itemsize
+        rows_per_chunk = min(ROWS_PER_CHUNK, max(BYTES_PER_CHUNK // frame, 2))
     told: list[tuple[DatasetInfo, np.ndarray]] = []  # Of each stream, with its returns.
     pieces = _pieces(path, spec, streams, rows_per_chunk, told)
     chunks = [
@@ -214,11 +217,10 @@ def _pieces(path, spec, streams, most, told) -> Iterator[Transition]:
 
 def _info_of(spec: EnvSpec, rows: Transition) -> DatasetInfo:
     names = ("observation_shape", "observation_dtype", "num_actions", "turn_sign", "truncates")
-    policy = rows.policy
     return DatasetInfo(
         **{name: getattr(spec, name) for name in names},
         masked=rows.invalid_actions is not None,
-        policy=policy and tuple((x.shape[1:], x.dtype.name) for x in policy),
+        policy=rows.policy and tuple((x.shape[1:], x.dtype.name) for x in rows.policy),
         rows=0,
         episodes=0,
         return_mean=None,
@@ -256,7 +258,7 @@ def _write_chunk(path: Path, rows: Transition) -> ChunkInfo:
     content = file.getvalue()
     _write_whole(path, content)
     digest = hashlib.sha256(content).hexdigest()
-    return ChunkInfo(file=path.name, rows=len(rows.first), bytes=len(content), sha256=digest)
+    return ChunkInfo(path.name, len(rows.first), len(content), digest)
 
 
 def _write_whole(path: Path, content: bytes) -> None:
@@ -279,10 +281,8 @@ def _parse(record: dict[str, Any]) -> DatasetInfo:
     fields = {name: x for name, x in record.items() if name not in ("format", "version")}
     policy = fields["policy"]
     fields |= {
-        "observation_shape": tuple(int(x) for x in fields["observation_shape"]),
-        "observation_dtype": np.dtype(fields["observation_dtype"]).name,
-        "policy": policy
-        and tuple((tuple(int(x) for x in shape), np.dtype(name).name) for shape, name in policy),
+        "observation_shape": tuple(fields["observation_shape"]),
+        "policy": policy and tuple((tuple(shape), dtype) for shape, dtype in policy),
         "chunks": tuple(ChunkInfo(**chunk) for chunk in fields["chunks"]),
     }
     info = DatasetInfo(**fields)
