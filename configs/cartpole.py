@@ -24,7 +24,7 @@ def get_config(where: str | None = None) -> ConfigDict:
     on_device = where in ("on_device", "published")
     config = ConfigDict()
     config.seed = 0
-    config.total_env_steps = 200_000
+    config.total_env_steps = 60_000
     config.max_wall_minutes = config_dict.placeholder(float)
     config.env = dict(
         suite="jax" if on_device else "classic",
@@ -46,7 +46,7 @@ def get_config(where: str | None = None) -> ConfigDict:
         num_simulations=16,
         max_num_considered_actions=2,
         max_depth=config_dict.placeholder(int),
-        value_scale=0.1,
+        value_scale=0.03,  # With 0.1 what is noise in the values becomes policy.
         maxvisit_init=50.0,
         min_value_range=1e-8,
     )
@@ -67,7 +67,7 @@ def get_config(where: str | None = None) -> ConfigDict:
         config.reanalyse.noise_scale = 0.0
     config.loop = dict(steps_per_iteration=8, probe_interval_iterations=50)
     config.evaluation = dict(
-        interval_env_steps=10_000, episodes=20, num_envs=20, max_steps=500, stop_at=499.0
+        interval_env_steps=4_000, episodes=20, num_envs=20, max_steps=500, stop_at=490.0
     )
     config.checkpoint = dict(
         resume_interval_env_steps=25_000,
@@ -98,9 +98,9 @@ def _learning() -> ConfigDict:
     """Everything between stored rows and new parameters."""
     config = ConfigDict()
     config.replay = dict(
-        rows_per_env=2_000,
+        rows_per_env=4_000,
         min_rows=1_024,
-        rows_per_update=32,
+        rows_per_update=16,
         batch_size=128,
         priority_exponent=0.6,
         priority_floor=0.01,
@@ -111,23 +111,23 @@ def _learning() -> ConfigDict:
         bootstrap_steps=10,
         discount=0.99,
         clip_rewards=False,
-        value_source="search",
+        value_source="target_network",
         target_interval_updates=200,
         shorten_every_updates=config_dict.placeholder(int),
     )
     config.reanalyse = dict(
         fraction=0.0,
-        fresh_values=True,
+        fresh_values=False,
         num_simulations=16,
         noise_scale=1.0,
         target_params=False,
     )
-    config.loss = dict(value_weight=0.25, reward_weight=1.0, policy_weight=1.0)
+    config.loss = dict(value_weight=1.0, reward_weight=1.0, policy_weight=1.0)
     config.optimizer = dict(
         learning_rate=1e-3,
         warmup_updates=50,
         decay="cosine",
-        decay_updates=2_500,
+        decay_updates=3_600,
         final_fraction=0.1,
         weight_decay=1e-4,
         max_grad_norm=5.0,
