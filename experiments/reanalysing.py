@@ -1,11 +1,11 @@
 """What reanalysing costs, told beside the other shares of time."""
 
-from collections.abc import Callable
 import time
 
 import jax
 from jax.sharding import Mesh
 
+from intervals import Interval
 from muzero_jax.mesh import SPLIT, WHOLE, shard, shard_key
 from muzero_jax.types import RunState
 from parts import Parts
@@ -13,29 +13,41 @@ from parts import Parts
 _ROUNDS = 3
 
 
-def make_stopwatch(parts: Parts, mesh: Mesh) -> Callable[[RunState], float] | None:
-    """`(run) -> ` seconds that the searches of one update take; None where it makes none.
+class Stopwatch:
+    """Seconds that the searches of one update take, measured once; nothing where it makes none.
 
     An update is one program, in which a part cannot be timed. So its searches are run once more
     by themselves, on a batch of the run's own replay: the best of three times.
     """
-    if parts.search_again is None:
-        return None
 
-    def search_again(params, replay_state, key):
-        return parts.search_again(params, replay_state, shard_key(key))
+    def __init__(self, parts: Parts, mesh: Mesh):
+        self._key = parts.run_key
+        self._seconds: float | None = None
+        self._program = None
+        if parts.search_again is not None:
 
-    program = jax.jit(shard(search_again, mesh, (WHOLE, SPLIT, WHOLE), SPLIT))
+            def search_again(params, replay_state, key):
+                return parts.search_again(params, replay_state, shard_key(key))
 
-    def seconds(run: RunState) -> float:
-        def once(i: int) -> float:
-            begin = time.perf_counter()
-            key = jax.random.fold_in(parts.run_key, i)
-            jax.block_until_ready(program(run.train.params, run.replay, key))
-            return time.perf_counter() - begin
+            program = shard(search_again, mesh, (WHOLE, SPLIT, WHOLE), SPLIT)
+            self._program = jax.jit(program)
 
-        jax.block_until_ready(run.train)
-        once(0)  # Compiles.
-        return min(map(once, range(_ROUNDS)))
+    def look(self, run: RunState, interval: Interval) -> None:
+        """Measures after the first update; that is no training time."""
+        if self._program is None or self._seconds is not None or not run.counters.updates:
+            return
+        with interval.paused():
+            jax.block_until_ready(run.train)
+            self._time(run)  # Compiles.
+            self._seconds = min(self._time(run) for _ in range(_ROUNDS))
 
-    return seconds
+    def share(self, updates_per_s: float) -> dict[str, float]:
+        """The metric of an interval with so many updates a second."""
+        if self._seconds is None:
+            return {}
+        return {"speed/share_reanalyse": self._seconds * updates_per_s}
+
+    def _time(self, run: RunState) -> float:
+        begin = time.perf_counter()
+        jax.block_until_ready(self._program(run.train.params, run.replay, self._key))
+        return time.perf_counter() - begin

@@ -132,8 +132,7 @@ class _Driver:
         self._watchdog_s = watchdog_s
         # What was asked of this process, or of any other.
         self._asked = False
-        self._time_reanalyse = reanalysing.make_stopwatch(experiment.parts, experiment.mesh)
-        self._reanalyse_s: float | None = None  # Of one update; None before the first.
+        self._reanalyse = reanalysing.Stopwatch(experiment.parts, experiment.mesh)
         self._score = evaluate.make_scorer(
             experiment,
             config,
@@ -173,9 +172,7 @@ class _Driver:
                         done, preempted = self._save_and_evaluate(run, before, done)
                     if done or preempted:
                         break
-                if self._time_reanalyse and self._reanalyse_s is None and run.counters.updates:
-                    with interval.paused():
-                        self._reanalyse_s = self._time_reanalyse(run)
+                self._reanalyse.look(run, interval)
                 lifetime.expect_progress(patience_s)
                 before = after
         lifetime.expect_progress(None)
@@ -186,15 +183,10 @@ class _Driver:
         return preempted
 
     def _is_due(self, before: int, after: int) -> bool:
-        config = self._config
-        return any(
-            crossed(before, after, cadence)
-            for cadence in (
-                config.evaluation.interval_env_steps,
-                config.checkpoint.resume_interval_env_steps,
-                config.checkpoint.params_interval_env_steps,
-            )
-        )
+        saves, evaluation = self._config.checkpoint, self._config.evaluation
+        cadences = (saves.resume_interval_env_steps, saves.params_interval_env_steps)
+        cadences += (evaluation.interval_env_steps,)
+        return any(crossed(before, after, cadence) for cadence in cadences)
 
     def _save_and_evaluate(self, run: RunState, before: int, done: bool) -> tuple[bool, bool]:
         """Does what is due, saves first, so that no evaluation can lose a run.
@@ -236,9 +228,7 @@ class _Driver:
             values = interval.take(counters, self._config)
             if self._experiment.data is not None:  # Nobody acts.
                 del values["speed/simulations_per_s"], values["train/episodes"]
-            if self._reanalyse_s is not None:
-                share = self._reanalyse_s * values["speed/updates_per_s"]
-                values["speed/share_reanalyse"] = share
+            values |= self._reanalyse.share(values["speed/updates_per_s"])
             values["checkpoint/age_s"] = self._points.age_s()
             values["checkpoint/failed_saves"] = self._points.failed + self._params.failed
             self._write(counters, values)
