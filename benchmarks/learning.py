@@ -5,7 +5,8 @@
 
 Suites: walk (CartPole, two Atari games), control (LunarLander, Acrobot), searches (Gumbel against
 published search on CartPole), device (what runs in one compiled program: CartPole, tic-tac-toe,
-Connect Four, MinAtar), full (all of these, longer Atari studies with three seeds, all of MinAtar).
+Connect Four, MinAtar), reanalyse (fraction 0 against 1: CartPole with three seeds, one pair of
+MinAtar), full (all of these, longer Atari studies with three seeds, all of MinAtar).
 Every result is a JSON file in benchmarks/results/: command, score with a 95 % interval, seeds,
 protocol, times, hardware, commit, date. Scores come from the last checkpoint, on seeds never used
 in training. `experiments/plot.py` draws the curves, `experiments/aggregate.py` makes the tables.
@@ -81,6 +82,20 @@ SEARCHES = {
     for seed in SEEDS
     for name, variant in (("gumbel", "on_device"), ("published", "published"))
 }
+REANALYSE = {
+    f"reanalyse/cartpole_{fraction}-{seed}": control(
+        "cartpole.py:reanalyse", seed, f"--config.reanalyse.fraction={fraction}"
+    )
+    for seed in SEEDS
+    for fraction in (0, 1)
+} | {
+    f"reanalyse/minatar_breakout_{fraction}-0": game("minatar", "breakout", minutes=15)
+    + [
+        f"--config.reanalyse.fraction={fraction}",
+        "--config.evaluation.interval_env_steps=50000",
+    ]
+    for fraction in (0, 1)
+}
 LONGER = {
     f"longer/{game}-{seed}": atari(game, seed=seed, minutes=120)
     for game in ("RoadRunner", "Pong", "MsPacman", "Qbert")
@@ -93,7 +108,7 @@ DEVICE = {
     },
     **CARTPOLE_ON_DEVICE,
     "minatar_breakout-0": game("minatar", "breakout", minutes=20),
-    "connect_four-0": game("board_games", "connect_four", minutes=22),
+    "connect_four-0": game("board_games", "connect_four", minutes=30),
 }
 MINATAR = {
     f"longer/minatar_{name}-{seed}": game("minatar", name, seed=seed, minutes=60)
@@ -120,7 +135,8 @@ SUITES = {
     "control": CONTROL,
     "searches": SEARCHES,
     "device": DEVICE,
-    "full": WALK | CONTROL | SEARCHES | DEVICE | LONGER | MINATAR,
+    "reanalyse": REANALYSE,
+    "full": WALK | CONTROL | SEARCHES | DEVICE | REANALYSE | LONGER | MINATAR,
 }
 
 

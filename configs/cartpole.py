@@ -3,6 +3,7 @@
   python experiments/control.py --config=configs/cartpole.py            (envpool on the host)
   python experiments/control.py --config=configs/cartpole.py:on_device  (JAX, one program)
   python experiments/control.py --config=configs/cartpole.py:published  (the same, MuZero's search)
+  python experiments/control.py --config=configs/cartpole.py:reanalyse  (few steps, many updates)
 
 Solved means a mean return of 475 over 20 unseen episodes. The run stops when an evaluation inside
 it reaches `evaluation.stop_at`; the checkpoint that counts is the last one.
@@ -17,11 +18,12 @@ from ml_collections import ConfigDict, config_dict
 
 def get_config(where: str | None = None) -> ConfigDict:
     """The config; `on_device` takes the environment in JAX and the Anakin loop."""
-    if where not in (None, "host", "on_device", "published"):
+    if where not in (None, "host", "on_device", "published", "reanalyse"):
         raise ValueError(
-            f"configs/cartpole.py takes ':host', ':on_device' or ':published', got {where!r}"
+            "configs/cartpole.py takes ':host', ':on_device', ':published' or ':reanalyse',"
+            f" got {where!r}"
         )
-    on_device = where in ("on_device", "published")
+    on_device = where in ("on_device", "published", "reanalyse")
     config = ConfigDict()
     config.seed = 0
     config.total_env_steps = 60_000
@@ -76,7 +78,20 @@ def get_config(where: str | None = None) -> ConfigDict:
         params_to_keep=2,
     )
     config.logging = dict(interval_env_steps=2_000, tensorboard=False)
+    if where == "reanalyse":
+        _make_frugal(config)
     return config
+
+
+def _make_frugal(config: ConfigDict) -> None:
+    """Eight environments, an update for four of their steps, all policies searched again."""
+    config.total_env_steps = 20_000
+    config.env.num_envs = 8
+    config.replay.update(min_rows=256, rows_per_update=4)
+    config.reanalyse.fraction = 1.0
+    config.optimizer.decay_updates = 4_900
+    config.loop.steps_per_iteration = 4
+    config.evaluation.update(interval_env_steps=2_000, stop_at=475.0)
 
 
 def _published_search() -> ConfigDict:

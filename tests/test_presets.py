@@ -18,6 +18,7 @@ PRESETS = {
     "cartpole": ("cartpole", "host"),
     "cartpole_on_device": ("cartpole", "on_device"),
     "cartpole_published": ("cartpole", "published"),
+    "cartpole_reanalyse": ("cartpole", "reanalyse"),
     "acrobot": ("acrobot", None),
     "lunarlander": ("lunarlander", None),
     "atari": ("atari", "RoadRunner"),
