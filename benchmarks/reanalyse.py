@@ -11,8 +11,8 @@ bare search, as a share of the bare search. Prints JSON; --write keeps it in res
 
 With --steps it reads the runs of CartPole in results/reanalyse/ and writes
 results/reanalyse_steps.json: after how many env steps an evaluation of 20 games first reached 475,
-with interquartile mean and 95 % bootstrap interval over seeds (10,000 resamples, seed 0). A run that
-never did counts with the steps it had, and is told as null.
+with interquartile mean and 95 % bootstrap interval over seeds (10,000 resamples, seed 0). A run
+that never did counts with the steps it had, and is told as null.
 """
 
 import argparse
