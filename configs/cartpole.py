@@ -55,18 +55,7 @@ def get_config(where: str | None = None) -> ConfigDict:
     config.explore = dict(
         temperature=0.0, halve_temperature_at_updates=(), noise_scale=1.0, random_move=0.0
     )
-    if where == "published":
-        config.search = _published_search()
-        # Visits are sampled from, under Dirichlet noise; the temperature falls as in the paper.
-        config.explore = dict(
-            temperature=1.0,
-            halve_temperature_at_updates=(3_000, 4_500),
-            noise_scale=0.25,
-            random_move=0.0,
-        )
     config.update(_learning())
-    if where == "published":
-        config.reanalyse.noise_scale = 0.0
     config.loop = dict(steps_per_iteration=8, probe_interval_iterations=50)
     config.evaluation = dict(
         interval_env_steps=4_000, episodes=20, num_envs=20, max_steps=500, stop_at=490.0
@@ -78,6 +67,8 @@ def get_config(where: str | None = None) -> ConfigDict:
         params_to_keep=2,
     )
     config.logging = dict(interval_env_steps=2_000, tensorboard=False)
+    if where == "published":
+        _take_published_search(config)
     if where == "reanalyse":
         _make_frugal(config)
     return config
@@ -94,19 +85,25 @@ def _make_frugal(config: ConfigDict) -> None:
     config.evaluation.update(interval_env_steps=2_000, stop_at=475.0)
 
 
-def _published_search() -> ConfigDict:
+def _take_published_search(config: ConfigDict) -> None:
     """The constants of MuZero (appendix B), with as many simulations as the other variants."""
-    return ConfigDict(
-        dict(
-            kind="muzero",
-            num_simulations=16,
-            max_depth=config_dict.placeholder(int),
-            pb_c_init=1.25,
-            pb_c_base=19_652.0,
-            dirichlet_alpha=0.25,
-            min_value_range=1e-8,
-        )
+    config.search = dict(
+        kind="muzero",
+        num_simulations=16,
+        max_depth=config_dict.placeholder(int),
+        pb_c_init=1.25,
+        pb_c_base=19_652.0,
+        dirichlet_alpha=0.25,
+        min_value_range=1e-8,
     )
+    # Visits are sampled from, under Dirichlet noise; the temperature falls as in the paper.
+    config.explore = dict(
+        temperature=1.0,
+        halve_temperature_at_updates=(1_800, 2_700),
+        noise_scale=0.25,
+        random_move=0.0,
+    )
+    config.reanalyse.noise_scale = 0.0
 
 
 def _learning() -> ConfigDict:
