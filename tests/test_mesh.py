@@ -117,6 +117,7 @@ def update_on(count, train, sample, exponent):
         index=mesh.SPLIT,
         probability=mesh.SPLIT,
         num_drawable=mesh.WHOLE,
+        newest_updates=mesh.WHOLE,
     )
     update = mesh.shard(
         make_update(exponent),
