@@ -31,7 +31,9 @@ _SPEC = EnvSpec((4,), "float32", 2, 1, True, 500)
 _LEARN = processes.TINY_CONTROL | {
     "env.num_groups": 1,
     "replay.rows_per_env": 64,
+    "targets.value_source": "search",
     "reanalyse.num_simulations": 2,
+    "reanalyse.fresh_values": True,
     "evaluation.stop_at": 1000.0,
     "total_env_steps": 288,
     "evaluation.interval_env_steps": 144,
