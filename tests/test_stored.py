@@ -276,7 +276,7 @@ def _ends(data):
 
 
 _SIZES = {  # Config: (updates of an iteration, rows of each lane).
-    ("cartpole", "on_device"): (8, 8),
+    ("cartpole", "on_device"): (16, 8),
     ("cartpole", "on_device", 1024): (1, 32),
     ("cartpole", "on_device", 1): (256, 8),
     ("atari_100k", "Pong", 1): (200, 50),
