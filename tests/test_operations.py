@@ -53,7 +53,7 @@ def one_program():
     """Runs of one config share what is built and compiled, so that each takes a second."""
     made = {}
 
-    def build(config, devices=None):
+    def build(config, devices=None, data=None):
         # Whatever shapes a program; cadences are the driver's.
         shapes = {name: config[name].to_dict() for name in ("env", "network", "search", "replay")}
         return made.setdefault(str(shapes), functools.cache(lambda: real_build(config)))()
@@ -410,7 +410,7 @@ def test_a_warm_start_is_the_source_and_is_written_down(whole, tmp_path, monkeyp
         iterated.append(jax.tree.map(jax.numpy.copy, run.replace(counters=None)))
         raise RuntimeError("killed")
 
-    def build(config, devices):
+    def build(config, devices, data):
         return experiment._replace(iterate=iterate)
 
     for init_from in (str(whole), None):

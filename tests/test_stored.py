@@ -31,9 +31,8 @@ _SPEC = EnvSpec((4,), "float32", 2, 1, True, 500)
 _LEARN = processes.TINY_CONTROL | {
     "env.num_groups": 1,
     "replay.rows_per_env": 64,
-    "targets.value_source": "search",
     "reanalyse.num_simulations": 2,
-    "reanalyse.fresh_values": True,
+    "targets.value_source": "search",
     "evaluation.stop_at": 1000.0,
     "total_env_steps": 288,
     "evaluation.interval_env_steps": 144,
@@ -46,7 +45,7 @@ _LEARN = processes.TINY_CONTROL | {
 
 def _config(fraction=1.0, **fields):
     config = config_of("cartpole", "on_device", **_LEARN | fields)
-    config.reanalyse.fraction = fraction
+    config.reanalyse.update(fraction=fraction, fresh_values=fraction == 1.0)
     return config
 
 
@@ -276,7 +275,7 @@ def _ends(data):
 
 
 _SIZES = {  # Config: (updates of an iteration, rows of each lane).
-    ("cartpole", "on_device"): (16, 8),
+    ("cartpole", "on_device", 32): (8, 8),
     ("cartpole", "on_device", 1024): (1, 32),
     ("cartpole", "on_device", 1): (256, 8),
     ("atari_100k", "Pong", 1): (200, 50),
