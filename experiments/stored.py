@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,11 +30,67 @@ def unplug(experiment, config, data: Dataset):
     searched = _reads_search(config)
     if searched:
         _check_search(data, experiment.parts, config)
-    num_envs, ring, target = config.env.num_envs, config.replay, config.targets
     updates, block_rows = iteration_size(config)
-    history_steps, future_steps = config.network.history_steps, (
-        target.unroll_steps + target.bootstrap_steps
+    plan = _plan(config, data, block_rows)
+    ring_config = config.copy_and_resolve_references()
+    ring_config.replay.rows_per_env = plan.rows_per_env
+    parts = make_parts(
+        ring_config,
+        spec,
+        masked=masked,
+        in_loop=True,
+        num_shards=experiment.mesh.size,
+        initial_priority=_one_for_all(config.targets.bootstrap_steps),
     )
+
+    def fresh() -> RunState:
+        return RunState(
+            train=parts.init_train(),
+            replay=parts.replay.init(),
+            env=None,
+            timestep=None,
+            acting=None,
+            counters=Counters(),
+        )
+
+    own_size = config.env.num_envs // jax.process_count()
+    blocks = functools.partial(
+        lanes.read_blocks,
+        plan.dealt,
+        example_row(parts, config.network.history_steps),
+        own=range(jax.process_index() * own_size, (jax.process_index() + 1) * own_size),
+        searched=searched,
+    )
+    iterate = functools.partial(
+        unplugged,
+        blocks=blocks,
+        blocks_at_first=plan.blocks_at_first,
+        num_blocks=plan.dealt.num_blocks,
+        streams=plan.streams,
+        replay=parts.replay,
+        learn=parts.learn,
+        key=parts.run_key,
+        rows_per_update=config.replay.rows_per_update,
+        updates_per_iteration=updates,
+        mesh=experiment.mesh,
+    )
+    return experiment._replace(parts=parts, fresh=fresh, iterate=iterate, data=data)
+
+
+class _Plan(NamedTuple):
+    """How data come into the ring: see `unplugged` for the names, `lanes.deal` for `dealt`."""
+
+    dealt: lanes.Lanes
+    streams: bool
+    rows_per_env: int
+    blocks_at_first: int
+
+
+def _plan(config, data: Dataset, block_rows: int) -> _Plan:
+    """As a whole where they are no more rows than the ring of the config has, else as a stream."""
+    num_envs, ring, target = config.env.num_envs, config.replay, config.targets
+    history_steps = config.network.history_steps
+    future_steps = target.unroll_steps + target.bootstrap_steps
     dealt = lanes.deal(
         data,
         num_lanes=num_envs,
@@ -54,49 +111,7 @@ def unplug(experiment, config, data: Dataset):
             f"replay.rows_per_env must be >= {window}, for the {block_rows} rows of one step of"
             f" stored data and a window (got {rows_per_env})"
         )
-    ring_config = config.copy_and_resolve_references()
-    ring_config.replay.rows_per_env = rows_per_env
-    parts = make_parts(
-        ring_config,
-        spec,
-        masked=masked,
-        in_loop=True,
-        num_shards=experiment.mesh.size,
-        initial_priority=_one_for_all(target.bootstrap_steps),
-    )
-
-    def fresh() -> RunState:
-        return RunState(
-            train=parts.init_train(),
-            replay=parts.replay.init(),
-            env=None,
-            timestep=None,
-            acting=None,
-            counters=Counters(),
-        )
-
-    own_size = num_envs // jax.process_count()
-    blocks = functools.partial(
-        lanes.read_blocks,
-        dealt,
-        example_row(parts, history_steps),
-        own=range(jax.process_index() * own_size, (jax.process_index() + 1) * own_size),
-        searched=searched,
-    )
-    iterate = functools.partial(
-        unplugged,
-        blocks=blocks,
-        blocks_at_first=at_first,
-        num_blocks=dealt.num_blocks,
-        streams=streams,
-        replay=parts.replay,
-        learn=parts.learn,
-        key=parts.run_key,
-        rows_per_update=ring.rows_per_update,
-        updates_per_iteration=updates,
-        mesh=experiment.mesh,
-    )
-    return experiment._replace(parts=parts, fresh=fresh, iterate=iterate, data=data)
+    return _Plan(dealt, streams, rows_per_env, at_first)
 
 
 def iteration_size(config) -> tuple[int, int]:
