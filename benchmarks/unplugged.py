@@ -45,6 +45,7 @@ def measure(name: str, seed: int, folder: Path) -> dict:
     timed([*first, f"--workdir={folder / 'behaviour'}"])
     data_word = f"--workdir={folder / 'behaviour'}"
     record = ["experiments/record.py", data_word, f"--out={folder / 'data'}"]
+    told = [record[0], "--workdir=BEHAVIOUR", "--out=DATA"]
     data = json.loads(output(record))
     data.pop("path", None)
     second = ["experiments/unplugged.py", *train, *learner]
@@ -56,7 +57,7 @@ def measure(name: str, seed: int, folder: Path) -> dict:
     lines = (folder / "unplugged" / "metrics.jsonl").read_text().splitlines()
     curve = [x for x in map(json.loads, lines) if "eval/return_mean" in x]
     return {
-        "commands": ["python " + " ".join(x) for x in (first, record[:1], second)],
+        "commands": ["python " + " ".join(x) for x in (first, told, second)],
         "dataset": data,
         "behaviour_last_checkpoint": summary(scores["behaviour"]["returns"]),
         "score": summary(scores["unplugged"]["returns"]),
