@@ -276,8 +276,8 @@ _BAD = {  # Name: (script, words, what the line has to say).
     ),
     "warm-up": (
         "control",
-        [_CARTPOLE, "--config.replay.min_rows=100000"],
-        ["replay.min_rows", "<= 64000", "(got 100000)"],
+        [_CARTPOLE, "--config.replay.min_rows=200000"],
+        ["replay.min_rows", "<= 128000", "(got 200000)"],
     ),
     "ratio": (
         "control",
