@@ -42,6 +42,7 @@ def compose(tmp_path, monkeypatch):
         sys.modules.pop(name, None)
 
 
+@pytest.mark.slow
 def test_compose_learns_with_each_swap(compose, tmp_path):
     """Seen to fail with the reward of the corridor's ends exchanged in a scratch copy."""
     assert {path.stem for path in tmp_path.glob("*.py")} == set(FILES)

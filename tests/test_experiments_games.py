@@ -29,6 +29,7 @@ _RUNS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", _RUNS)
 def test_a_tiny_run_trains_evaluates_and_saves(script, tmp_path):
     """A real process. It keeps as many params saves as `checkpoint.params_to_keep` says, not as

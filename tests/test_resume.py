@@ -121,6 +121,7 @@ def _without(tree, path):
     return tree | {"rest": rest.replace(**{group: item})}
 
 
+@pytest.mark.slow
 def test_every_item_of_a_resume_point_is_needed(folders, experiment, tmp_path, one_program):
     """Negative controls: from an older resume point the run ends in the same state; with any one
     item zeroed, three iterations later state, counters or returns differ. (A test of the test
