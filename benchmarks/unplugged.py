@@ -30,7 +30,7 @@ TASKS = {
         "minatar",
         "minatar.py:breakout",
         ["--config.total_env_steps=200000", "--config.replay.rows_per_env=4096"],
-        ["--config.total_env_steps=400000", "--config.replay.rows_per_env=4096"],
+        ["--config.total_env_steps=160000", "--config.replay.rows_per_env=4096"],
         100,
     ),
 }
