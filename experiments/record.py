@@ -168,9 +168,10 @@ def main() -> None:
     workdir = Path(args.workdir)
     with told_by_flag(workdir):
         config = workdirs.read_config(workdir)
-        for name in results.evaluation_games(config):  # Games are those of training.
-            config.evaluation[name] = config.env[name]
         validate.check(config)
+        # Games are those of training; a limit of None is right where the rules end them.
+        games = {name: config.env[name] for name in results.evaluation_games(config)}
+        config.evaluation.update(games)
     _check_flags(args, workdir)
     experiment = assemble.build(config)
     told: dict[str, Any] = {}
