@@ -24,7 +24,7 @@ from provenance import provenance  # noqa: E402
 import assemble  # noqa: E402
 import budget  # noqa: E402
 from configs import board_games, cartpole  # noqa: E402
-from muzero_jax.types import Counters  # noqa: E402
+import start  # noqa: E402
 import validate  # noqa: E402
 
 # Of the config, no more than what makes the program small enough for a CPU.
@@ -48,9 +48,8 @@ class Stretch:
     def __init__(self, config):
         validate.check(config)
         self.experiment = assemble.build(config)
-        run = jax.jit(lambda: self.experiment.fresh().replace(counters=None))()
         begin = time.perf_counter()
-        self._loop = self.experiment.iterate(run.replace(counters=Counters()))
+        self._loop = self.experiment.iterate(start.new_run(self.experiment))
         while self._next().counters.updates < 1:
             pass
         self.seconds_to_first_update = time.perf_counter() - begin
@@ -85,9 +84,12 @@ def two_loops(rounds: int, seconds: float) -> dict:
     for _ in range(rounds):
         for name, stretch in stretches.items():
             told[name].append(stretch.measure(seconds)["env_steps_per_s"])
+    replay = config.replay
     best = {name: max(rates) for name, rates in told.items()}
     return {
-        "task": "CartPole-v1, 32 environments, 16 simulations, one update of 128 for 32 rows",
+        "task": f"CartPole-v1, {config.env.num_envs} environments,"
+        f" {config.search.num_simulations} simulations,"
+        f" one update of {replay.batch_size} for {replay.rows_per_update} rows",
         "env_steps_per_s": told,
         "anakin_over_sebulba": best["anakin"] / best["sebulba"],
     }

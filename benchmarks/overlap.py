@@ -148,6 +148,7 @@ def _time_loop(loop, iterations):
 def atari_acting(group_steps: int) -> dict[str, float]:
     """Environment steps per second of emulators, of search, and of the loop that joins them."""
     import assemble
+    import start
 
     config = atari.get_config("Pong")
     config.replay.update(min_rows=_NEVER)
@@ -158,8 +159,7 @@ def atari_acting(group_steps: int) -> dict[str, float]:
     env = experiment.eval_env(list(range(size)))
     env_per_s = size / _env_step_s(env, group_steps)
     search_per_s = size / _search_step_s(experiment, env, config, group_steps)
-    run = jax.jit(lambda: experiment.fresh().replace(counters=None))()
-    loop = experiment.iterate(run.replace(counters=Counters()))
+    loop = experiment.iterate(start.new_run(experiment))
     iterations = max(1, group_steps // config.env.num_groups)
     loop_per_s = iterations * config.env.num_envs / _time_loop(loop, iterations)
     serial_per_s = 1 / (1 / env_per_s + 1 / search_per_s)

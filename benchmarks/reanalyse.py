@@ -33,8 +33,8 @@ import assemble  # noqa: E402
 from configs import cartpole, minatar  # noqa: E402
 from muzero_jax import mesh, reanalyse, statistics  # noqa: E402
 from muzero_jax.targets import histories_at  # noqa: E402
-from muzero_jax.types import Counters  # noqa: E402
 import parts as parts_of  # noqa: E402
+import start  # noqa: E402
 import validate  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -84,8 +84,7 @@ def measure(config: ConfigDict, rounds: int) -> dict:
 
 def _filled(experiment):
     """A run whose replay has been filled up to its first update."""
-    run = jax.jit(lambda: experiment.fresh().replace(counters=None))()
-    for run, _ in experiment.iterate(run.replace(counters=Counters())):
+    for run, _ in experiment.iterate(start.new_run(experiment)):
         if run.counters.updates:
             return run
 

@@ -51,8 +51,8 @@ def _mlp(width: int, num_layers: int = 1) -> dict:
     return dict(kind="mlp", width=width, num_layers=num_layers, dtype="float32")
 
 
-def _conv(channels: int, blocks: int, *, points: bool, dtype: str = "bfloat16") -> dict:
-    """A tower on the board; `points`: an action is a point, or the one after them (a pass)."""
+def _conv(channels: int, blocks: int, actions: str, dtype: str = "bfloat16") -> dict:
+    """A tower on the board; `actions`: how it sees them, `network.action_encoding`."""
     return dict(
         kind="conv",
         stages=(),
@@ -63,7 +63,7 @@ def _conv(channels: int, blocks: int, *, points: bool, dtype: str = "bfloat16") 
         head_planes=8,
         head_width=64,
         action_planes=False,
-        action_encoding="spatial" if points else "constant",
+        action_encoding=actions,
         dtype=dtype,
     )
 
@@ -79,7 +79,7 @@ _SIZES = {
         total=1_000_000,
     ),
     "connect_four": _Size(
-        _conv(32, 1, points=False, dtype="float32"),
+        _conv(32, 1, "column", "float32"),
         simulations=16,
         envs=128,
         unroll=3,
@@ -88,14 +88,14 @@ _SIZES = {
         total=1_500_000,
         learning_rate=3e-3,
     ),
-    "hex": _Size(_conv(64, 2, points=True)),
-    "othello": _Size(_conv(64, 2, points=True)),
-    "gardner_chess": _Size(_conv(64, 2, points=False)),
-    "animal_shogi": _Size(_conv(64, 2, points=False)),
-    "go_9x9": _Size(_conv(64, 3, points=True)),
-    "go_19x19": _Size(_conv(128, 6, points=True), rows=256),
-    "chess": _Size(_conv(128, 6, points=False), rows=256),
-    "shogi": _Size(_conv(128, 6, points=False), rows=256),
+    "hex": _Size(_conv(64, 2, "spatial")),
+    "othello": _Size(_conv(64, 2, "spatial")),
+    "gardner_chess": _Size(_conv(64, 2, "constant")),
+    "animal_shogi": _Size(_conv(64, 2, "constant")),
+    "go_9x9": _Size(_conv(64, 3, "spatial")),
+    "go_19x19": _Size(_conv(128, 6, "spatial"), rows=256),
+    "chess": _Size(_conv(128, 6, "constant"), rows=256),
+    "shogi": _Size(_conv(128, 6, "constant"), rows=256),
 }
 _OTHER = _Size(_mlp(256, num_layers=2))
 

@@ -52,6 +52,7 @@ class Parts(NamedTuple):
 
     spec: EnvSpec
     masked: bool  # Whether time steps come with `invalid_actions`.
+    row: Transition  # Shapes of one row as the replay stores it.
     network: Network
     search: SearchFn
     replay: Replay
@@ -93,7 +94,9 @@ def make_parts(
     search_fn = make_search(config.search.num_simulations)
     init_key, env_key, run_key = jax.random.split(jax.random.key(config.seed), 3)
     optimizer = call(learner.make_optimizer, "optimizer", config.optimizer.to_dict())
-    ring = _make_replay(config, spec, network, search_fn, masked, initial_priority)
+    params = jax.eval_shape(network.init, init_key)
+    row = acting.example_row(spec, search_fn, params, config.network.history_steps, masked=masked)
+    ring = _make_replay(config, row, initial_priority)
     loss = _make_loss(config, spec, network, codec)
     again = make_search(config.reanalyse.num_simulations)
     update = learner.make_update(
@@ -108,6 +111,7 @@ def make_parts(
     return Parts(
         spec=spec,
         masked=masked,
+        row=row,
         network=network,
         search=search_fn,
         replay=ring,
@@ -179,11 +183,8 @@ def make_explore_at(
     return explore_at
 
 
-def _make_replay(
-    config, spec: EnvSpec, network: Network, search_fn: SearchFn, masked: bool, initial_priority
-) -> Replay:
+def _make_replay(config, row: Transition, initial_priority) -> Replay:
     target, history_steps = config.targets, config.network.history_steps
-    params = jax.eval_shape(network.init, jax.random.key(0))
     future_steps = target.unroll_steps + target.bootstrap_steps
     # As many frames as targets read: those of the rows searched again, or valued by the network.
     again = config.reanalyse.fraction > 0
@@ -194,7 +195,7 @@ def _make_replay(
     elif again:
         observed_steps += target.unroll_steps
     return replay.make_replay(
-        acting.example_row(spec, search_fn, params, history_steps, masked=masked),
+        row,
         initial_priority
         or targets.make_initial_priority(
             bootstrap_steps=target.bootstrap_steps,

@@ -20,7 +20,7 @@ import lifetime
 from muzero_jax.mesh import WHOLE, put_rows, sum_over_processes
 
 # How long a lost process goes unnoticed: then the others end, with their stacks.
-HEARTBEAT_SECONDS = 30
+HEARTBEAT_SECONDS = 60
 
 
 def join(

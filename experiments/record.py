@@ -30,7 +30,6 @@ from muzero_jax.types import HostEnv, TimeStep, Transition
 import results
 from saved_params import check_saved, newest_params, told_by_flag
 from start import saved_tree
-import stored
 import validate
 import workdirs
 
@@ -39,7 +38,7 @@ Play = Callable[[Any, TimeStep, int], tuple[Any, Transition]]
 
 
 def replay_streams(
-    experiment: assemble.Experiment, workdir: Path, history_steps: int, told: dict[str, Any]
+    experiment: assemble.Experiment, workdir: Path, told: dict[str, Any]
 ) -> Iterator[Transition]:
     """The rows of each environment in the newest resume point as a stream, oldest first.
 
@@ -57,7 +56,7 @@ def replay_streams(
         raise launch.BadInputError(f"--workdir: {error}") from None
     if found is None:
         raise launch.BadInputError(f"--workdir: no resume point in {workdir}; try --episodes")
-    ring, row = found[1]["rest"].replay, stored.example_row(experiment.parts, history_steps)
+    ring, row = found[1]["rest"].replay, experiment.parts.row
     told.update(found[2]["counters"], dropped_rows=0)
     for lane, (cursor, filled) in enumerate(zip(*jax.device_get((ring.cursor, ring.filled)))):
         slots = (cursor - filled + np.arange(filled)) % ring.weights.shape[1]
@@ -147,6 +146,21 @@ def _fresh_streams(experiment: assemble.Experiment, config, args, told: dict[str
     yield from episode_streams(env, play, carry, episodes_per_env=args.episodes // num_envs)
 
 
+def read_config(workdir: Path):
+    """The config of a run, with evaluation games that are those of training.
+
+    Raises:
+      BadInputError: where there is none, or fields that are missing or wrong.
+    """
+    with told_by_flag(workdir):
+        config = workdirs.read_config(workdir)
+        validate.check(config)
+    # A limit of None, refused for an evaluation, is right here: the games end by their rules.
+    games = {name: config.env[name] for name in results.evaluation_games(config)}
+    config.evaluation.update(games)
+    return config
+
+
 def _check_flags(args, workdir: Path) -> None:
     if not args.out:
         raise launch.BadInputError("--out is required, e.g. --out=data/cartpole")
@@ -166,17 +180,12 @@ def main() -> None:
     if not args.workdir:
         raise launch.BadInputError("--workdir is required, e.g. --workdir=runs/cartpole")
     workdir = Path(args.workdir)
-    with told_by_flag(workdir):
-        config = workdirs.read_config(workdir)
-        validate.check(config)
-        # Games are those of training; a limit of None is right where the rules end them.
-        games = {name: config.env[name] for name in results.evaluation_games(config)}
-        config.evaluation.update(games)
+    config = read_config(workdir)
     _check_flags(args, workdir)
     experiment = assemble.build(config)
     told: dict[str, Any] = {}
     if args.episodes is None:
-        streams = replay_streams(experiment, workdir, config.network.history_steps, told)
+        streams = replay_streams(experiment, workdir, told)
     else:
         streams = _fresh_streams(experiment, config, args, told)
     try:

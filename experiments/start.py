@@ -30,11 +30,10 @@ def start(
 
     `written` are the lines of metrics that are there already.
     """
-    shapes = mesh.place(jax.eval_shape(experiment.fresh), experiment.mesh)
-    found = store.restore(saved_tree(shapes))
+    found = store.restore(saved_tree(_placed_shapes(experiment)))
     resumes = max((record["resumes"] for record in written), default=-1) + 1
     if found is None:
-        run = _fresh(experiment, shapes, warm)
+        run = new_run(experiment, warm)
         return run.replace(counters=Counters(resumes=resumes)), {"wall_s": 0.0}
     _, tree, meta = found
     counters = Counters(**meta["counters"])
@@ -49,10 +48,16 @@ def start(
     return run, meta
 
 
-def _fresh(experiment: assemble.Experiment, shapes: RunState, warm: Params | None) -> RunState:
-    shardings = jax.tree.map(lambda x: x.sharding, shapes.replace(counters=None))
+def _placed_shapes(experiment: assemble.Experiment) -> RunState:
+    return mesh.place(jax.eval_shape(experiment.fresh), experiment.mesh)
+
+
+def new_run(experiment: assemble.Experiment, warm: Params | None = None) -> RunState:
+    """The state of a run that begins now, on its devices; with the parameters `warm`, or fresh."""
+    shapes = _placed_shapes(experiment).replace(counters=None)
+    shardings = jax.tree.map(lambda x: x.sharding, shapes)
     fresh = lambda: experiment.fresh().replace(counters=None)  # noqa: E731
-    run = jax.jit(fresh, out_shardings=shardings)()
+    run = jax.jit(fresh, out_shardings=shardings)().replace(counters=Counters())
     if warm is None:
         return run
     params = jax.tree.map(

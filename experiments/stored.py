@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from muzero_jax import acting, lanes
+from muzero_jax import lanes
 from muzero_jax.dataset import Dataset, check_spec
 from muzero_jax.loops.unplugged import unplugged
 from muzero_jax.streams import DatasetError
@@ -57,7 +57,7 @@ def unplug(experiment, config, data: Dataset):
     blocks = functools.partial(
         lanes.read_blocks,
         plan.dealt,
-        example_row(parts, config.network.history_steps),
+        parts.row,
         own=range(jax.process_index() * own_size, (jax.process_index() + 1) * own_size),
         searched=searched,
     )
@@ -124,14 +124,6 @@ def iteration_size(config) -> tuple[int, int]:
     return updates, updates * ratio // num_envs
 
 
-def example_row(parts: Parts, history_steps: int):
-    """Shapes of one row as the replay of `parts` stores it."""
-    params = jax.eval_shape(parts.network.init, jax.random.key(0))
-    return acting.example_row(
-        parts.spec, parts.search, params, history_steps, masked=parts.masked
-    )
-
-
 def _one_for_all(bootstrap_steps: int):
     """What is stored beside a row has been searched by another network: it says nothing here."""
     return lambda rows: jnp.ones(rows.reward.shape[0] - bootstrap_steps)
@@ -145,8 +137,7 @@ def _reads_search(config) -> bool:
 
 
 def _check_search(data: Dataset, parts: Parts, config) -> None:
-    row = example_row(parts, config.network.history_steps)
-    wanted = tuple((x.shape, x.dtype.name) for x in jax.tree.leaves(row.policy))
+    wanted = tuple((x.shape, x.dtype.name) for x in jax.tree.leaves(parts.row.policy))
     if data.info.policy != wanted:
         raise DatasetError(
             f"{data.path}: its policies are {data.info.policy}, those of search.kind"

@@ -237,16 +237,18 @@ def test_a_residual_stage_equals_numpy():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_spatial_action_is_a_point(dtype):
+@pytest.mark.parametrize("encoding", ["spatial", "column"])
+def test_an_action_is_a_point_or_a_column(encoding, dtype):
     """From an empty embedding through a kernel that copies the action's plane to channel 0:
 
-    1 at the point played, 0 elsewhere, and nowhere a 1 after a pass.
+    1 at the point played, or all over its column, 0 elsewhere, and nowhere a 1 after a pass.
 
-    Planted: rows and columns exchanged; the pass wrapped to the first point.
+    Planted: rows and columns exchanged; the pass wrapped to the first point; a row played.
     """
     rows, columns, channels = 2, 3, 5
-    network = bare((rows, columns, channels), actions=rows * columns + 1, dtype=dtype,
-                   action_encoding="spatial")
+    num_actions = {"spatial": rows * columns + 1, "column": columns}[encoding]
+    network = bare((rows, columns, channels), actions=num_actions, dtype=dtype,
+                   action_encoding=encoding)
     params = jax.tree.map(lambda x: jnp.zeros(x.shape),
                           jax.eval_shape(network.init, jax.random.key(0)))
     dynamics = params["dynamics"]["params"]
@@ -254,19 +256,21 @@ def test_a_spatial_action_is_a_point(dtype):
     assert kernel.shape == (3, 3, channels + 1, channels)
     dynamics["Conv_0"]["kernel"] = kernel.at[1, 1, channels, 0].set(1.0)
     dynamics["LayerNorm_0"]["scale"] += 1.0
-    actions = jnp.arange(rows * columns + 1)
+    actions = jnp.arange(num_actions)
     empty = jnp.zeros((len(actions), rows, columns, channels), dtype)
     after = jax.jit(network.recurrent_inference)(params, empty, actions)
     assert after.embedding.dtype == jnp.dtype(dtype)
     want = np.zeros(after.embedding.shape)
     for row in range(rows):
         for column in range(columns):
-            want[columns * row + column, row, column, 0] = 1
+            want[columns * row + column if encoding == "spatial" else column, row, column, 0] = 1
     np.testing.assert_allclose(np.asarray(after.embedding, np.float32), want, atol=1e-4)
 
 
 @pytest.mark.parametrize("options, message", [
-    ({"actions": 7}, r"needs stages of stride 1 and 42 actions, .* 6x7, or .* pass \(got 7 act"),
+    ({"actions": 7}, r"needs stages of stride 1 and, on 6x7 .* 42 actions, or .* \(got 7 actions"),
+    ({"actions": 6, "action_encoding": "column"}, r"stride 1 and, .* 7 actions \(got 6"),
+    ({"actions": 7, "action_encoding": "column", "stages": ((8, 3, 2, 0),)}, "stages of stride 1"),
     ({"actions": 42, "stages": ((8, 3, 2, 0),)}, "needs stages of stride 1"),
     ({"actions": 42, "action_encoding": "plane"}, r"network.action_encoding .* \(got 'plane'\)"),
     ({"stages": ((8, 3, 2),)}, r"network.stages must be .* \(got \(8, 3, 2\)\)"),

@@ -8,7 +8,7 @@ import pytest
 import assemble
 import budget
 import launch
-from muzero_jax import acting, mesh
+from muzero_jax import mesh
 from presets import config_of
 from processes import ROOT, TINY, command, finish
 import published_networks
@@ -80,18 +80,12 @@ def _learn_program(config):
 
 def _filled(parts, config, rows_per_env):
     """A ring with so many rows of zeros in each environment."""
-    row = _row(parts, config)
+    row = parts.row
     shape = (config.env.num_envs, rows_per_env)
     rows = jax.tree.map(lambda x: jnp.zeros((*shape, *x.shape), x.dtype), row)
     return parts.replay.add(
         parts.replay.init(), np.int32(0), rows.replace(discount=rows.discount + 1)
     )
-
-
-def _row(parts, config):
-    params = jax.eval_shape(parts.network.init, jax.random.key(0))
-    steps = config.network.history_steps
-    return acting.example_row(parts.spec, parts.search, params, steps, masked=parts.masked)
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from oracles import episodes as oracle
 from presets import config_of
 import processes
 import record
-from start import saved_tree
+from start import new_run, saved_tree
 import stored
 from test_dataset import DAMAGE
 import train
@@ -77,7 +77,7 @@ def _stored_run(folder, length, *, rows_per_env, same_step=False):
     experiment = assemble.build(config)
     rng = np.random.default_rng([length, same_step])
     envs = [_rows(rng, length, same_step=same_step) for _ in range(4)]
-    run = jax.jit(lambda: experiment.fresh().replace(counters=None))()
+    run = new_run(experiment).replace(counters=None)
     add, ring = jax.jit(lambda state, rows: experiment.parts.replay.add(state, 0, rows)), run.replay
     for begin in range(0, length, 20):
         ring = add(ring, jax.tree.map(lambda *x, b=begin: np.stack(x)[:, b : b + 20], *envs))
@@ -102,7 +102,7 @@ def test_a_replay_is_recorded_from_the_oldest_whole_episode_on(tmp_path):
     beginning is lost recorded."""
     experiment, envs = _stored_run(tmp_path / "run", 100, rows_per_env=64)
     told, dropped = {}, 0
-    found = [*record.replay_streams(experiment, tmp_path / "run", _S, told)]
+    found = [*record.replay_streams(experiment, tmp_path / "run", told)]
     for rows, all_rows in zip(found, envs, strict=True):
         begin = next(i for i in range(36, 100) if all_rows.first[i])
         fakes.assert_trees_equal(rows, jax.tree.map(lambda x, b=begin: x[b:], all_rows))
@@ -111,11 +111,22 @@ def test_a_replay_is_recorded_from_the_oldest_whole_episode_on(tmp_path):
     assert (told["env_steps"], told["updates"]) == (800, 7)
 
 
+def test_games_are_those_of_training_though_evaluation_has_a_limit(tmp_path):
+    """MinAtar's games of training end by their rules. Planted bug seen: the limit of None refused,
+    as it is for an evaluation."""
+    config = config_of("minatar")
+    assert config.env.max_steps is None and config.evaluation.max_steps
+    (tmp_path / "config.json").write_text(config.to_json())
+    read = record.read_config(tmp_path)
+    assert read.evaluation.max_steps is None
+    assert assemble.build(read).eval_env([1, 2]).num_envs == 2
+
+
 def test_no_reward_of_a_reset_in_the_same_step_is_lost(tmp_path):
     """In files of about two episodes all of them are there, but those that came before a stream's
     first row. Planted bug seen: seams closed without the row after."""
     experiment, envs = _stored_run(tmp_path / "run", 100, rows_per_env=512, same_step=True)
-    found = record.replay_streams(experiment, tmp_path / "run", _S, {})
+    found = record.replay_streams(experiment, tmp_path / "run", {})
     info = dataset.write_dataset(tmp_path / "data", _SPEC, found, rows_per_chunk=20)
     opened = dataset.open_dataset(tmp_path / "data")
     chunks = [dataset.read_chunk(opened, i) for i in range(len(info.chunks))]
@@ -185,11 +196,6 @@ def _build(data, *args, **options):
     return assemble.build(_config(**options), *args, data=dataset.open_dataset(data))
 
 
-def _run_of(experiment):
-    run = jax.jit(lambda: experiment.fresh().replace(counters=None))()
-    return run.replace(counters=Counters())
-
-
 @pytest.fixture(scope="module")
 def learned(recorded, tmp_path_factory):
     """A run from the data: the script, killed -9; then its driver, to the end."""
@@ -209,7 +215,7 @@ def test_a_killed_run_that_learns_from_data_ends_like_one_that_was_not(learned, 
     experiment = _build(recorded)
     _, tree, meta = processes.resume_point(experiment, learned)
     assert Counters(**meta["counters"]) == Counters(18, 288, 288, 36, resumes=1)
-    for number, (run, _) in enumerate(experiment.iterate(_run_of(experiment)), start=1):
+    for number, (run, _) in enumerate(experiment.iterate(new_run(experiment)), start=1):
         if number == 17:
             before = jax.device_get(saved_tree(run))
         elif number == 18:
@@ -245,7 +251,7 @@ def test_policies_and_values_of_the_data_are_never_read(recorded, tmp_path):
     rings = []
     for path in (recorded, tmp_path):
         experiment = _build(path)
-        run = _run_of(experiment).replace(train=fakes.make_train())
+        run = new_run(experiment).replace(train=fakes.make_train())
         _, run = fakes.take(experiment.iterate(run, learn=fakes.learn), 3)
         rings.append(jax.device_get((run.replay, run.train)))
     fakes.assert_trees_equal(*rings)
@@ -258,7 +264,7 @@ def test_two_devices_learn_from_data_that_the_ring_holds(recorded):
     """From what is stored with them here. Planted bug seen: policies left out."""
     options = {"replay.rows_per_env": 512, "fraction": 0.0}
     experiment = _build(recorded, jax.devices("cpu")[:2], **options)
-    told, run = fakes.take(experiment.iterate(_run_of(experiment)), 3)
+    told, run = fakes.take(experiment.iterate(new_run(experiment)), 3)
     assert np.isfinite([x["train/loss"] for _, x in told]).all()
     assert len(run.replay.weights.sharding.device_set) == 2
     assert told[-1][0] == Counters(3, 48, 48, 6)

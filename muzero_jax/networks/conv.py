@@ -129,20 +129,23 @@ class _Dynamics(nn.Module):
     head_width: int
     dtype: Any
     convolve: Callable[..., Array] | None
-    spatial: bool
+    action_encoding: str
 
     @nn.compact
     def __call__(self, embedding: Array, action: Array) -> tuple[Array, Array]:
         batch, height, width, channels = embedding.shape
         x, planes = embedding, 0.0
-        if self.spatial:
-            # Action H·W, the pass, is out of range and leaves its plane empty.
-            point = jax.nn.one_hot(action, height * width, dtype=self.dtype)
-            x = jnp.concatenate([x, point.reshape(batch, height, width, 1)], axis=-1)
-        else:
+        if self.action_encoding == "constant":
             one_hot = jax.nn.one_hot(action, self.num_actions, dtype=self.dtype)
             # A one-hot action is A constant planes; a 1x1 convolution over them is a vector each.
             planes = nn.Dense(channels, dtype=self.dtype, use_bias=False)(one_hot)[:, None, None]
+        else:
+            rows = height if self.action_encoding == "spatial" else 1
+            # Action H·W, the pass, is out of range and leaves its plane empty.
+            played = jax.nn.one_hot(action, rows * width, dtype=self.dtype)
+            played = played.reshape(batch, rows, width, 1)
+            played = jnp.broadcast_to(played, (batch, height, width, 1))
+            x = jnp.concatenate([x, played], axis=-1)
         x = _conv(self, channels, 3)(x) + planes
         x = nn.relu(nn.LayerNorm(dtype=self.dtype)(x) + embedding)
         for _ in range(self.num_blocks):
@@ -216,7 +219,8 @@ def make_conv_network(
       history_rewards: whether it sees the history's rewards (`codecs.squash`).
       action_encoding: how a dynamics step sees its action. "constant": A constant planes, one-hot.
         "spatial": one plane with a 1 at the point played, action = row·W + column, and empty for
-        a pass, action H·W (appendix E, Go); needs an embedding as large as the board.
+        a pass, action H·W (appendix E, Go). "column": one plane with ones in the column played.
+        Both need an embedding as large as the board.
       dtype: of the body and the embedding; parameters, the last layer of
         each head and logits stay float32.
       convolve: in place of `jax.lax.conv_general_dilated`, see `convolve.py`; None is that itself.
@@ -247,7 +251,7 @@ def make_conv_network(
             dtype,
             convolve,
         ),
-        dynamics=_Dynamics(actions, reward, dynamics_blocks, *sizes, action_encoding == "spatial"),
+        dynamics=_Dynamics(actions, reward, dynamics_blocks, *sizes, action_encoding),
         prediction=_Prediction(actions, value, prediction_blocks, *sizes),
     )
 
@@ -266,16 +270,22 @@ def _checked_stage(stage: Sequence[int | str]) -> Stage:
 
 
 def _check_action_encoding(name: str, spec: EnvSpec, stages: tuple[Stage, ...]) -> None:
-    if name not in ("constant", "spatial"):
-        raise ValueError(
-            f"network.action_encoding must be one of ('constant', 'spatial') (got {name!r})"
-        )
     height, width, _ = spec.observation_shape
     points = height * width
-    same_size = all(stage[2] == 1 for stage in stages)
-    if name == "spatial" and not (same_size and spec.num_actions in (points, points + 1)):
+    # How many actions there may be, in numbers and in words.
+    fitting = {
+        "constant": ((spec.num_actions,), "any number of actions"),
+        "spatial": ((points, points + 1), f"{points} actions, or one more to pass"),
+        "column": ((width,), f"{width} actions"),
+    }
+    if name not in fitting:
         raise ValueError(
-            f"network.action_encoding='spatial' needs stages of stride 1 and {points} actions, one"
-            f" for each point of {height}x{width}, or one more to pass (got {spec.num_actions}"
-            " actions); 'constant' takes any"
+            f"network.action_encoding must be one of {tuple(fitting)} (got {name!r})"
+        )
+    numbers, words = fitting[name]
+    same_size = name == "constant" or all(stage[2] == 1 for stage in stages)
+    if spec.num_actions not in numbers or not same_size:
+        raise ValueError(
+            f"network.action_encoding={name!r} needs stages of stride 1 and, on {height}x{width}"
+            f" points, {words} (got {spec.num_actions} actions); 'constant' takes any"
         )
