@@ -149,6 +149,7 @@ def test_stray_directory_is_not_trusted(copied):
     _assert_restores(copied, 2)
     _write(copied, [3])
     _assert_restores(copied, 3)
+    assert checkpoint.read_meta(copied) == _meta(3)
 
 
 def test_a_save_must_be_newer(copied):
@@ -268,6 +269,7 @@ def test_hostile_manifest_is_damage(copied):
     """Fails if the reader's own errors escape."""
     for text in ("[" * 100_000, "[]", "null", '{"record": 1}', '{"record": {}, "sha256": 3}'):
         (copied / "2" / "manifest" / "metadata").write_text(text)
+        assert checkpoint.read_meta(copied) == _meta(1)
         _assert_restores(copied, 1)
 
 
