@@ -32,7 +32,7 @@ _RUNS = {
 }
 _KILLS = [  # (script, how often it is killed); each kill is ten seconds of processes that start.
     pytest.param(("control", 3), marks=pytest.mark.envpool, id="control"),
-    pytest.param(("atari", 2), marks=[pytest.mark.envpool, pytest.mark.slow], id="atari-2-kills"),
+    pytest.param(("atari", 1), marks=[pytest.mark.envpool, pytest.mark.slow], id="atari-kills"),
 ]
 
 
