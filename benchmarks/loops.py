@@ -84,8 +84,8 @@ def two_loops(rounds: int, seconds: float) -> dict:
     for _ in range(rounds):
         for name, stretch in stretches.items():
             told[name].append(stretch.measure(seconds)["env_steps_per_s"])
-    replay = config.replay
     best = {name: max(rates) for name, rates in told.items()}
+    replay = config.replay  # Both configs are alike in what follows.
     return {
         "task": f"CartPole-v1, {config.env.num_envs} environments,"
         f" {config.search.num_simulations} simulations,"

@@ -83,7 +83,7 @@ _SIZES = {
         total=1_000_000,
     ),
     "connect_four": _Size(
-        # Small batches: 1,000 updates of 128 teach it what wins, 500 of 256 do not.
+        # Many small updates teach its model sooner what wins than few large ones.
         _conv(48, 1, "column", dtype="float32", head_planes=32),
         simulations=16,
         envs=128,

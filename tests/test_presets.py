@@ -80,9 +80,8 @@ def _learn_program(config):
 
 def _filled(parts, config, rows_per_env):
     """A ring with so many rows of zeros in each environment."""
-    row = parts.row
     shape = (config.env.num_envs, rows_per_env)
-    rows = jax.tree.map(lambda x: jnp.zeros((*shape, *x.shape), x.dtype), row)
+    rows = jax.tree.map(lambda x: jnp.zeros((*shape, *x.shape), x.dtype), parts.row)
     return parts.replay.add(
         parts.replay.init(), np.int32(0), rows.replace(discount=rows.discount + 1)
     )

@@ -270,20 +270,21 @@ def _checked_stage(stage: Sequence[int | str]) -> Stage:
 
 
 def _check_action_encoding(name: str, spec: EnvSpec, stages: tuple[Stage, ...]) -> None:
+    if name == "constant":
+        return
     height, width, _ = spec.observation_shape
     points = height * width
     # How many actions there may be, in numbers and in words.
     fitting = {
-        "constant": ((spec.num_actions,), "any number of actions"),
         "spatial": ((points, points + 1), f"{points} actions, or one more to pass"),
         "column": ((width,), f"{width} actions"),
     }
     if name not in fitting:
         raise ValueError(
-            f"network.action_encoding must be one of {tuple(fitting)} (got {name!r})"
+            f"network.action_encoding must be one of {('constant', *fitting)} (got {name!r})"
         )
     numbers, words = fitting[name]
-    same_size = name == "constant" or all(stage[2] == 1 for stage in stages)
+    same_size = all(stage[2] == 1 for stage in stages)
     if spec.num_actions not in numbers or not same_size:
         raise ValueError(
             f"network.action_encoding={name!r} needs stages of stride 1 and, on {height}x{width}"
