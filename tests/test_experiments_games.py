@@ -9,10 +9,8 @@ import pytest
 
 import assemble
 import budget
-import fakes
 import launch
 from muzero_jax import acting, checkpoint, metrics
-from muzero_jax.loops.anakin import make_iteration
 from presets import config_of
 import processes
 from processes import TINY
@@ -70,12 +68,15 @@ def test_the_ring_of_a_board_game_holds_its_masks():
     experiment = assemble.build(config)
     run, parts = experiment.fresh(), experiment.parts
     rollout = acting.make_rollout(experiment.env, parts.search, num_steps=8)
-    iteration = make_iteration(rollout, parts.replay, parts.learn, parts.run_key)
-    count = np.zeros(2, np.uint32)
-    state = (run.train, run.replay, run.env, run.timestep, run.acting)
-    _, ring, *_ = jax.jit(fakes.on_one_device(iteration))(
-        *state, parts.explore_at(0), count, count, np.int32(0)
-    )
+
+    @jax.jit
+    def played():
+        acting_state = (run.env, run.timestep, run.acting.carry)
+        params, key = run.train.params, jax.random.key(0)
+        *_, rows = rollout(params, key, *acting_state, parts.explore_at(0), 0)
+        return parts.replay.add(run.replay, 0, rows)
+
+    ring = played()
     rows = jax.tree.map(lambda x: np.asarray(x[:, :8]), ring.rows)
     marked = rows.observation.reshape(4, 8, 9, 2).any(axis=-1)
     np.testing.assert_array_equal(rows.invalid_actions, marked)

@@ -329,8 +329,8 @@ def test_a_network_for_loops_has_the_same_params_outputs_and_gradients():
     codec = types.Codecs(value=SCALAR, reward=SCALAR)
     plain, other = (make_conv_network(spec, codec, convolve=convolve, **options)
                     for convolve in (None, convolve_for_cpu_loops))
-    params = plain.init(jax.random.key(0))
-    jax.tree.map(np.testing.assert_array_equal, params, other.init(jax.random.key(0)))
+    params, same = (network.init(jax.random.key(0)) for network in (plain, other))
+    jax.tree.map(np.testing.assert_array_equal, params, same)
     history = types.History(
         observation=jax.random.normal(jax.random.key(1), (3, 2, 9, 8, 2)),
         action=jnp.ones((3, 2), jnp.int32), reward=jnp.ones((3, 2)), valid=jnp.ones((3, 2), bool))
@@ -341,7 +341,8 @@ def test_a_network_for_loops_has_the_same_params_outputs_and_gradients():
         # Heads begin at zero: the embedding is what depends on the convolutions.
         return jnp.sum(root.embedding**2) + jnp.sum(jnp.sin(3 * step.embedding))
 
-    values = [jax.value_and_grad(total)(params, network) for network in (plain, other)]
+    gradient = jax.jit(jax.value_and_grad(total), static_argnums=1)
+    values = [gradient(params, network) for network in (plain, other)]
     np.testing.assert_allclose(values[1][0], values[0][0], rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-3),
                  values[0][1], values[1][1])

@@ -283,6 +283,7 @@ def story(tmp_path_factory):
     return workdir, codes, full, log.read_text(), written, (base / "intruder").read_text(), newest
 
 
+@pytest.mark.slow
 @pytest.mark.envpool
 def test_a_full_disk_is_told_and_survived_until_it_stays_full(story):
     """A failed save is one line naming step and error, a later one is committed; three in a row
@@ -302,6 +303,7 @@ def test_a_full_disk_is_told_and_survived_until_it_stays_full(story):
     assert newest > 0 and "Exception ignored" not in log
 
 
+@pytest.mark.slow
 @pytest.mark.envpool
 def test_two_runs_do_not_share_a_folder(story):
     """Planted bug seen: the lock let go of once `config.json` is written."""
@@ -311,6 +313,7 @@ def test_two_runs_do_not_share_a_folder(story):
     assert said.split()[-1].rpartition(":")[2].isdecimal()
 
 
+@pytest.mark.slow
 @pytest.mark.envpool
 def test_ctrl_c_on_the_host_saves_the_last_iteration(story):
     """The environments' thread does not hold the process up. Fails if the last save is left out."""
