@@ -31,12 +31,13 @@ TASKS = {
         "minatar.py:breakout",
         ["--config.total_env_steps=200000", "--config.replay.rows_per_env=4096"],
         [
-            "--config.total_env_steps=160000",
+            "--config.total_env_steps=200000",
             "--config.replay.rows_per_env=4096",
-            # With fresh values of the search, which have no slow copy in them, it learned nothing.
             "--config.targets.value_source=target_network",
             "--config.reanalyse.fresh_values=False",
-            "--config.search.value_scale=0.03",
+            # A step of policy iteration every 1,000 updates, not with each: docs/reanalyse.md.
+            "--config.reanalyse.target_params=True",
+            "--config.targets.target_interval_updates=1000",
         ],
         100,
     ),

@@ -77,13 +77,15 @@ def get_config(where: str | None = None) -> ConfigDict:
 
 def _make_frugal(config: ConfigDict) -> None:
     """Eight environments, an update for four of their steps, all policies searched again."""
-    config.total_env_steps = 20_000
+    config.total_env_steps = 14_000
     config.env.num_envs = 8
     config.replay.update(min_rows=256, rows_per_update=4)
+    # Values spread by n steps with each new target network: every 200 updates is too seldom here.
+    config.targets.target_interval_updates = 50
     config.reanalyse.fraction = 1.0
-    config.optimizer.decay_updates = 4_900
+    config.optimizer.decay_updates = 3_400
     config.loop.steps_per_iteration = 4
-    config.evaluation.update(interval_env_steps=2_000, stop_at=475.0)
+    config.evaluation.update(interval_env_steps=1_000, stop_at=475.0)
 
 
 def _take_published_search(config: ConfigDict) -> None:
