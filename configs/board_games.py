@@ -34,6 +34,7 @@ class _Size(NamedTuple):
       total: env steps of a run.
       random_move: probability of a uniform legal move.
       learning_rate: of the optimizer, at its peak.
+      mirror: whether the rules are the same where left and right are exchanged.
     """
 
     network: dict
@@ -47,6 +48,7 @@ class _Size(NamedTuple):
     total: int = 20_000_000
     random_move: float = 0.4
     learning_rate: float = 1e-3
+    mirror: bool = False
 
 
 def _mlp(width: int, num_layers: int = 1) -> dict:
@@ -93,6 +95,7 @@ _SIZES = {
         rows_per_update=64,
         total=1_000_000,
         learning_rate=3e-3,
+        mirror=True,
     ),
     "hex": _Size(_conv(64, 2, "spatial")),
     "othello": _Size(_conv(64, 2, "spatial")),
@@ -181,7 +184,9 @@ def _learning(size: _Size) -> ConfigDict:
         noise_scale=1.0,
         target_params=False,
     )
-    config.loss = dict(value_weight=1.0, reward_weight=1.0, policy_weight=1.0)
+    config.loss = dict(
+        value_weight=1.0, reward_weight=1.0, policy_weight=1.0, mirror=size.mirror
+    )
     config.optimizer = dict(
         learning_rate=size.learning_rate,
         warmup_updates=50,

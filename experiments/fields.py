@@ -172,6 +172,7 @@ SWITCHES = (
     "targets.clip_rewards",
     "reanalyse.fresh_values",
     "reanalyse.target_params",
+    "loss.mirror",
     "logging.tensorboard",
 )
 
