@@ -110,7 +110,7 @@ def mirrored_actions(observation_shape: tuple[int, ...], num_actions: int) -> np
     points = height * width
     if not points or num_actions not in (width, points, points + 1):
         raise ValueError(
-            "a mirror needs boards (H, W, C), and as actions their columns or points"
+            "loss.mirror needs boards (H, W, C), and as actions their columns or points"
             f" (got observations {observation_shape} and {num_actions} actions)"
         )
     actions = np.arange(num_actions)

@@ -106,7 +106,7 @@ def test_actions_in_a_mirror(shape, num_actions, want):
 @pytest.mark.parametrize("shape, num_actions", [((4,), 4), ((2, 3, 1), 5), ((2, 3, 1), 8)])
 def test_what_has_no_mirror_is_refused(shape, num_actions):
     """Planted: the check left out."""
-    with pytest.raises(ValueError, match="a mirror needs boards"):
+    with pytest.raises(ValueError, match="loss.mirror needs boards"):
         frames.mirrored_actions(shape, num_actions)
 
 
