@@ -10,8 +10,8 @@ it reaches `evaluation.stop_at`; the checkpoint that counts is the last one.
 On the device, seeds 0 to 4: 500 over 20 games after 24k to 44k env steps, 33 to 57 seconds. With
 `value_scale` 0.1, stored values and a quarter of the value's weight many runs settled on a policy
 that drifts to the edge in 200 to 400 steps, or passed 475 and fell back; a learning rate of 3e-3
-does so with these settings too. The variant `reanalyse` reached 475 after 16k, 20k and 8k env
-steps (seeds 0, 1, 2), without its fresh policies after 4k, 14k and not within 20k.
+does so with these settings too. The variant `reanalyse` reached 475 after 9k, 10k and 10k env steps
+(seeds 0, 1, 2; two to three minutes), without its fresh policies after 6k, 7k and 5k.
 """
 
 from ml_collections import ConfigDict, config_dict
