@@ -128,15 +128,14 @@ def test_all_logits_are_zero_at_the_start(kind):
     Planted: the default initialiser in the last layer.
     """
     network, _ = built(kind)
-    init = jax.jit(network.init)
-    params = init(jax.random.key(1))
+    params = network.init(jax.random.key(1))
     root = network.initial_inference(params, history_of(kind))
     after = network.recurrent_inference(params, root.embedding, jnp.zeros(BATCH, jnp.int32))
     for prediction in (root, after):
         for name in ("policy_logits", "value_logits", "reward_logits"):
             np.testing.assert_array_equal(getattr(prediction, name), 0.0)
     assert np.std(root.embedding) > 0.01  # The body is alive.
-    other = init(jax.random.key(2))
+    other = network.init(jax.random.key(2))
     assert any(not np.array_equal(x, y) for x, y in zip(
         jax.tree.leaves(params), jax.tree.leaves(other)))
 
