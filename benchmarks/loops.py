@@ -78,6 +78,8 @@ def two_loops(rounds: int, seconds: float) -> dict:
     stretches = {}
     for name, variant in loops.items():
         config = cartpole.get_config(variant)
+        host = cartpole.get_config("host")
+        config.update(replay=host.replay, targets=host.targets)
         config.loop.probe_interval_iterations = 0
         stretches[name] = Stretch(config)
     told = {name: [] for name in loops}
