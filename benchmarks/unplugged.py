@@ -18,7 +18,12 @@ from learning import EVAL_SEED, RESULTS, output, summary, timed
 from provenance import provenance
 
 # The learner of CartPole on the host: on the device a run of so few steps is no longer a bad one.
-_HOST = ["--config.replay.rows_per_update=16", "--config.targets.target_interval_updates=200"]
+_HOST = [
+    "--config.replay.rows_per_update=16",
+    "--config.targets.target_interval_updates=200",
+    "--config.evaluation.interval_env_steps=4000",
+    "--config.evaluation.stop_at=490.0",
+]
 
 # (script, config, options of the behaviour, options of what learns from it, games)
 TASKS = {
