@@ -10,8 +10,9 @@ Tic-tac-toe, seeds 0, 1, 2: after the 1,000,000 steps (4 to 10 minutes, with oth
 reply of the opponent beats the search, nor the policy head alone. With 0.2 in place of 0.4, and a
 smaller `min_value_range`, a few still did after 750k. Connect Four, seed 0, 30 minutes on two
 devices (JAX_NUM_CPU_DEVICES=2): 88 % of the games against plain MCTS with 100 simulations won, 76 %
-with 400; 83 % optimal moves (README), before `loss.mirror`. Chess, shogi and their small kin see a move as constant
-planes, which tell the dynamics little of where it is; those configs have not been trained.
+with 400; 83 % optimal moves (README), before `loss.mirror`. Chess, shogi and their small kin see a
+move as constant planes, which tell the dynamics little of where it is; those configs have not been
+trained.
 """
 
 from typing import NamedTuple
