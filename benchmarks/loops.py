@@ -75,10 +75,9 @@ class Stretch:
 def two_loops(rounds: int, seconds: float) -> dict:
     """Anakin and Sebulba in turn, on CartPole."""
     loops = {"anakin": "on_device", "sebulba": "host"}
-    stretches = {}
+    host, stretches = cartpole.get_config("host"), {}
     for name, variant in loops.items():
         config = cartpole.get_config(variant)
-        host = cartpole.get_config("host")
         config.update(replay=host.replay, targets=host.targets)
         config.loop.probe_interval_iterations = 0
         stretches[name] = Stretch(config)
