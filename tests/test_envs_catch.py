@@ -102,4 +102,4 @@ def test_bad_sizes(sizes, line):
 
 def test_contract():
     """Planted bug seen: discount 0.9."""
-    check_env(make_catch(), num_steps=20, key=jax.random.key(0))
+    assert check_env(make_catch(), num_steps=20, key=jax.random.key(0)) == 2 * 8

@@ -52,15 +52,17 @@ def _changed(plain, **fields):
 
 
 def _check(env, num_steps=12):
-    check_env(env, num_steps=num_steps, key=jax.random.key(0), num_envs=4)
+    return check_env(env, num_steps=num_steps, key=jax.random.key(0), num_envs=4)
 
 
 @pytest.mark.parametrize("same_step", [False, True])
 def test_environments_that_keep_the_contract_pass(same_step):
-    """Planted bug seen: random actions drawn without the mask."""
-    _check(wrappers.auto_reset(_plain(), same_step=same_step))
+    """And their episodes, of 2 to 4 steps and one of reset, are counted. Planted bugs seen: random
+    actions drawn without the mask; the newest step's ends returned."""
+    ended = _check(wrappers.auto_reset(_plain(), same_step=same_step))
+    assert (12 <= ended <= 24) if same_step else (8 <= ended <= 16)
     if not same_step:
-        _check(cartpole.make_cartpole(max_steps=9))
+        assert 4 <= _check(cartpole.make_cartpole(max_steps=9))
 
 
 def test_a_trial_without_an_end_proves_nothing():
@@ -168,4 +170,4 @@ def test_a_state_may_hold_a_key():
             plain.step(state[0], action, key)[1],
         ),
     )
-    _check(wrappers.auto_reset(with_key, same_step=True))
+    assert 12 <= _check(wrappers.auto_reset(with_key, same_step=True)) <= 24

@@ -68,6 +68,6 @@ def test_cues_are_drawn_anew():
 def test_contract_and_bad_length():
     """Planted bugs seen: `max_steps` of the spec one less; the check of `length` left out."""
     assert make_memory(length=4).spec.max_steps == 6
-    check_env(make_memory(length=2), num_steps=12, key=jax.random.key(0))
+    assert check_env(make_memory(length=2), num_steps=12, key=jax.random.key(0)) == 3 * 8
     with pytest.raises(ValueError, match="^length -1 must be >= 0$"):
         make_memory(length=-1)

@@ -13,7 +13,7 @@ from muzero_jax.envs import wrappers
 from muzero_jax.envs.checked import EnvError
 
 
-def check_env(env: types.Env, *, num_steps: int, key: chex.PRNGKey, num_envs: int = 8) -> None:
+def check_env(env: types.Env, *, num_steps: int, key: chex.PRNGKey, num_envs: int = 8) -> int:
     """Plays random legal actions and checks every row by the rules of `check_host_env`.
 
     Before that: state and rows keep structure, shapes and dtypes, and the same state, action and
@@ -24,6 +24,9 @@ def check_env(env: types.Env, *, num_steps: int, key: chex.PRNGKey, num_envs: in
       num_steps: steps of each environment; enough for at least one of them to end an episode.
       key: of the trial.
       num_envs: how many play.
+
+    Returns:
+      How many episodes ended, at least one.
 
     Raises:
       EnvError: one line with environment, step, and what is wrong.
@@ -46,6 +49,7 @@ def check_env(env: types.Env, *, num_steps: int, key: chex.PRNGKey, num_envs: in
         ends += np.count_nonzero(rows.first)
     if not ends:
         raise EnvError(f"no episode ended in {num_steps} steps: nothing is known of ends; raise it")
+    return int(ends)
 
 
 def _twice(name: str, function: Callable[..., Any], *args: Any) -> Any:
