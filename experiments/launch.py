@@ -27,6 +27,10 @@ class StorageError(Exception):
     """Resume points cannot be written."""
 
 
+class PeerError(Exception):
+    """Another process of the run is gone or stuck."""
+
+
 class PreemptedError(Exception):
     """The process was asked to leave, and all is saved."""
 
@@ -35,6 +39,7 @@ _CODES = {
     BadInputError: lifetime.BAD_INPUT,
     NotFiniteError: lifetime.NOT_FINITE,
     StorageError: lifetime.STORAGE,
+    PeerError: lifetime.NO_PROGRESS,
     PreemptedError: lifetime.PREEMPTED,
 }
 
@@ -58,7 +63,7 @@ def run(main: Callable[..., Any], *, example: str | None = None, takes_words: bo
     except tuple(_CODES) as error:
         kind = "" if isinstance(error, PreemptedError) else "error: "
         lifetime.say(f"{kind}{error}")
-        if isinstance(error, StorageError):
+        if isinstance(error, (StorageError, PeerError)):
             os._exit(_CODES[type(error)])  # The remains of failed saves complain when collected.
         sys.exit(_CODES[type(error)])
 

@@ -1,6 +1,7 @@
 """Saves that may fail: each failure is told within one interval, and tried again at the next."""
 
 from pathlib import Path
+import re
 import time
 from typing import Any
 
@@ -12,6 +13,9 @@ from muzero_jax.checkpoint import CheckpointStore, SaveError
 import peers
 
 MAX_FAILED_IN_A_ROW = 3
+
+# What jax's coordination service tells of processes that it has lost.
+_WAITING = re.compile("barrier|heartbeat|coordination", re.IGNORECASE)
 
 
 class Saver:
@@ -36,7 +40,9 @@ class Saver:
         A resumed run begins behind params saves that were made after its resume point.
 
         Raises:
-          StorageError: of a vital store, three saves in a row have failed.
+          StorageError: of a vital store, three saves in a row have failed; of several processes,
+            one has.
+          PeerError: another process is gone or stuck.
         """
         self.wait()
         self._check(allowed=MAX_FAILED_IN_A_ROW - 1)
@@ -87,6 +93,19 @@ class Saver:
         self.failed += 1
         self.failed_in_a_row += 1
         told = error if isinstance(error, SaveError) else f"saving step {step} failed: {error}"
+        if _is_of_peers(error):
+            raise launch.PeerError(
+                f"{told}; another process is gone or stuck, see its log; the same command goes on"
+            ) from None
         if jax.process_count() > 1:  # The others may not have failed, and would wait.
             raise launch.StorageError(f"{told}; with several processes that ends the run") from None
         lifetime.say(f"warning: {told}; the run goes on and saves again at the next interval")
+
+
+def _is_of_peers(error: BaseException | None) -> bool:
+    """Whether it began where processes wait for each other, and not at the disk."""
+    while error is not None:
+        if isinstance(error, jax.errors.JaxRuntimeError) and _WAITING.search(str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

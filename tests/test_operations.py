@@ -370,6 +370,30 @@ def test_a_failed_save_is_booked_and_the_next_one_is_made(tmp_path, capfd, monke
     assert [line.split()[3] for line in said] == ["2", "3", "5", "6", "7"] + [*"235678"]
 
 
+@pytest.mark.parametrize(
+    "cause, ends",
+    [
+        (jax.errors.JaxRuntimeError("ABORTED: Barrier failed: task 1 is gone"), launch.PeerError),
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory"), launch.StorageError),
+        (OSError("no space left; the folder is called barrier"), launch.StorageError),
+    ],
+)
+def test_of_several_processes_one_failed_save_ends_the_run(tmp_path, monkeypatch, cause, ends):
+    """By 76 where a peer was lost, else by 74. Planted bugs seen: all of them 74; every error of
+    the runtime a lost peer; the text alone looked at."""
+    with checkpoint.CheckpointStore(tmp_path / "steps", max_to_keep=2) as store:
+        saver = saves.Saver(store, tmp_path / "steps", vital=True)
+
+        def wait():
+            raise checkpoint.SaveError(f"saving step 1 failed: {cause}") from cause
+
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "wait", wait)
+            patch.setattr(jax, "process_count", lambda: 2)
+            with pytest.raises(ends, match="saving step 1 failed"):
+                saver.wait()
+
+
 def test_a_full_disk_costs_lines_of_metrics_and_not_the_run(tmp_path, capfd):
     """`/dev/full` refuses each write, as a full disk does; told once, and the writer comes back.
     Planted bug seen: the fault raised."""
