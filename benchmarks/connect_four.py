@@ -1,10 +1,10 @@
 """The share of exactly optimal moves at 1,200 positions of Connect Four; prints one JSON line.
 
-  python benchmarks/connect_four.py --workdir=runs/connect_four
+  python benchmarks/connect_four.py --workdir=runs/connect_four [--simulations=64]
   python benchmarks/connect_four.py --mcts=100,400,1000
 
-With --workdir: a run's newest parameters, by `search` (without noise, at the config's number of
-simulations) and by `policy` (the policy head's best legal move, no search). With --mcts: plain
+With --workdir: a run's newest parameters, by `search` (without noise; --simulations replaces the
+config's number) and by `policy` (the policy head's best legal move, no search). With --mcts: plain
 Monte Carlo tree search with random rollouts, of so many simulations. `uniform` is what a uniform
 legal move gets, exactly. Each comes with its 95 % bootstrap interval over positions.
 
@@ -164,9 +164,13 @@ def summary(shares: np.ndarray) -> dict[str, Any]:
     return {"optimal_share": float(shares.mean()), "interval_95": list(interval)}
 
 
-def _judge_run(workdir: Path, positions: Positions) -> tuple[dict[str, np.ndarray], dict]:
+def _judge_run(
+    workdir: Path, positions: Positions, num_simulations: int | None
+) -> tuple[dict[str, np.ndarray], dict]:
     """The newest parameters' shares, and what is known of them."""
     config = workdirs.read_config(workdir)
+    if num_simulations is not None:
+        config.search.num_simulations = num_simulations
     parts = assemble.build(config).parts
     env = make_pgx("connect_four")
     names = ("observation_shape", "num_actions", "turn_sign")
@@ -204,7 +208,7 @@ def main() -> None:
     told = provenance()
     shares: dict[str, np.ndarray] = {}
     if args.workdir:
-        shares, known = _judge_run(Path(args.workdir), positions)
+        shares, known = _judge_run(Path(args.workdir), positions, args.simulations)
         told |= known
     shares |= {f"mcts_{count}": judge_mcts(count, positions) for count in simulations}
     shares["uniform"] = uniform_shares(positions)
@@ -215,5 +219,8 @@ def main() -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "Folder of a run of Connect Four.")
+    flags.DEFINE_integer(
+        "simulations", None, "Of the run's search; default: the config's.", lower_bound=1
+    )
     flags.DEFINE_list("mcts", [], "Numbers of simulations of plain Monte Carlo tree search.")
     launch.run(main)

@@ -125,6 +125,8 @@ def _play_match(
 
 def _check_flags(args, two_players: bool) -> None:
     """Refuses flags that are not for this number of players, or not for each other."""
+    if args.simulations is not None and args.policy != "search":
+        raise launch.BadInputError("--simulations is for --policy=search")
     if not two_players:
         for name in ("opponent", "opening_plies"):
             if getattr(args, name) is not None:
@@ -146,6 +148,8 @@ def _check_flags(args, two_players: bool) -> None:
 def _config_of(workdir: Path, args) -> tuple[Any, int]:
     """The run's config with the evaluation asked for, and the games at a time."""
     config = workdirs.read_config(workdir)
+    if args.simulations is not None:
+        config.search.num_simulations = args.simulations
     if args.max_steps is not None:
         if "max_steps" not in config.evaluation:
             raise launch.BadInputError("--max_steps: the limit of these games is their own")
@@ -211,6 +215,9 @@ if __name__ == "__main__":
     flags.DEFINE_integer("max_steps", None, "Cap of a game; default: the config's.", lower_bound=1)
     flags.DEFINE_enum(
         "policy", "search", ["search", "prior", "random"], "Who plays; prior: without search."
+    )
+    flags.DEFINE_integer(
+        "simulations", None, "Of the run's search; default: the config's.", lower_bound=1
     )
     flags.DEFINE_string("opponent", None, f"For two players: {opponents.KINDS}.")
     flags.DEFINE_integer(

@@ -14,6 +14,7 @@ import evaluate
 import launch
 from muzero_jax import matches, statistics
 from muzero_jax.checkpoint import CheckpointStore
+from muzero_jax.envs import host
 import opponents
 from opponents import Side
 from presets import config_of
@@ -46,7 +47,10 @@ def experiment():
 
 
 def _params(experiment, step):
-    return experiment.parts.network.init(jax.random.key(step))
+    """Drawn anew: at first all values are equal, and every search plays as its prior."""
+    params = experiment.parts.network.init(jax.random.key(step))
+    random = np.random.default_rng(step)
+    return jax.tree.map(lambda x: x + random.normal(size=x.shape).astype(x.dtype), params)
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +182,7 @@ def test_perfect_play_and_a_search_on_the_rules_are_opponents(experiment):
     [
         ({"opponent": "random"}, False, "--opponent is for games of two players"),
         ({"opening_plies": 2}, False, "--opening_plies is for games of two players"),
+        ({"policy": "prior", "simulations": 5}, True, "--simulations is for --policy=search"),
         ({"policy": "prior"}, False, "--policy=prior is for games of two players"),
         ({"episodes": 21}, True, "--episodes must be even"),
         ({"opponent": "every_reply", "policy": "random"}, True, "without chance"),
@@ -185,7 +190,7 @@ def test_perfect_play_and_a_search_on_the_rules_are_opponents(experiment):
 )
 def test_flags_that_do_not_fit_are_told(flags, two_players, said):
     """Planted bug seen: `every_reply` let through for random moves."""
-    given = {"opponent": None, "opening_plies": None, "policy": "search", "episodes": 20}
+    given = dict(opponent=None, opening_plies=None, policy="search", episodes=20, simulations=None)
     evaluate._check_flags(types.SimpleNamespace(**given), two_players)
     with pytest.raises(launch.BadInputError, match=said):
         evaluate._check_flags(types.SimpleNamespace(**given | flags), two_players)
@@ -201,17 +206,27 @@ def _run(script, *words, base):
     return json.loads(line)
 
 
-def test_a_match_is_one_line(workdir, tmp_path):
+def test_a_match_is_one_line(experiment, workdir, tmp_path):
     """Between two saves of a run. Planted bugs seen: `--step` not used; the interval over games of
-    both colors in one."""
+    both colors in one; `--simulations` told and not used, or for the opponent too."""
     match = _run("evaluate", f"--workdir={workdir}", "--step=3", f"--opponent={workdir}@7",
-                 "--episodes=8", base=tmp_path)
+                 "--episodes=8", "--simulations=40", base=tmp_path)
     assert (match["step"], match["env_steps"], match["updates"]) == (3, 300, 30)
     assert match["opponent"] == f"{workdir}@7" and match["opening_plies"] == 2
     assert match["protocol"]["game"] == "tic_tac_toe" and match["policy"] == "search"
     colors = np.reshape(match["returns"], (2, 4)).T
     interval = statistics.bootstrap_interval(statistics.mean, colors)
     assert match["interval_95"] == list(interval)
+    # The same games, of a search of 40 simulations against one of two.
+    deep = _config(**{"search.num_simulations": 40})
+    searches = opponents.agent(assemble.build(deep), deep, "search")
+    side = opponents.make(f"{workdir}@7", _config(), experiment.env)
+    score = opponents.make_scorer(
+        experiment.env, searches, side, episodes=8, num_envs=4, opening_plies=2
+    )
+    again = score(_params(experiment, 3), host.env_seeds(0, host.EVAL, 1, 0, 4))
+    assert match["returns"] == again["returns"]
+    assert match["protocol"]["num_simulations"] == 40
 
 
 @pytest.mark.slow
