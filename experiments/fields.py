@@ -57,6 +57,7 @@ RANGES: dict[str, Range] = {
     "env.num_groups": _SIZE,
     "env.num_threads": _NATURAL,
     "env.max_steps": _SIZE,
+    "env.opening_plies": _NATURAL,
     "env.rows": _SIZE,
     "env.columns": _SIZE,
     "env.length": _NATURAL,
@@ -172,7 +173,6 @@ SWITCHES = (
     "targets.clip_rewards",
     "reanalyse.fresh_values",
     "reanalyse.target_params",
-    "loss.mirror",
     "logging.tensorboard",
 )
 

@@ -214,8 +214,9 @@ def _make_replay(config, row: Transition, initial_priority) -> Replay:
 
 
 def _make_loss(config, spec: EnvSpec, network: Network, codec: Codecs) -> LossFn:
-    options, shape = config.loss.to_dict(), spec.observation_shape
-    max_shift, mirror = options.pop("random_shift_pixels", 0), options.pop("mirror", False)
+    options = config.loss.to_dict()
+    max_shift = options.pop("random_shift_pixels", 0)
+    shape = spec.observation_shape
     if max_shift and (len(shape) != 3 or max_shift >= min(shape[:2])):
         raise ValueError(
             "loss.random_shift_pixels needs images, and less than their size"
@@ -230,12 +231,11 @@ def _make_loss(config, spec: EnvSpec, network: Network, codec: Codecs) -> LossFn
         history_steps=config.network.history_steps,
         unroll_steps=config.targets.unroll_steps,
     )
-    if max_shift:
-        shift = functools.partial(frames.random_shift, max_shift=max_shift)
-        loss = losses.with_augmentation(loss, shift)
-    if not mirror:
+    if not max_shift:
         return loss
-    return losses.with_mirror(loss, frames.mirrored_actions(shape, spec.num_actions))
+    return losses.with_augmentation(
+        loss, functools.partial(frames.random_shift, max_shift=max_shift)
+    )
 
 
 def _make_targets(config, network: Network, codec: Codecs, again: SearchFn) -> TargetFn:

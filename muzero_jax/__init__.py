@@ -8,9 +8,9 @@ from muzero_jax import types
 from muzero_jax.acting import example_row, init_carry, make_act_and_add, make_rollout
 from muzero_jax.codecs import identity_codec, make_two_hot_codec
 from muzero_jax.evaluate import make_random_player, make_search_player, play_episodes
-from muzero_jax.frames import mirrored_actions, random_shift
+from muzero_jax.frames import random_shift
 from muzero_jax.learner import init_train_state, make_learn, make_optimizer, make_update
-from muzero_jax.losses import make_loss, with_augmentation, with_mirror
+from muzero_jax.losses import make_loss, with_augmentation
 from muzero_jax.matches import (
     make_count_lines,
     make_match,
@@ -64,11 +64,9 @@ __all__ = (
     "make_two_hot_codec",
     "make_uct_search",
     "make_update",
-    "mirrored_actions",
     "play_episodes",
     "random_shift",
     "types",
     "with_augmentation",
-    "with_mirror",
     "with_reanalyse",
 )

@@ -1,9 +1,8 @@
-"""What the representation sees: `History` from stored rows or while acting; shifts and mirrors."""
+"""What the representation sees: a `History` from stored rows or kept while acting; image shifts."""
 
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from muzero_jax.types import Array, History, TimeStep, Transition
 
@@ -98,21 +97,3 @@ def random_shift(key: chex.PRNGKey, observations: Array, max_shift: int) -> Arra
         return jax.lax.dynamic_slice(frames, (0, corner[0], corner[1], 0), shape)
 
     return jax.vmap(crop)(padded, corners)
-
-
-def mirrored_actions(observation_shape: tuple[int, ...], num_actions: int) -> np.ndarray:
-    """`[A]` int: what each action is once left and right of a board `(H, W, C)` are exchanged.
-
-    Raises:
-      ValueError: unless actions are its W columns, or its H·W points in rows, and perhaps a pass.
-    """
-    height, width = observation_shape[:2] if len(observation_shape) == 3 else (0, 0)
-    points = height * width
-    if not points or num_actions not in (width, points, points + 1):
-        raise ValueError(
-            "loss.mirror needs boards (H, W, C), and as actions their columns or points"
-            f" (got observations {observation_shape} and {num_actions} actions)"
-        )
-    actions = np.arange(num_actions)
-    exchanged = actions // width * width + width - 1 - actions % width
-    return np.where(actions < points, exchanged, actions)

@@ -114,36 +114,6 @@ def with_augmentation(loss: LossFn, augment: Augment) -> LossFn:
     return augmented
 
 
-def with_mirror(loss: LossFn, mirrored_actions: Array) -> LossFn:
-    """The same loss with every second example, at random, seen in a mirror: left is right.
-
-    For games whose rules are the same there; twice as many positions are learned from.
-
-    Args:
-      loss: any `LossFn`, on observations `[B, F, ..., W, C]` and policies `[..., A]`.
-      mirrored_actions: `[A]` int, what each action is in the mirror; `frames.mirrored_actions`.
-    """
-
-    def mirrored(params, key, sample: Sample, targets: Targets) -> tuple[Array, dict[str, Array]]:
-        mirror_key, loss_key = jax.random.split(key)
-        chosen = jax.random.bernoulli(mirror_key, shape=sample.probability.shape)
-
-        def either(x: Array, other: Array) -> Array:
-            return jnp.where(chosen.reshape(-1, *[1] * (x.ndim - 1)), other, x)
-
-        action = sample.rows.action
-        in_mirror = jnp.asarray(mirrored_actions, action.dtype)[action]
-        observations = sample.observations
-        sample = sample.replace(
-            rows=sample.rows.replace(action=either(action, in_mirror)),
-            observations=either(observations, jnp.flip(observations, axis=-2)),
-        )
-        policy = either(targets.policy, targets.policy[..., mirrored_actions])
-        return loss(params, loss_key, sample, targets.replace(policy=policy))
-
-    return mirrored
-
-
 def root_history(sample: Sample, history_steps: int) -> History:
     """The `History` `[B, S]` of every root of a sample."""
     return jax.vmap(

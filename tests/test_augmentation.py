@@ -5,8 +5,6 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pgx
-import pytest
 
 from muzero_jax import frames, losses
 from test_losses import CODECS, linear_network, random_batch
@@ -88,71 +86,3 @@ def test_composes_with_the_library():
     np.testing.assert_allclose(aux["priority"], want_aux["priority"], rtol=1e-4, atol=1e-5)
     plain, _ = unshifted(params, loss_key, sample, targets)
     assert np.abs(value - plain).max() > 0.01
-
-
-@pytest.mark.parametrize(
-    "shape, num_actions, want",
-    [
-        ((2, 3, 1), 3, [2, 1, 0]),  # Columns.
-        ((2, 3, 1), 6, [2, 1, 0, 5, 4, 3]),  # Points in rows.
-        ((2, 3, 1), 7, [2, 1, 0, 5, 4, 3, 6]),  # And a pass.
-    ],
-)
-def test_actions_in_a_mirror(shape, num_actions, want):
-    """Planted: rows exchanged; the pass moved."""
-    np.testing.assert_array_equal(frames.mirrored_actions(shape, num_actions), want)
-
-
-@pytest.mark.parametrize("shape, num_actions", [((4,), 4), ((2, 3, 1), 5), ((2, 3, 1), 8)])
-def test_what_has_no_mirror_is_refused(shape, num_actions):
-    """Planted: the check left out."""
-    with pytest.raises(ValueError, match="loss.mirror needs boards"):
-        frames.mirrored_actions(shape, num_actions)
-
-
-def test_an_example_in_the_mirror_is_the_game_mirrored():
-    """Connect Four played with each column exchanged, against pgx: what the loss sees of an example
-    is the game or its mirror image, in frames, actions and policies at once, each in half of them.
-
-    Planted: observations turned upside down; actions left; one draw for the whole batch.
-    """
-    env, batch = pgx.make("connect_four"), 64
-    step, actions = jax.jit(env.step), [3, 3, 0, 6, 6, 1]
-
-    def played(moves):
-        state, seen = jax.jit(env.init)(jax.random.key(0)), []
-        for move in moves:
-            state = step(state, move)
-            seen.append(state.observation)
-        return jnp.stack(seen).astype(jnp.float32)
-
-    sample, targets = random_batch(batch, 2, 3)
-    whole = {"left": (actions, played(actions)),
-             "right": ([6 - a for a in actions], played([6 - a for a in actions]))}
-    policy = np.random.default_rng(0).dirichlet(np.ones(7), (batch, 4)).astype(np.float32)
-
-    def repeated(x):
-        return jnp.broadcast_to(jnp.asarray(x), (batch, *np.shape(x)))
-
-    sample = sample.replace(
-        observations=repeated(whole["left"][1]),
-        rows=sample.rows.replace(action=repeated(actions)),
-    )
-    seen = []
-
-    def loss(params, key, sample, targets):
-        seen.append((sample, targets))
-        return jnp.zeros(batch), {}
-
-    mirror = losses.with_mirror(loss, frames.mirrored_actions((6, 7, 2), 7))
-    mirror(None, jax.random.key(5), sample, targets.replace(policy=jnp.asarray(policy)))
-    (sample_seen, targets_seen), = seen
-    mirrored = np.asarray(sample_seen.rows.action[:, 2] == 6)
-    assert 16 < mirrored.sum() < 48
-    for i in range(batch):
-        moves, boards = whole["right" if mirrored[i] else "left"]
-        np.testing.assert_array_equal(sample_seen.rows.action[i], moves)
-        np.testing.assert_array_equal(sample_seen.observations[i], boards)
-        want = policy[i, :, ::-1] if mirrored[i] else policy[i]
-        np.testing.assert_array_equal(targets_seen.policy[i], want)
-    np.testing.assert_array_equal(targets_seen.value, targets.value)

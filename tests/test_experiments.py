@@ -519,7 +519,6 @@ def test_a_field_that_is_needed_is_named(group, name):
         ("cartpole", "replay.priority_exponnt", 0.5, "replay.priority_exponnt: there is no such"),
         ("cartpole", "evaluation.num_levels", 5, "evaluation.num_levels: there is no such field"),
         ("cartpole", "loss.random_shift_pixels", 4, "loss.random_shift_pixels needs images"),
-        ("cartpole", "loss.mirror", True, "loss.mirror needs boards"),
         ("atari", "loss.random_shift_pixels", 84, "loss.random_shift_pixels needs images"),
         ("atari", "network.stages", (1, 2), "network.stages must be"),
     ],
