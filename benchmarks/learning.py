@@ -115,19 +115,20 @@ MINATAR = {
     for name in ("asterix", "breakout", "freeway", "seaquest", "space_invaders")
     for seed in SEEDS
 }
-# What a player of a board game is measured by: (opponent, policy, games).
+# What a player of a board game is measured by: (opponent, games, more flags of evaluate.py).
 MATCHES = {
     "tic_tac_toe": [
-        ("every_reply", "search", 2),
-        ("every_reply", "prior", 2),
-        ("random", "search", 1_000),
-        ("perfect", "search", 1_000),
+        ("every_reply", 2),
+        ("every_reply", 2, "--policy=prior"),
+        ("random", 1_000),
+        ("perfect", 1_000),
     ],
     "connect_four": [
-        ("random", "search", 200),
-        ("mcts:100", "search", 200),
-        ("mcts:400", "search", 200),
-        ("mcts:1000", "search", 200),
+        ("random", 200),
+        ("mcts:100", 200),
+        ("mcts:400", 200),
+        ("mcts:1000", 200),
+        ("mcts:400", 200, "--simulations=64"),
     ],
 }
 SUITES = {
@@ -218,17 +219,18 @@ def cut(score: dict) -> dict:
 def measure_matches(name: str, workdir: Path) -> dict:
     """What the newest parameters do against each opponent of a board game."""
     told = []
-    for opponent, policy, games in MATCHES[name]:
+    for opponent, games, *more in MATCHES[name]:
         command = ["experiments/evaluate.py", f"--workdir={workdir}", f"--opponent={opponent}"]
-        command += [f"--policy={policy}", f"--episodes={games}", f"--seed={EVAL_SEED}"]
+        command += [f"--episodes={games}", f"--seed={EVAL_SEED}", *more]
         match = json.loads(output(command))
-        for bulk in ("returns", "protocol"):
-            match.pop(bulk, None)
+        match.pop("returns", None)
+        match["num_simulations"] = match.pop("protocol")["num_simulations"]
         print(name, {k: x for k, x in match.items() if not k.endswith(("first", "second"))})
         told.append(match)
     if name != "connect_four":
         return {"matches": told}
-    labels = json.loads(output(["benchmarks/connect_four.py", f"--workdir={workdir}"]))
+    judge = ["benchmarks/connect_four.py", f"--workdir={workdir}"]
+    labels = [json.loads(output([*judge, *more])) for more in ([], ["--simulations=64"])]
     return {"matches": told, "optimal_moves": labels}
 
 

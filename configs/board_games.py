@@ -10,7 +10,7 @@ Tic-tac-toe, seeds 0, 1, 2: after the 1,000,000 steps (4 to 10 minutes, with oth
 reply of the opponent beats the search, nor the policy head alone. With 0.2 in place of 0.4, and a
 smaller `min_value_range`, a few still did after 750k. Connect Four, seed 0, 30 minutes on two
 devices (JAX_NUM_CPU_DEVICES=2): 88 % of the games against plain MCTS with 100 simulations won, 76 %
-with 400; 83 % optimal moves (README), before `loss.mirror`. Chess, shogi and their small kin see a
+with 400; 83 % optimal moves (README). Chess, shogi and their small kin see a
 move as constant planes, which tell the dynamics little of where it is; those configs have not been
 trained.
 """
@@ -34,8 +34,8 @@ class _Size(NamedTuple):
       rows_per_update: env steps for each update.
       total: env steps of a run.
       random_move: probability of a uniform legal move.
+      opening_plies: the most random moves that a game begins with.
       learning_rate: of the optimizer, at its peak.
-      mirror: whether the rules are the same where left and right are exchanged.
     """
 
     network: dict
@@ -48,8 +48,8 @@ class _Size(NamedTuple):
     rows_per_update: int = 128
     total: int = 20_000_000
     random_move: float = 0.4
+    opening_plies: int = 0
     learning_rate: float = 1e-3
-    mirror: bool = False
 
 
 def _mlp(width: int, num_layers: int = 1) -> dict:
@@ -95,8 +95,9 @@ _SIZES = {
         rows=1_024,
         rows_per_update=64,
         total=1_000_000,
+        random_move=0.1,
+        opening_plies=24,
         learning_rate=3e-3,
-        mirror=True,
     ),
     "hex": _Size(_conv(64, 2, "spatial")),
     "othello": _Size(_conv(64, 2, "spatial")),
@@ -117,7 +118,13 @@ def get_config(game: str = "tic_tac_toe") -> ConfigDict:
     config.seed = 0
     config.total_env_steps = size.total
     config.max_wall_minutes = config_dict.placeholder(float)
-    config.env = dict(suite="board_games", game=game, num_envs=size.envs, num_groups=1)
+    config.env = dict(
+        suite="board_games",
+        game=game,
+        num_envs=size.envs,
+        num_groups=1,
+        opening_plies=size.opening_plies,
+    )
     config.network = dict(history_steps=1, **size.network)
     config.codec = dict(
         value=dict(num_bins=21, low=-1.0, high=1.0, transform="identity"),
@@ -185,9 +192,7 @@ def _learning(size: _Size) -> ConfigDict:
         noise_scale=1.0,
         target_params=False,
     )
-    config.loss = dict(
-        value_weight=1.0, reward_weight=1.0, policy_weight=1.0, mirror=size.mirror
-    )
+    config.loss = dict(value_weight=1.0, reward_weight=1.0, policy_weight=1.0)
     config.optimizer = dict(
         learning_rate=size.learning_rate,
         warmup_updates=50,

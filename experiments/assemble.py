@@ -50,7 +50,7 @@ class Experiment(NamedTuple):
       mesh: what the run is split over.
       fresh: `() -> RunState` of a new run; pure, so that its shapes can be told without memory.
       iterate: `(RunState) -> ` the loop's generator; a `RunState` with `resumes` > 0 goes on.
-      env: the JAX environment of training, or None for host environments.
+      env: the JAX environment of evaluation, or None for host environments.
       eval_env: `(seeds) -> HostEnv` with one environment for each seed.
       data: what it learns from in place of acting, or None.
     """
@@ -185,7 +185,7 @@ def _on_device(config, mesh: Mesh) -> Experiment:
         field = TASK_FIELDS[config.env.suite]
         return call(_device_maker(config.env.suite, options.pop(field)), "env", options)
 
-    env = make_env()
+    env, games = make_env(), make_env(**results.evaluation_games(config))
     if (env.spec.turn_sign == -1) != (config.env.suite in MATCHES):
         raise ValueError(f"env.suite {config.env.suite!r} is not for this number of players")
     timestep = jax.eval_shape(env.reset, jax.random.key(0))[1]
@@ -206,7 +206,6 @@ def _on_device(config, mesh: Mesh) -> Experiment:
 
     def eval_env(seeds: list[int]) -> HostEnv:
         seed = np.random.SeedSequence(seeds).generate_state(1)[0]
-        games = make_env(**results.evaluation_games(config))
         return wrappers.as_host_env(games, len(seeds), jax.random.key(seed))
 
     def iterate(run: RunState):
@@ -218,7 +217,7 @@ def _on_device(config, mesh: Mesh) -> Experiment:
         )
 
     return Experiment(
-        parts=parts, mesh=mesh, fresh=fresh, iterate=iterate, env=env, eval_env=eval_env
+        parts=parts, mesh=mesh, fresh=fresh, iterate=iterate, env=games, eval_env=eval_env
     )
 
 

@@ -14,6 +14,11 @@ MIN_SEEDS = 3  # Fewer get no interval over seeds: two say too little about spre
 # Where two runs may differ and still be seeds of one experiment; a trailing dot means a group.
 _NOT_THE_METHOD = ("seed", "env.game", "env.task", *workdirs.MAY_CHANGE)
 
+# Fields of `env` that do not change the games that are scored.
+_NOT_THE_GAMES = (
+    "suite", "num_envs", "num_groups", "num_threads", "life_loss_is_end", "opening_plies"
+)
+
 
 class Run(NamedTuple):
     """One run.
@@ -43,14 +48,16 @@ class Run(NamedTuple):
 
 def evaluation_games(config: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of `env` that an evaluation sets otherwise."""
-    fields = ("max_steps", "num_levels")
-    return {name: x for name, x in config["evaluation"].items() if name in fields}
+    fields = ("max_steps", "num_levels", "opening_plies")
+    games = {name: x for name, x in config["evaluation"].items() if name in fields}
+    # Games that are scored begin at the beginning, where nobody says otherwise.
+    return ({"opening_plies": 0} if "opening_plies" in config["env"] else {}) | games
 
 
 def protocol(config: dict[str, Any]) -> dict[str, Any]:
     """What a score means: everything that shapes the games and the player."""
     game = config["env"] | evaluation_games(config)
-    for name in ("suite", "num_envs", "num_groups", "num_threads", "life_loss_is_end"):
+    for name in _NOT_THE_GAMES:
         game.pop(name, None)
     return game | {
         "num_simulations": config["search"]["num_simulations"],

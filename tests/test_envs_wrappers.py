@@ -7,6 +7,7 @@ import pytest
 
 from muzero_jax import types
 from muzero_jax.envs import wrappers
+from worlds import chi_square
 
 ROWS = ("observation", "reward", "discount", "first", "last")
 
@@ -134,3 +135,90 @@ def test_every_reset_draws_anew():
     rows = _rollout(env, np.zeros(20, np.int32))
     starts = rows.observation[rows.first]
     assert len(starts) == 11 and len(np.unique(starts)) == 11
+
+
+def _path_env():
+    """Observes its moves in base 4 (1 to 3); the same move twice in a row ends it, and 2 pays; move
+    3 is illegal at odd plies."""
+    spec = types.EnvSpec(
+        observation_shape=(),
+        observation_dtype="float32",
+        num_actions=3,
+        turn_sign=-1,
+        truncates=False,
+        max_steps=100,
+    )
+
+    def row(state, last):
+        path, ply = state
+        return types.TimeStep(
+            observation=path.astype(jnp.float32),
+            reward=jnp.where(last & (path % 4 == 2), 1.0, 0.0),
+            discount=jnp.where(last, 0.0, -1.0),
+            first=jnp.zeros((), bool),
+            last=last,
+            invalid_actions=jnp.array([False, False, True]) & (ply % 2 == 1),
+        )
+
+    def reset(key):
+        del key
+        return (jnp.int32(0), jnp.int32(0)), row((jnp.int32(0), jnp.int32(0)), jnp.zeros((), bool))
+
+    def step(state, action, key):
+        del key
+        state = (4 * state[0] + action + 1, state[1] + 1)
+        return state, row(state, state[0] % 4 == state[0] // 4 % 4)
+
+    return types.Env(spec=spec, reset=reset, step=step)
+
+
+def _path_chances(max_plies):
+    """Each opening's probability, by following all of them."""
+    chances, now = {}, {(): 1.0}
+    for ply in range(max_plies + 1):
+        for path, chance in now.items():
+            chances[path] = chances.get(path, 0) + chance / (max_plies + 1)
+        after = {}
+        for path, chance in now.items():
+            moves = (1, 2) if len(path) % 2 else (1, 2, 3)
+            for move in moves:
+                new = path if path and path[-1] == move else (*path, move)
+                after[new] = after.get(new, 0) + chance / len(moves)
+        now = after
+    return {sum(x * 4**i for i, x in enumerate(path[::-1])): p for path, p in chances.items()}
+
+
+def test_openings_are_those_of_random_play():
+    """Of every number of plies as often; moves that end the game are left out. Planted bugs seen:
+    one ply too few; illegal moves drawn; the end let through; one key for all plies."""
+    env = wrappers.auto_reset(wrappers.random_openings(_path_env(), 3), same_step=True)
+    keys = jax.random.split(jax.random.key(3), 6000)
+    (path, ply), first = jax.jit(jax.vmap(lambda key: _plain_state(*env.reset(key))))(keys)
+    chances = _path_chances(3)
+    codes, counts = np.unique(path, return_counts=True)
+    assert set(codes) == set(chances)
+    expected = np.array([chances[code] * 6000 for code in codes])
+    assert chi_square(counts, expected) < 1
+    np.testing.assert_array_equal(first.observation, path)
+    np.testing.assert_array_equal(first.invalid_actions[:, 2], ply % 2 == 1)
+    assert first.first.all() and not first.last.any()
+    assert not first.reward.any() and not first.discount.any()
+
+
+def _plain_state(state, timestep):
+    return state.env, timestep
+
+
+def test_an_episode_after_the_first_has_an_opening_too():
+    """With the reward of the one before. Planted bug seen: resets of the plain environment."""
+    env = wrappers.auto_reset(wrappers.random_openings(_path_env(), 3), same_step=True)
+    rows = _rollout(env, np.ones(200, np.int32))  # Move 2: two in a row are a win.
+    starts = rows.observation[rows.first]
+    assert len(np.unique(starts)) > 5 and (rows.reward[1:][rows.first[1:]] == 1).all()
+    assert not rows.last.any() and (rows.discount[~rows.first] == -1).all()
+
+
+def test_bad_openings_are_refused():
+    """Planted bug seen: the check left out."""
+    with pytest.raises(ValueError, match="^max_plies -1 must be >= 0$"):
+        wrappers.random_openings(_path_env(), -1)

@@ -14,6 +14,7 @@ from muzero_jax import acting, checkpoint, metrics
 from presets import config_of
 import processes
 from processes import TINY
+import record
 import validate
 
 _TINY_BOARD = {name: x for name, x in TINY.items() if name != "evaluation.max_steps"}
@@ -84,6 +85,27 @@ def test_the_ring_of_a_board_game_holds_its_masks():
     assert not np.take_along_axis(marked, rows.action[..., None].astype(int), axis=-1).any()
     config = config_of("minatar", "breakout", **TINY)
     assert assemble.build(config).parts.replay.init().rows.invalid_actions is None
+
+
+def test_openings_are_of_training_and_not_of_matches(tmp_path):
+    """Unless the evaluation asks for them; games that are recorded are those of training. Planted
+    bugs seen: the environment of training for matches; `opening_plies` of the evaluation not used;
+    openings left out of the games recorded."""
+    config = config_of("board_games", "tic_tac_toe", **_TINY_BOARD, **{"env.opening_plies": 4})
+    (tmp_path / "config.json").write_text(config.to_json())
+    keys = jax.random.split(jax.random.key(0), 50)
+
+    def marks(config):
+        begun = assemble.build(config).env.reset
+        return set(np.asarray(jax.vmap(begun)(keys)[1].observation.sum(axis=(1, 2, 3))).tolist())
+
+    begun = np.asarray(assemble.build(config).fresh().timestep.observation)
+    assert 0 < begun.any(axis=-1).sum() <= 4 * config.env.num_envs
+    assert marks(config) == {0}
+    with config.unlocked():
+        config.evaluation.opening_plies = 2
+    assert marks(config) == {0, 1, 2}
+    assert marks(record.read_config(tmp_path)) == {0, 1, 2, 3, 4}
 
 
 def test_the_budget_of_a_large_game_counts_its_masks():

@@ -35,7 +35,7 @@ _MAX_STEPS = {
 _NO_LIMIT = 2**31 - 1
 
 
-def make_pgx(game: str, *, max_steps: int | None = None) -> Env:
+def make_pgx(game: str, *, max_steps: int | None = None, opening_plies: int = 0) -> Env:
     """Makes a game of pgx by its id, e.g. "connect_four", "go_9x9" or "minatar-breakout".
 
     Observation and legal actions are those of the player to move, the reward is that of the one
@@ -46,6 +46,7 @@ def make_pgx(game: str, *, max_steps: int | None = None) -> Env:
       game: id.
       max_steps: None: an episode ends by the rules alone, and the next one begins in the same
         step. Else it is cut (truncated, bootstrapped) there, and resets are of the next step.
+      opening_plies: each game begins after 0 to so many random moves, see `random_openings`.
 
     Raises:
       ValueError: for an unknown id, naming the nearest, or a game that two alternating players or
@@ -61,7 +62,10 @@ def make_pgx(game: str, *, max_steps: int | None = None) -> Env:
         raise ValueError(f"game {game!r} cannot be played: {_REFUSED[game]}")
     if max_steps is not None and max_steps < 1:
         raise ValueError(f"max_steps {max_steps} must be >= 1")
-    return wrappers.auto_reset(_plain(pgx.make(game), max_steps), same_step=max_steps is None)
+    plain = _plain(pgx.make(game), max_steps)
+    if opening_plies:
+        plain = wrappers.random_openings(plain, opening_plies)
+    return wrappers.auto_reset(plain, same_step=max_steps is None)
 
 
 def _plain(game: Any, max_steps: int | None) -> Env:

@@ -1,4 +1,4 @@
-"""Makes a plain environment reset itself; loops and acting hold no reset code."""
+"""What turns one environment into another: its resets, its openings, its batches on the host."""
 
 from typing import Any
 
@@ -97,6 +97,40 @@ def _typed(state, timestep: types.TimeStep):
         first=jnp.zeros((), bool),
         last=jnp.asarray(timestep.last, bool),
     )
+
+
+def random_openings(env: types.Env, max_plies: int) -> types.Env:
+    """Begins each episode after 0 to `max_plies` uniform legal moves of a plain `env`.
+
+    So an agent that plays itself starts from positions that it would not come to (exploring
+    starts, Sutton and Barto 2018, section 5.3), and every return is still one of its own play. A
+    move that would end the episode is not made: the ply is left out.
+
+    Args:
+      env: one unbatched environment, before `auto_reset`.
+      max_plies: the largest number, and each number is as likely.
+    """
+    if max_plies < 0:
+        raise ValueError(f"max_plies {max_plies} must be >= 0")
+
+    def reset(key):
+        reset_key, number_key, moves_key = jax.random.split(key, 3)
+        number = jax.random.randint(number_key, (), 0, max_plies + 1)
+
+        def play(ply, position):
+            state, timestep = position
+            action_key, step_key = jax.random.split(jax.random.fold_in(moves_key, ply))
+            logits = jnp.zeros((env.spec.num_actions,))
+            if timestep.invalid_actions is not None:
+                logits = jnp.where(timestep.invalid_actions, -jnp.inf, logits)
+            action = jax.random.categorical(action_key, logits).astype(jnp.int32)
+            moved = _typed(*env.step(state, action, step_key))
+            stays = (ply >= number) | moved[1].last
+            return jax.tree.map(lambda old, new: jnp.where(stays, old, new), position, moved)
+
+        return jax.lax.fori_loop(0, max_plies, play, _typed(*env.reset(reset_key)))
+
+    return env._replace(reset=reset)
 
 
 def as_host_env(env: types.Env, num_envs: int, key: chex.PRNGKey) -> types.HostEnv:
