@@ -6,13 +6,12 @@
 Any two-player game of pgx can be named. The sizes of tic-tac-toe and Connect Four are for two CPU
 cores, those of the others for one GPU. With probability `explore.random_move` a move is any legal
 one, so that the agent meets positions that neither player would choose; no return runs through it.
+For the same end games of Connect Four begin after up to 24 random moves (`env.opening_plies`).
 Tic-tac-toe, seeds 0, 1, 2: after the 1,000,000 steps (4 to 10 minutes, with other runs beside) no
 reply of the opponent beats the search, nor the policy head alone. With 0.2 in place of 0.4, and a
 smaller `min_value_range`, a few still did after 750k. Connect Four, seed 0, 30 minutes on two
 devices (JAX_NUM_CPU_DEVICES=2): 88 % of the games against plain MCTS with 100 simulations won, 76 %
-with 400; 83 % optimal moves (README). Chess, shogi and their small kin see a
-move as constant planes, which tell the dynamics little of where it is; those configs have not been
-trained.
+with 400; 83 % optimal moves (README). The others have not been trained.
 """
 
 from typing import NamedTuple
@@ -101,12 +100,12 @@ _SIZES = {
     ),
     "hex": _Size(_conv(64, 2, "spatial")),
     "othello": _Size(_conv(64, 2, "spatial")),
-    "gardner_chess": _Size(_conv(64, 2, "constant")),
-    "animal_shogi": _Size(_conv(64, 2, "constant")),
+    "gardner_chess": _Size(_conv(64, 2, "chess")),
+    "animal_shogi": _Size(_conv(64, 2, "shogi")),
     "go_9x9": _Size(_conv(64, 3, "spatial")),
     "go_19x19": _Size(_conv(128, 6, "spatial"), rows=256),
-    "chess": _Size(_conv(128, 6, "constant"), rows=256),
-    "shogi": _Size(_conv(128, 6, "constant"), rows=256),
+    "chess": _Size(_conv(128, 6, "chess"), rows=256),
+    "shogi": _Size(_conv(128, 6, "shogi"), rows=256),
 }
 _OTHER = _Size(_mlp(256, num_layers=2))
 

@@ -159,7 +159,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "codec.value.transform": ("muzero", "identity"),
     "codec.reward.transform": ("muzero", "identity"),
     "optimizer.decay": ("cosine", "exponential"),
-    "network.action_encoding": ("constant", "spatial", "column"),
+    "network.action_encoding": ("constant", "spatial", "column", "chess", "shogi"),
     "targets.value_source": ("search", "target_network"),
     "evaluation.opponent": ("random", "perfect"),
 }

@@ -27,6 +27,7 @@ _LEVELS = {
     "mesh": 1,
     "networks.blocks": 1,
     "networks.convolve": 1,
+    "networks.moves": 1,
     "networks.mlp": 2,
     "networks.conv": 2,
     "networks.gru": 3,

@@ -147,7 +147,7 @@ def test_what_cannot_be_played_is_refused_in_one_line(name):
 
 
 def test_an_opponent_is_for_two_players_only():
-    """"""
+    """Planted bug seen: the check left out."""
     config = config_of("board_games", "tic_tac_toe")
     del config.evaluation.opponent
     with pytest.raises(launch.BadInputError, match="evaluation.opponent is missing"):
@@ -155,7 +155,7 @@ def test_an_opponent_is_for_two_players_only():
 
 
 def test_without_pgx_the_line_names_the_extra(monkeypatch):
-    """"""
+    """Planted bug seen: the check left out."""
     find = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "pgx" else find(name)

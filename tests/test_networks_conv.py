@@ -271,6 +271,8 @@ def test_an_action_is_a_point_or_a_column(encoding, dtype):
     ({"actions": 7}, r"needs stages of stride 1 and, on 6x7 .* 42 actions, or .* \(got 7 actions"),
     ({"actions": 6, "action_encoding": "column"}, r"stride 1 and, .* 7 actions \(got 6"),
     ({"actions": 7, "action_encoding": "column", "stages": ((8, 3, 2, 0),)}, "stages of stride 1"),
+    ({"actions": 41, "action_encoding": "chess"}, r"a multiple of 42 actions \(got 41"),
+    ({"actions": 43, "action_encoding": "shogi"}, r"a multiple of 42 actions \(got 43"),
     ({"actions": 42, "stages": ((8, 3, 2, 0),)}, "needs stages of stride 1"),
     ({"actions": 42, "action_encoding": "plane"}, r"network.action_encoding .* \(got 'plane'\)"),
     ({"stages": ((8, 3, 2),)}, r"network.stages must be .* \(got \(8, 3, 2\)\)"),

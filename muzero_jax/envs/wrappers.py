@@ -104,7 +104,8 @@ def random_openings(env: types.Env, max_plies: int) -> types.Env:
 
     So an agent that plays itself starts from positions that it would not come to (exploring
     starts, Sutton and Barto 2018, section 5.3), and every return is still one of its own play. A
-    move that would end the episode is not made: the ply is left out.
+    move that would end the episode is not made: the ply is left out. In a batch each step costs
+    `max_plies` more steps of the environment, whether an episode begins or not.
 
     Args:
       env: one unbatched environment, before `auto_reset`.

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from muzero_jax.codecs import squash
 from muzero_jax.networks.blocks import Head, make_network, scale_embedding
+from muzero_jax.networks.moves import check_encoding, move_planes
 from muzero_jax.types import Array, Codecs, EnvSpec, History, Network
 
 Stage = tuple[int | str, int, int, int]
@@ -133,19 +134,16 @@ class _Dynamics(nn.Module):
 
     @nn.compact
     def __call__(self, embedding: Array, action: Array) -> tuple[Array, Array]:
-        batch, height, width, channels = embedding.shape
+        _, height, width, channels = embedding.shape
         x, planes = embedding, 0.0
         if self.action_encoding == "constant":
             one_hot = jax.nn.one_hot(action, self.num_actions, dtype=self.dtype)
             # A one-hot action is A constant planes; a 1x1 convolution over them is a vector each.
             planes = nn.Dense(channels, dtype=self.dtype, use_bias=False)(one_hot)[:, None, None]
         else:
-            rows = height if self.action_encoding == "spatial" else 1
-            # Action H·W, the pass, is out of range and leaves its plane empty.
-            played = jax.nn.one_hot(action, rows * width, dtype=self.dtype)
-            played = played.reshape(batch, rows, width, 1)
-            played = jnp.broadcast_to(played, (batch, height, width, 1))
-            x = jnp.concatenate([x, played], axis=-1)
+            board = (height, width)
+            moves = move_planes(self.action_encoding, action, self.num_actions, board, self.dtype)
+            x = jnp.concatenate([x, moves], axis=-1)
         x = _conv(self, channels, 3)(x) + planes
         x = nn.relu(nn.LayerNorm(dtype=self.dtype)(x) + embedding)
         for _ in range(self.num_blocks):
@@ -220,7 +218,10 @@ def make_conv_network(
       action_encoding: how a dynamics step sees its action. "constant": A constant planes, one-hot.
         "spatial": one plane with a 1 at the point played, action = row·W + column, and empty for
         a pass, action H·W (appendix E, Go). "column": one plane with ones in the column played.
-        Both need an embedding as large as the board.
+        "chess", "shogi": A/(H·W) planes, that of the kind of move with a 1 at its square, as
+        AlphaZero puts its policy out (Silver et al. 2018); for pgx's numbers, which are
+        square·kinds + kind, files from the bottom left (chess, Gardner's), and kind·H·W + square,
+        files from the top right (shogi, animal shogi). All need an embedding as large as the board.
       dtype: of the body and the embedding; parameters, the last layer of
         each head and logits stay float32.
       convolve: in place of `jax.lax.conv_general_dilated`, see `convolve.py`; None is that itself.
@@ -232,7 +233,8 @@ def make_conv_network(
         raise ValueError(f"network: images have shape (H, W, C), got {spec.observation_shape}")
     several = stages if isinstance(stages, tuple | list) else (stages,)
     stages = tuple(_checked_stage(stage) for stage in several)
-    _check_action_encoding(action_encoding, spec, stages)
+    same_size = all(stage[2] == 1 for stage in stages)
+    check_encoding(action_encoding, spec, same_size=same_size)
     if channels is not None:
         stages += ((channels, 3, 1, 0),)
     actions, value, reward = spec.num_actions, codecs.value.num_logits, codecs.reward.num_logits
@@ -267,26 +269,3 @@ def _checked_stage(stage: Sequence[int | str]) -> Stage:
             f" blocks) (got {stage})"
         )
     return stage
-
-
-def _check_action_encoding(name: str, spec: EnvSpec, stages: tuple[Stage, ...]) -> None:
-    if name == "constant":
-        return
-    height, width, _ = spec.observation_shape
-    points = height * width
-    # How many actions there may be, in numbers and in words.
-    fitting = {
-        "spatial": ((points, points + 1), f"{points} actions, or one more to pass"),
-        "column": ((width,), f"{width} actions"),
-    }
-    if name not in fitting:
-        raise ValueError(
-            f"network.action_encoding must be one of {('constant', *fitting)} (got {name!r})"
-        )
-    numbers, words = fitting[name]
-    same_size = all(stage[2] == 1 for stage in stages)
-    if spec.num_actions not in numbers or not same_size:
-        raise ValueError(
-            f"network.action_encoding={name!r} needs stages of stride 1 and, on {height}x{width}"
-            f" points, {words} (got {spec.num_actions} actions); 'constant' takes any"
-        )
