@@ -15,9 +15,7 @@ MIN_SEEDS = 3  # Fewer get no interval over seeds: two say too little about spre
 _NOT_THE_METHOD = ("seed", "env.game", "env.task", *workdirs.MAY_CHANGE)
 
 # Fields of `env` that do not change the games that are scored.
-_NOT_THE_GAMES = (
-    "suite", "num_envs", "num_groups", "num_threads", "life_loss_is_end", "opening_plies"
-)
+_NOT_THE_GAMES = ("suite", "num_envs", "num_groups", "num_threads", "life_loss_is_end")
 
 
 class Run(NamedTuple):
@@ -56,9 +54,10 @@ def evaluation_games(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def protocol(config: dict[str, Any]) -> dict[str, Any]:
     """What a score means: everything that shapes the games and the player."""
-    game = config["env"] | evaluation_games(config)
-    for name in _NOT_THE_GAMES:
-        game.pop(name, None)
+    env = config["env"] | evaluation_games(config)
+    game = {name: x for name, x in env.items() if name not in _NOT_THE_GAMES}
+    if not game.get("opening_plies"):
+        game.pop("opening_plies", None)
     return game | {
         "num_simulations": config["search"]["num_simulations"],
         "noise": "none",

@@ -15,6 +15,7 @@ from presets import config_of
 import processes
 from processes import TINY
 import record
+import results
 import validate
 
 _TINY_BOARD = {name: x for name, x in TINY.items() if name != "evaluation.max_steps"}
@@ -90,7 +91,7 @@ def test_the_ring_of_a_board_game_holds_its_masks():
 def test_openings_are_of_training_and_not_of_matches(tmp_path):
     """Unless the evaluation asks for them; games that are recorded are those of training. Planted
     bugs seen: the environment of training for matches; `opening_plies` of the evaluation not used;
-    openings left out of the games recorded."""
+    openings left out of the games recorded; a protocol that never tells of them."""
     config = config_of("board_games", "tic_tac_toe", **_TINY_BOARD, **{"env.opening_plies": 4})
     (tmp_path / "config.json").write_text(config.to_json())
     keys = jax.random.split(jax.random.key(0), 50)
@@ -101,10 +102,10 @@ def test_openings_are_of_training_and_not_of_matches(tmp_path):
 
     begun = np.asarray(assemble.build(config).fresh().timestep.observation)
     assert 0 < begun.any(axis=-1).sum() <= 4 * config.env.num_envs
-    assert marks(config) == {0}
+    assert marks(config) == {0} and "opening_plies" not in results.protocol(config.to_dict())
     with config.unlocked():
         config.evaluation.opening_plies = 2
-    assert marks(config) == {0, 1, 2}
+    assert marks(config) == {0, 1, 2} and results.protocol(config.to_dict())["opening_plies"] == 2
     assert marks(record.read_config(tmp_path)) == {0, 1, 2, 3, 4}
 
 
