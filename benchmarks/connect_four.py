@@ -197,6 +197,8 @@ def main() -> None:
     args = flags.FLAGS
     if not args.workdir and not args.mcts:
         raise launch.BadInputError("--workdir or --mcts is required, e.g. --workdir=runs/mine")
+    if args.simulations is not None and not args.workdir:
+        raise launch.BadInputError("--simulations is for --workdir")
     try:
         simulations = [int(count) for count in args.mcts]
         if min(simulations, default=1) < 1:

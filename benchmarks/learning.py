@@ -224,7 +224,9 @@ def measure_matches(name: str, workdir: Path) -> dict:
         command += [f"--episodes={games}", f"--seed={EVAL_SEED}", *more]
         match = json.loads(output(command))
         match.pop("returns", None)
-        match["num_simulations"] = match.pop("protocol")["num_simulations"]
+        searched = match.pop("protocol")["num_simulations"]
+        if match["policy"] == "search":
+            match["num_simulations"] = searched
         print(name, {k: x for k, x in match.items() if not k.endswith(("first", "second"))})
         told.append(match)
     if name != "connect_four":

@@ -50,7 +50,7 @@ class Experiment(NamedTuple):
       mesh: what the run is split over.
       fresh: `() -> RunState` of a new run; pure, so that its shapes can be told without memory.
       iterate: `(RunState) -> ` the loop's generator; a `RunState` with `resumes` > 0 goes on.
-      env: the JAX environment of evaluation, or None for host environments.
+      match_env: the JAX environment that matches are played in, or None for host environments.
       eval_env: `(seeds) -> HostEnv` with one environment for each seed.
       data: what it learns from in place of acting, or None.
     """
@@ -59,7 +59,7 @@ class Experiment(NamedTuple):
     mesh: Mesh
     fresh: Callable[[], RunState]
     iterate: Callable[[RunState], Iterator[tuple[RunState, dict[str, Any]]]]
-    env: Env | None
+    match_env: Env | None
     eval_env: Callable[[list[int]], HostEnv]
     data: Dataset | None = None
 
@@ -170,7 +170,7 @@ def _on_host(config, mesh: Mesh) -> Experiment:
         mesh=mesh,
         fresh=fresh,
         iterate=iterate,
-        env=None,
+        match_env=None,
         eval_env=lambda seeds: make_env(seeds, **results.evaluation_games(config)),
     )
 
@@ -217,7 +217,7 @@ def _on_device(config, mesh: Mesh) -> Experiment:
         )
 
     return Experiment(
-        parts=parts, mesh=mesh, fresh=fresh, iterate=iterate, env=games, eval_env=eval_env
+        parts=parts, mesh=mesh, fresh=fresh, iterate=iterate, match_env=games, eval_env=eval_env
     )
 
 

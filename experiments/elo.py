@@ -83,11 +83,11 @@ def main() -> None:
     saved = [newest_params(workdir, abstract, step=step) for step in steps]
     player = opponents.agent(experiment, config, "search")
     play = matches.make_match(
-        experiment.env,
+        experiment.match_env,
         player,
         player,
         num_games=args.games // 2,
-        max_plies=experiment.env.spec.max_steps,
+        max_plies=experiment.match_env.spec.max_steps,
         opening_plies=args.opening_plies,
     )
     key = opponents.key_of(host.env_seeds(args.seed, host.EVAL, 2, 0, 1))

@@ -46,10 +46,10 @@ def make_scorer(
     """
     if experiment.parts.spec.turn_sign == -1:
         opponent = opponents.make(
-            config.evaluation.opponent, config, experiment.env, flag="evaluation.opponent"
+            config.evaluation.opponent, config, experiment.match_env, flag="evaluation.opponent"
         )
         return opponents.make_scorer(
-            experiment.env,
+            experiment.match_env,
             opponents.agent(experiment, config, "search"),
             opponent,
             episodes=episodes,
@@ -94,7 +94,7 @@ def _play_match(
     experiment: assemble.Experiment, config, args, params: Params | None, seeds: list[int]
 ) -> dict[str, Any]:
     """What is told of games of two players; the opponent is asked for before any is played."""
-    env, player = experiment.env, opponents.agent(experiment, config, args.policy)
+    env, player = experiment.match_env, opponents.agent(experiment, config, args.policy)
     name = args.opponent or "random"
     if name == "every_reply":
         count = matches.make_count_lines(env, player)

@@ -20,7 +20,7 @@ DONE = 0
 NOT_FINITE = 70  # Ten updates in a row were not finite.
 STORAGE = 74  # Resume points cannot be written.
 PREEMPTED = 75  # Asked to leave, and saved: the same command goes on.
-NO_PROGRESS = 76  # Nothing got done for too long; the same command goes on.
+NO_PROGRESS = 76  # Nothing got done for too long, or a peer is lost; the same command goes on.
 BAD_INPUT = 78  # Bad flags, config or checkpoint.
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)

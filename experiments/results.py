@@ -15,7 +15,9 @@ MIN_SEEDS = 3  # Fewer get no interval over seeds: two say too little about spre
 _NOT_THE_METHOD = ("seed", "env.game", "env.task", *workdirs.MAY_CHANGE)
 
 # Fields of `env` that do not change the games that are scored.
-_NOT_THE_GAMES = ("suite", "num_envs", "num_groups", "num_threads", "life_loss_is_end")
+_NOT_THE_GAMES = (
+    "suite", "num_envs", "num_groups", "num_threads", "life_loss_is_end", "opening_plies"
+)
 
 
 class Run(NamedTuple):
@@ -48,7 +50,7 @@ def evaluation_games(config: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of `env` that an evaluation sets otherwise."""
     fields = ("max_steps", "num_levels", "opening_plies")
     games = {name: x for name, x in config["evaluation"].items() if name in fields}
-    # Games that are scored begin at the beginning, where nobody says otherwise.
+    # Games that are scored begin at the beginning; those that are recorded as in training.
     return ({"opening_plies": 0} if "opening_plies" in config["env"] else {}) | games
 
 
@@ -56,8 +58,6 @@ def protocol(config: dict[str, Any]) -> dict[str, Any]:
     """What a score means: everything that shapes the games and the player."""
     env = config["env"] | evaluation_games(config)
     game = {name: x for name, x in env.items() if name not in _NOT_THE_GAMES}
-    if not game.get("opening_plies"):
-        game.pop("opening_plies", None)
     return game | {
         "num_simulations": config["search"]["num_simulations"],
         "noise": "none",

@@ -60,7 +60,7 @@ class Saver:
             self._book_failure(step, error)
 
     def wait(self) -> None:
-        """Waits for the save under way, and books how it ended."""
+        """Waits for the save under way, and books how it ended; raises as `save` does."""
         begun, self._begun = self._begun, None
         try:
             self._store.wait()

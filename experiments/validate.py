@@ -117,6 +117,8 @@ def _check_games(env, evaluation) -> None:
             "evaluation.episodes must be even, half with each color"
             f" (got {evaluation.episodes})"
         )
+    if "opening_plies" in evaluation:
+        raise BadInputError("evaluation.opening_plies: there is no such field; see --opening_plies")
     if env.suite not in MATCHES and "opponent" in evaluation:
         raise BadInputError("evaluation.opponent: there is no such field for one player")
 

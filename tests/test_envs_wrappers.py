@@ -220,5 +220,5 @@ def test_an_episode_after_the_first_has_an_opening_too():
 
 def test_bad_openings_are_refused():
     """Planted bug seen: the check left out."""
-    with pytest.raises(ValueError, match="^max_plies -1 must be >= 0$"):
+    with pytest.raises(ValueError, match="^opening_plies -1 must be >= 0$"):
         wrappers.random_openings(_path_env(), -1)

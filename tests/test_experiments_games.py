@@ -11,6 +11,7 @@ import assemble
 import budget
 import launch
 from muzero_jax import acting, checkpoint, metrics
+from muzero_jax.envs.pgx import make_pgx
 from presets import config_of
 import processes
 from processes import TINY
@@ -69,7 +70,7 @@ def test_the_ring_of_a_board_game_holds_its_masks():
     config = config_of("board_games", "tic_tac_toe", **_TINY_BOARD, **{"network.width": 16})
     experiment = assemble.build(config)
     run, parts = experiment.fresh(), experiment.parts
-    rollout = acting.make_rollout(experiment.env, parts.search, num_steps=8)
+    rollout = acting.make_rollout(make_pgx("tic_tac_toe"), parts.search, num_steps=8)
 
     @jax.jit
     def played():
@@ -89,24 +90,25 @@ def test_the_ring_of_a_board_game_holds_its_masks():
 
 
 def test_openings_are_of_training_and_not_of_matches(tmp_path):
-    """Unless the evaluation asks for them; games that are recorded are those of training. Planted
-    bugs seen: the environment of training for matches; `opening_plies` of the evaluation not used;
-    openings left out of the games recorded; a protocol that never tells of them."""
+    """Games that are recorded are those of training. Planted bugs seen: the environment of training
+    for matches; openings left out of the games recorded, or told in the protocol; the refusal left
+    out."""
     config = config_of("board_games", "tic_tac_toe", **_TINY_BOARD, **{"env.opening_plies": 4})
     (tmp_path / "config.json").write_text(config.to_json())
     keys = jax.random.split(jax.random.key(0), 50)
 
     def marks(config):
-        begun = assemble.build(config).env.reset
+        begun = assemble.build(config).match_env.reset
         return set(np.asarray(jax.vmap(begun)(keys)[1].observation.sum(axis=(1, 2, 3))).tolist())
 
     begun = np.asarray(assemble.build(config).fresh().timestep.observation)
     assert 0 < begun.any(axis=-1).sum() <= 4 * config.env.num_envs
     assert marks(config) == {0} and "opening_plies" not in results.protocol(config.to_dict())
+    assert marks(record.read_config(tmp_path)) == {0, 1, 2, 3, 4}
     with config.unlocked():
         config.evaluation.opening_plies = 2
-    assert marks(config) == {0, 1, 2} and results.protocol(config.to_dict())["opening_plies"] == 2
-    assert marks(record.read_config(tmp_path)) == {0, 1, 2, 3, 4}
+    with pytest.raises(launch.BadInputError, match="^evaluation.opening_plies: there is no such"):
+        validate.check(config)
 
 
 def test_the_budget_of_a_large_game_counts_its_masks():

@@ -93,7 +93,7 @@ def test_scores_have_the_sign_of_the_color(experiment):
     seen = set()
     for opponent in (lowest_move, worst_move):
         side = Side(player, tables[opponent], "table")
-        score = opponents.make_scorer(experiment.env, player, side, episodes=12, num_envs=4)
+        score = opponents.make_scorer(experiment.match_env, player, side, episodes=12, num_envs=4)
         agent = {lowest_move: lowest_move, worst_move: best_move}[opponent]
         told = score(tables[agent], [0])
         expected = (play_out(agent, opponent), -play_out(opponent, agent))
@@ -133,7 +133,7 @@ def test_an_evaluation_in_a_run_plays_both_colors(experiment):
 def test_another_run_plays_with_the_parameters_asked_for(experiment, workdir):
     """Planted bug seen: the newest whatever the step."""
     for name, step in ((f"{workdir}", 7), (f"{workdir}@3", 3), (f"{workdir}@7", 7)):
-        side = opponents.make(name, _config(), experiment.env)
+        side = opponents.make(name, _config(), experiment.match_env)
         assert side.name == f"{workdir}@{step}"
         expected = _params(experiment, step)
         jax.tree.map(np.testing.assert_array_equal, side.params, expected)
@@ -153,7 +153,7 @@ def test_another_run_plays_with_the_parameters_asked_for(experiment, workdir):
 def test_who_cannot_be_played_is_told(experiment, workdir, name, said):
     """Planted bugs seen: the game not compared; the step not looked for."""
     with pytest.raises(launch.BadInputError, match=f"^--opponent: .*{said}"):
-        opponents.make(name.format(run=workdir), _config(), experiment.env)
+        opponents.make(name.format(run=workdir), _config(), experiment.match_env)
 
 
 def test_there_is_no_perfect_player_of_every_game(experiment):
@@ -161,16 +161,16 @@ def test_there_is_no_perfect_player_of_every_game(experiment):
     config = _config()
     config.env.game = "go_9x9"
     with pytest.raises(launch.BadInputError, match="--opponent: there is no perfect player for"):
-        opponents.make("perfect", config, experiment.env)
+        opponents.make("perfect", config, experiment.match_env)
 
 
 def test_perfect_play_and_a_search_on_the_rules_are_opponents(experiment):
     """Nobody beats the perfect player, and a search of 32 simulations holds many draws. Planted
     bug seen: the search's worst move."""
-    perfect = opponents.make("perfect", _config(), experiment.env)
-    search = opponents.make("mcts:32", _config(), experiment.env)
+    perfect = opponents.make("perfect", _config(), experiment.match_env)
+    search = opponents.make("mcts:32", _config(), experiment.match_env)
     score = opponents.make_scorer(
-        experiment.env, perfect.player, search, episodes=40, num_envs=20
+        experiment.match_env, perfect.player, search, episodes=40, num_envs=20
     )
     told = score(perfect.params, [0])
     assert told["losses"] == 0 and told["draws"] >= 16
@@ -220,9 +220,9 @@ def test_a_match_is_one_line(experiment, workdir, tmp_path):
     # The same games, of a search of 40 simulations against one of two.
     deep = _config(**{"search.num_simulations": 40})
     searches = opponents.agent(assemble.build(deep), deep, "search")
-    side = opponents.make(f"{workdir}@7", _config(), experiment.env)
+    side = opponents.make(f"{workdir}@7", _config(), experiment.match_env)
     score = opponents.make_scorer(
-        experiment.env, searches, side, episodes=8, num_envs=4, opening_plies=2
+        experiment.match_env, searches, side, episodes=8, num_envs=4, opening_plies=2
     )
     again = score(_params(experiment, 3), host.env_seeds(0, host.EVAL, 1, 0, 4))
     assert match["returns"] == again["returns"]
@@ -237,7 +237,7 @@ def test_lines_and_a_league_are_one_line_each(experiment, workdir, tmp_path):
                    base=tmp_path)
     assert replies["step"] == 7 and replies["policy"] == "prior"
     prior = opponents.agent(experiment, _config(), "prior")
-    count = matches.make_count_lines(experiment.env, prior)
+    count = matches.make_count_lines(experiment.match_env, prior)
     lines = count(jax.random.key(0), _params(experiment, 7))
     told = opponents.both_colors(*lines)
     assert {name: replies[name] for name in told} == told and sum(lines[0]) > 100

@@ -46,7 +46,8 @@ def make_pgx(game: str, *, max_steps: int | None = None, opening_plies: int = 0)
       game: id.
       max_steps: None: an episode ends by the rules alone, and the next one begins in the same
         step. Else it is cut (truncated, bootstrapped) there, and resets are of the next step.
-      opening_plies: each game begins after 0 to so many random moves, see `random_openings`.
+      opening_plies: each game begins after 0 to so many random moves, which `max_steps` counts;
+        see `random_openings`.
 
     Raises:
       ValueError: for an unknown id, naming the nearest, or a game that two alternating players or

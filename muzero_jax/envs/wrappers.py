@@ -99,24 +99,28 @@ def _typed(state, timestep: types.TimeStep):
     )
 
 
-def random_openings(env: types.Env, max_plies: int) -> types.Env:
-    """Begins each episode after 0 to `max_plies` uniform legal moves of a plain `env`.
+def random_openings(env: types.Env, opening_plies: int) -> types.Env:
+    """Begins each episode after 0 to `opening_plies` uniform legal moves of a plain `env`.
 
     So an agent that plays itself starts from positions that it would not come to (exploring
     starts, Sutton and Barto 2018, section 5.3), and every return is still one of its own play. A
     move that would end the episode is not made: the ply is left out. In a batch each step costs
-    `max_plies` more steps of the environment, whether an episode begins or not.
+    `opening_plies` more steps of the environment, whether an episode begins or not. Rewards on the
+    way are nobody's, and limits count these moves.
 
     Args:
       env: one unbatched environment, before `auto_reset`.
-      max_plies: the largest number, and each number is as likely.
+      opening_plies: the largest number, and each number is as likely.
+
+    Raises:
+      ValueError: for a number below 0.
     """
-    if max_plies < 0:
-        raise ValueError(f"max_plies {max_plies} must be >= 0")
+    if opening_plies < 0:
+        raise ValueError(f"opening_plies {opening_plies} must be >= 0")
 
     def reset(key):
         reset_key, number_key, moves_key = jax.random.split(key, 3)
-        number = jax.random.randint(number_key, (), 0, max_plies + 1)
+        number = jax.random.randint(number_key, (), 0, opening_plies + 1)
 
         def play(ply, position):
             state, timestep = position
@@ -129,7 +133,9 @@ def random_openings(env: types.Env, max_plies: int) -> types.Env:
             stays = (ply >= number) | moved[1].last
             return jax.tree.map(lambda old, new: jnp.where(stays, old, new), position, moved)
 
-        return jax.lax.fori_loop(0, max_plies, play, _typed(*env.reset(reset_key)))
+        begun = _typed(*env.reset(reset_key))
+        state, timestep = jax.lax.fori_loop(0, opening_plies, play, begun)
+        return state, _first_row(timestep, 0.0)
 
     return env._replace(reset=reset)
 

@@ -221,7 +221,8 @@ def make_conv_network(
         "chess", "shogi": A/(H·W) planes, that of the kind of move with a 1 at its square, as
         AlphaZero puts its policy out (Silver et al. 2018); for pgx's numbers, which are
         square·kinds + kind, files from the bottom left (chess, Gardner's), and kind·H·W + square,
-        files from the top right (shogi, animal shogi). All need an embedding as large as the board.
+        files from the top right (shogi, animal shogi). The square is where a move begins, in shogi
+        where it ends, of a drop where the piece lands. All need an embedding as large as the board.
       dtype: of the body and the embedding; parameters, the last layer of
         each head and logits stay float32.
       convolve: in place of `jax.lax.conv_general_dilated`, see `convolve.py`; None is that itself.
