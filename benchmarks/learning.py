@@ -233,6 +233,8 @@ def measure_matches(name: str, workdir: Path) -> dict:
         return {"matches": told}
     judge = ["benchmarks/connect_four.py", f"--workdir={workdir}"]
     labels = [json.loads(output([*judge, *more])) for more in ([], ["--simulations=64"])]
+    for label in labels:
+        label.pop("command")  # Its folder is gone by then.
     return {"matches": told, "optimal_moves": labels}
 
 

@@ -6,7 +6,7 @@
 Any two-player game of pgx can be named. The sizes of tic-tac-toe and Connect Four are for two CPU
 cores, those of the others for one GPU. With probability `explore.random_move` a move is any legal
 one, so that the agent meets positions that neither player would choose; no return runs through it.
-For the same end games of Connect Four begin after up to 16 random moves (`env.opening_plies`).
+For the same purpose games of Connect Four begin after up to 24 random moves (`env.opening_plies`).
 Tic-tac-toe, seeds 0, 1, 2: after the 1,000,000 steps (4 to 10 minutes, with other runs beside) no
 reply of the opponent beats the search, nor the policy head alone. With 0.2 in place of 0.4, and a
 smaller `min_value_range`, a few still did after 750k. Connect Four, seed 0, 30 minutes on two
@@ -90,13 +90,12 @@ _SIZES = {
         simulations=16,
         envs=128,
         unroll=3,
-        bootstrap=20,
         batch=64,
         rows=1_024,
         rows_per_update=64,
         total=1_000_000,
-        random_move=0.05,
-        opening_plies=16,
+        random_move=0.1,
+        opening_plies=24,
         learning_rate=3e-3,
     ),
     "hex": _Size(_conv(64, 2, "spatial")),
