@@ -78,7 +78,7 @@ def two_loops(rounds: int, seconds: float) -> dict:
     host, stretches = cartpole.get_config("host"), {}
     for name, variant in loops.items():
         config = cartpole.get_config(variant)
-        config.update(replay=host.replay, targets=host.targets)
+        config.update(replay=host.replay.to_dict(), targets=host.targets.to_dict())
         config.loop.probe_interval_iterations = 0
         stretches[name] = Stretch(config)
     told = {name: [] for name in loops}
