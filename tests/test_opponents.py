@@ -208,7 +208,7 @@ def _run(script, *words, base):
 
 def test_a_match_is_one_line(experiment, workdir, tmp_path):
     """Between two saves of a run. Planted bugs seen: `--step` not used; the interval over games of
-    both colors in one; `--simulations` told and not used, or for the opponent too."""
+    both colors in one; `--simulations` not read, or used for the opponent too."""
     match = _run("evaluate", f"--workdir={workdir}", "--step=3", f"--opponent={workdir}@7",
                  "--episodes=8", "--simulations=40", base=tmp_path)
     assert (match["step"], match["env_steps"], match["updates"]) == (3, 300, 30)
