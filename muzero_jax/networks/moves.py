@@ -24,14 +24,14 @@ def move_planes(
     if encoding == "column":
         played = jax.nn.one_hot(action, width, dtype=dtype)[:, None, :, None]
         return jnp.broadcast_to(played, (*action.shape, height, width, 1))
-    kinds = 1 if encoding == "spatial" else num_actions // points
     if encoding == "spatial":
-        kind, point = jnp.zeros_like(action), action
-    elif encoding == "chess":
+        # Action H·W, the pass, is out of range and leaves its plane empty.
+        return jax.nn.one_hot(action, points, dtype=dtype).reshape(-1, height, width, 1)
+    kinds = num_actions // points
+    if encoding == "chess":
         kind, point = action % kinds, _chess_points(height, width)[action // kinds]
     else:
         kind, point = action // points, _shogi_points(height, width)[action % points]
-    # Action H·W of "spatial", the pass, is out of range and leaves its plane empty.
     at = jax.nn.one_hot(point, points, dtype=dtype)
     planes = at[:, :, None] * jax.nn.one_hot(kind, kinds, dtype=dtype)[:, None, :]
     return planes.reshape(-1, height, width, kinds)
