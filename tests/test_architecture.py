@@ -1,4 +1,4 @@
-"""The house rules of the design: who imports whom, what a loop may read, how long things are."""
+"""The house rules of the design: who imports whom, what a loop may read, what loads code."""
 
 import ast
 from pathlib import Path
@@ -114,16 +114,6 @@ def _is_host(node):
     return ast.unparse(node) in _HOST_NAMES or ast.unparse(node).startswith("fetch(")
 
 
-def _own_lines(function):
-    """How many lines of code a function has, without its docstring and the functions inside it."""
-    body = function.body
-    if isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
-        body = body[1:]
-    inner = [node for node in body if isinstance(node, ast.FunctionDef)]
-    lines = {line for node in body for line in range(node.lineno, node.end_lineno + 1)}
-    return len(lines - {line for n in inner for line in range(n.lineno, n.end_lineno + 1)})
-
-
 def test_each_module_imports_only_lower_levels():
     """Planted bug seen: `frames` importing `acting`."""
     assert {_name(path) for path in _FILES if path.stem != "__init__"} == set(_LEVELS)
@@ -165,14 +155,9 @@ def test_the_check_of_device_reads_sees_each_kind(line):
 
 
 @pytest.mark.parametrize("path", _FILES, ids=_name)
-def test_modules_and_bodies_are_short_and_load_no_code(path):
-    """Planted bugs seen: a body of 61 lines; `import pickle`."""
-    source = path.read_text()
-    assert len(source.splitlines()) <= 300
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef):
-            assert _own_lines(node) <= 60, node.name
+def test_modules_load_no_code(path):
+    """Planted bug seen: `import pickle`."""
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = {alias.name for alias in node.names} | {getattr(node, "module", None)}
             assert not names & {"pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib"}
