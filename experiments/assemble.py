@@ -204,9 +204,11 @@ def _on_device(config, mesh: Mesh) -> Experiment:
             counters=Counters(),
         )
 
+    serve = wrappers.make_host_env(games)  # Here: every evaluation plays by the same programs.
+
     def eval_env(seeds: list[int]) -> HostEnv:
         seed = np.random.SeedSequence(seeds).generate_state(1)[0]
-        return wrappers.as_host_env(games, len(seeds), jax.random.key(seed))
+        return serve(len(seeds), jax.random.key(seed))
 
     def iterate(run: RunState):
         return anakin(

@@ -1,5 +1,6 @@
 """Tiny environments, a search and a learner whose every number can be told by hand."""
 
+import contextlib
 import itertools
 
 import jax
@@ -165,3 +166,19 @@ def take(loop, iterations):
     for run, metrics in itertools.islice(loop, iterations):
         told.append((run.counters, jax.device_get(metrics)))
     return told, run
+
+
+@contextlib.contextmanager
+def compiled(note):
+    """A list of what `note()` was at each program that JAX compiled, or read from its cache."""
+    told = []
+
+    def listen(event, duration, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            told.append(note())
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield told
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)

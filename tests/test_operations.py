@@ -27,6 +27,7 @@ from muzero_jax import checkpoint, metrics
 from muzero_jax.loops import anakin
 import processes
 import saves
+from test_days import evaluations_before_each_program
 import train
 import workdirs
 import writers
@@ -131,6 +132,15 @@ def test_asked_anywhere_a_run_saves_leaves_and_ends_like_one_that_was_not(
     before = (workdir / "metrics.jsonl").read_bytes()
     train.train(_config(), workdir)
     assert (workdir / "metrics.jsonl").read_bytes() == before, "a run that is done stays as it is"
+
+
+def test_nothing_is_compiled_after_the_second_evaluation(tmp_path):
+    """Else a run of days slows down and fills the memory. Planted bug seen: an environment wrapped
+    by itself for each evaluation, two programs each time."""
+    cadences = ("evaluation.interval", "checkpoint.resume_interval", "checkpoint.params_interval")
+    config = _config(**{f"{cadence}_env_steps": 50 for cadence in cadences})
+    told = evaluations_before_each_program(config, tmp_path / "run")
+    assert 0 in told and max(told) < 2, told
 
 
 @pytest.mark.parametrize("asked", [False, True])

@@ -1,5 +1,6 @@
 """What turns one environment into another: its resets, its openings, its batches on the host."""
 
+from collections.abc import Callable
 from typing import Any
 
 import chex
@@ -141,25 +142,43 @@ def random_openings(env: types.Env, opening_plies: int) -> types.Env:
 
 
 def as_host_env(env: types.Env, num_envs: int, key: chex.PRNGKey) -> types.HostEnv:
-    """Serves a JAX environment `[num_envs]` as a checked `HostEnv`, for evaluation or host code."""
-    reset_key, run_key = jax.random.split(key)
+    """Serves a JAX environment `[num_envs]` as a checked `HostEnv`, for evaluation or host code.
+
+    Its programs are its own: who serves one environment again and again takes `make_host_env`.
+    """
+    return make_host_env(env)(num_envs, key)
+
+
+def make_host_env(env: types.Env) -> Callable[[int, chex.PRNGKey], types.HostEnv]:
+    """Serves a JAX environment any number of times, each time with other keys.
+
+    Returns:
+      `(num_envs, key) -> HostEnv`, checked; all of one `num_envs` share two compiled programs.
+    """
     reset_all = jax.jit(jax.vmap(env.reset))
     step_all = jax.jit(
         lambda state, action, key, count: jax.vmap(env.step)(
-            state, action, jax.random.split(jax.random.fold_in(key, count), num_envs)
+            state, action, jax.random.split(jax.random.fold_in(key, count), action.shape[0])
         )
     )
-    memory: dict[str, Any] = {}
 
-    def reset():
-        state, timestep = reset_all(jax.random.split(reset_key, num_envs))
-        memory.update(state=state, count=0)
-        return jax.device_get(timestep)
+    def serve(num_envs: int, key: chex.PRNGKey) -> types.HostEnv:
+        reset_key, run_key = jax.random.split(key)
+        memory: dict[str, Any] = {}
 
-    def step(action):
-        memory["state"], timestep = step_all(memory["state"], action, run_key, memory["count"])
-        memory["count"] += 1
-        return jax.device_get(timestep)
+        def reset():
+            state, timestep = reset_all(jax.random.split(reset_key, num_envs))
+            memory.update(state=state, count=0)
+            return jax.device_get(timestep)
 
-    host_env = types.HostEnv(spec=env.spec, num_envs=num_envs, reset=reset, step=step)
-    return check_host_env(host_env)
+        def step(action):
+            memory["state"], timestep = step_all(
+                memory["state"], action, run_key, memory["count"]
+            )
+            memory["count"] += 1
+            return jax.device_get(timestep)
+
+        host_env = types.HostEnv(spec=env.spec, num_envs=num_envs, reset=reset, step=step)
+        return check_host_env(host_env)
+
+    return serve
