@@ -102,6 +102,17 @@ def search(params, key, history, invalid_actions, explore):
     )
 
 
+def noise_of(updates):
+    """A schedule that moves: the noise scale is the number of attempted updates."""
+    return EXPLORE.replace(noise_scale=np.float32(updates))
+
+
+def search_that_shows_its_noise(params, key, history, invalid_actions, explore):
+    """`search`, whose value is the noise scale that it was given."""
+    output = search(params, key, history, invalid_actions, explore)
+    return output.replace(value=jnp.full_like(output.value, explore.noise_scale))
+
+
 def make_params(w=0.0):
     """The parameters of `search`."""
     return {"w": jnp.float32(w)}

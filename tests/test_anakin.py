@@ -33,13 +33,17 @@ def _fresh(env):
 
 
 def _loop(env, run=None, *, learn=fakes.learn, search=fakes.search, seed=0, **options):
-    options = dict(min_rows=30, rows_per_update=4, steps_per_iteration=_T) | options
+    options = dict(
+        min_rows=30,
+        rows_per_update=4,
+        steps_per_iteration=_T,
+        explore_at=lambda updates: fakes.EXPLORE,
+    ) | options
     return module.anakin(
         _fresh(env) if run is None else run,
         rollout=acting.make_rollout(env, search, num_steps=_T),
         replay=_ring(),
         learn=learn,
-        explore_at=lambda updates: fakes.EXPLORE,
         key=jax.random.key(seed),
         **options,
     )
@@ -117,6 +121,23 @@ def test_told_returns_are_those_of_the_stored_rows(same_step):
                 running = 0.0
     assert sum(m["train/episodes"] for _, m in told) == len(finished) > _E
     assert sum(m["train/return_sum"] for _, m in told) == sum(finished) > 0
+
+
+def test_exploration_is_that_of_the_attempted_updates():
+    """A schedule that moves: each row was searched with the `Explore` of the updates attempted when
+    its iteration began. Planted bugs seen: read from the rows; from the updates that are due after
+    the iteration; from the iterations."""
+    loop = _loop(
+        fakes.make_jax_env(same_step=False),
+        search=fakes.search_that_shows_its_noise,
+        explore_at=fakes.noise_of,
+    )
+    _, run = fakes.take(loop, 6)
+    attempted = np.repeat([max(0, _E * _T * i - 30) // 4 for i in range(6)], _T)
+    assert attempted.max() > 5
+    np.testing.assert_array_equal(
+        run.replay.rows.value[:, : 6 * _T], np.tile(attempted, (_E, 1))
+    )
 
 
 def test_one_trace_of_each_function():

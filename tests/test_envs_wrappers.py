@@ -137,6 +137,31 @@ def test_every_reset_draws_anew():
     assert len(starts) == 11 and len(np.unique(starts)) == 11
 
 
+def test_every_step_and_environment_of_a_host_batch_draws_anew():
+    """Each row shows a number drawn with its key; the same key plays the same again. Planted bugs
+    seen: one key for all steps; one for all environments; one for steps and resets."""
+    plain = _counting_env(100, False)
+
+    def shown(key, state, row):
+        return state, row.replace(observation=jax.random.uniform(key))
+
+    env = plain._replace(
+        reset=lambda key: shown(key, *plain.reset(key)),
+        step=lambda state, action, key: shown(key, *plain.step(state, action, key)),
+    )
+    env = wrappers.auto_reset(env, same_step=True)
+
+    def play(seed):
+        host = wrappers.as_host_env(env, 3, jax.random.key(seed))
+        rows = [host.reset()] + [host.step(np.ones(3, np.int32)) for _ in range(6)]
+        return np.stack([row.observation for row in rows])
+
+    drawn = play(0)
+    assert drawn.shape == (7, 3) and len(np.unique(drawn)) == drawn.size
+    np.testing.assert_array_equal(drawn, play(0))
+    assert not np.isin(play(1), drawn).any()
+
+
 def _path_env():
     """Observes its moves in base 4 (1 to 3); the same move twice in a row ends it, and 2 pays; move
     3 is illegal at odd plies."""

@@ -136,3 +136,24 @@ def test_search_player_uses_no_noise_and_one_program():
         assert [x.score for x in episodes] == [3.0, 3.0]
         np.testing.assert_array_equal(actions, [[w, w], [w + 1, w + 1]])
     assert len(traces) == 1
+
+
+def test_every_step_of_the_search_player_has_its_own_key():
+    """The fake search plays its draw. Planted bugs seen: one key for all steps; the key of the
+    player left out, so that all players draw alike."""
+
+    def search(params, key, history, invalid_actions, explore):
+        drawn = jax.random.randint(key, history.action.shape[:1], 0, 2**30)
+        return SearchOutput(action=drawn, policy=None, value=None, explored=None)
+
+    make_player = evaluate.make_search_player(search, fakes.SPEC, num_envs=3, history_steps=2)
+    timestep = fakes.make_host_env([0, 1, 2], [2, 2, 2]).reset()
+
+    def drawn(seed):
+        player = make_player(fakes.make_params(), jax.random.key(seed))
+        carry = player.init()
+        return [player.step(carry, timestep, count)[1] for count in range(5)]
+
+    assert len(np.unique(drawn(0))) == 15
+    np.testing.assert_array_equal(drawn(0), drawn(0))
+    assert not np.isin(drawn(1), drawn(0)).any()

@@ -147,6 +147,31 @@ def test_policies_and_values_are_read_only_where_they_are_wanted(tmp_path):
         assert not block.made_at_updates.any()
 
 
+def test_every_field_of_a_row_arrives(tmp_path):
+    """Bit by bit, masks and random moves too, but for the count of updates, which is that of the
+    first one. Planted bugs seen: `explored` left out, which makes every random move one that the
+    policy is judged by; `discount`; masks."""
+    rng = np.random.default_rng(0)
+    flags = np.arange(6) == np.array([[0], [5]])
+    rows = rows_of_episode(
+        fakes.SPEC, rng.normal(size=(6, 2)), [0, 1, 2, 1, 0], rng.normal(size=5), terminated=False
+    ).replace(
+        explored=np.array([0, 1, 1, 0, 1, 0], bool),
+        invalid_actions=np.eye(3, dtype=bool)[[1, 2, 0, 2, 1, 0]],
+        policy=rng.random((6, 3)).astype(np.float32),
+        value=rng.normal(size=6).astype(np.float32),
+        made_at_updates=np.full(6, 9, np.int32),
+    )
+    assert (rows.first == flags[0]).all() and (rows.last == flags[1]).all()
+    dataset.write_dataset(tmp_path, fakes.SPEC, [rows])
+    dealt = deal(dataset.open_dataset(tmp_path), num_lanes=1)
+    row = ROW.replace(invalid_actions=jax.ShapeDtypeStruct((3,), bool))
+    block = next(lanes.read_blocks(dealt, row, 0, own=range(1), searched=True))
+    arrived = jax.tree.map(lambda x: x[0, :6], block)
+    expected = rows.replace(made_at_updates=np.zeros(6, np.int32))
+    fakes.assert_trees_equal(arrived, jax.tree.map(np.asarray, expected))
+
+
 def test_dealing_verifies_every_file(streamed):
     """Planted bug seen: only the first file read."""
     _, dealt = streamed

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+import fakes
 from muzero_jax import codecs as codecs_lib
 from muzero_jax import learner, losses, types
 from muzero_jax import replay as replay_lib
@@ -76,6 +77,22 @@ def test_importance_weights_are_applied_exactly_once(exponent):
     np.testing.assert_allclose(output.metrics["loss"], np.mean(weights * (2.0 * x)), rtol=1e-6)
     np.testing.assert_array_equal(output.priority, x)  # Not weighted.
     assert output.applied and after.step == 1
+
+
+@pytest.mark.parametrize("name", ["priority", "aux of the loss"])
+def test_metrics_are_means_over_the_batch(name):
+    """Of what the loss hands out for each example, unweighted.
+
+    Planted: maxima in place of means; sums.
+    """
+
+    def loss(params, key, sample, targets):
+        return linear_loss(params, key, sample, targets)[0], {
+            "priority": sample.rows, "aux of the loss": 2.0 * sample.rows}
+
+    update, train = make_toy(plain_sgd(), loss, exponent=1.0)
+    _, output = update(train, KEY, sample_of([1.0, -2.0, 7.0], [0.5, 0.25, 0.125]))
+    np.testing.assert_allclose(output.metrics[name], 2.0 if name == "priority" else 4.0)
 
 
 def root_loss(params, key, sample, targets):
@@ -288,6 +305,29 @@ def test_keys_differ_by_purpose_and_by_count_beyond_2_to_the_32():
     assert len(set(keys)) == 3 * len(counts)
     again = learner.fold_count(KEY, 1, learner.split_count(5))
     assert tuple(np.asarray(jax.random.key_data(again)).tolist()) == keys[len(counts) + 2]
+
+
+@pytest.mark.parametrize("count", [0, 5, 2**32 - 3])
+def test_every_update_of_a_program_has_the_key_of_its_number(count):
+    """Seven updates at once are seven one by one, whatever their numbers, and no two are alike.
+
+    Planted: one key for all updates of a program; the high half of the number kept as it began.
+    """
+
+    def learn(train, replay_state, key):
+        number = train.step
+        keys = train.params.at[number].set(jax.random.uniform(key))
+        return train.replace(params=keys, step=number + 1), replay_state, {}
+
+    updates = jax.jit(fakes.on_one_device(learner.make_updates(learn, KEY)))
+    start = types.TrainState(params=jnp.zeros(7), target_params=None, opt_state=None,
+                             step=jnp.int32(0), skipped_in_a_row=jnp.int32(0))
+    at_once, *_ = updates(start, 0, learner.split_count(count), np.int32(7))
+    one_by_one = start
+    for number in range(count, count + 7):
+        one_by_one, *_ = updates(one_by_one, 0, learner.split_count(number), np.int32(1))
+    assert_same(at_once.params, one_by_one.params)
+    assert len(np.unique(at_once.params)) == 7
 
 
 # A chain of states 0 to 4. Move 1 goes right, and from 4 to the end, state 5, with reward 1; move

@@ -206,6 +206,37 @@ def test_openings_are_those_of_the_key():
     assert (told[-2] != shown[0][0]).any()
 
 
+def test_every_ply_has_its_own_keys():
+    """Of the players, of random openings, and of each game's environment; another key has others.
+    Planted bugs seen: one key for all plies; one for all games."""
+    told = []
+
+    def tell(key):
+        jax.debug.callback(lambda x: told.append(tuple(x.tolist())), jax.random.key_data(key))
+
+    def choose(carry, key, env_state, timestep):
+        tell(key)
+        return jnp.zeros(4, jnp.int32)
+
+    def step(state, action, key):
+        tell(key)
+        return ROW_GAME.step(state, action, key)
+
+    player = matches.without_memory(choose)
+    play = matches.make_match(
+        ROW_GAME._replace(step=step), player, player, num_games=4, max_plies=6, opening_plies=1
+    )
+    seen = []
+    for seed in (0, 1):
+        told.clear()
+        play(jax.random.key(seed), (), ())
+        jax.effects_barrier()
+        # At each ply four games step; at the first one an opening move is drawn in place of chosen.
+        assert len(told) == len(set(told)) >= 4 + 3 * 5
+        seen.append(set(told))
+    assert not seen[0] & seen[1]
+
+
 def _timestep(observation, invalid_actions):
     flags = jnp.ones(len(observation), bool)
     zeros = jnp.zeros(len(observation))

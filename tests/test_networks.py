@@ -245,6 +245,49 @@ def test_the_dynamics_reads_the_action(kind):
         assert len(np.unique(np.asarray(leaf).reshape(ACTIONS, -1), axis=0)) == ACTIONS
 
 
+@KINDS
+def test_a_dynamics_step_is_a_change_of_the_embedding(kind):
+    """With parameters of 0 nothing changes: the embedding goes around all layers of the dynamics.
+
+    Planted: the skip around the MLP's trunk left out; the one around the convolution that the
+    action enters by; those of the residual blocks.
+    """
+    network, params = built(kind)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    rng = np.random.default_rng(0)
+    embedding = blocks.scale_embedding(jnp.float32(rng.normal(size=(BATCH, *EMBEDDINGS[kind]))))
+    action = jnp.arange(BATCH, dtype=jnp.int32) % ACTIONS
+    after = network.recurrent_inference(zeros, embedding, action).embedding
+    np.testing.assert_allclose(after, embedding, atol=1e-4)
+    assert np.std(embedding) > 0.1
+
+
+def test_the_representation_of_the_mlp_equals_numpy():
+    """Frames, valid, actions and squashed rewards, where they are valid; Dense, norm and ReLU.
+
+    Planted: raw rewards; rewards or actions read where `valid` is False; no ReLU.
+    """
+    network, params = built("mlp", history_rewards=True)
+    history = history_of("mlp")
+    history = history.replace(
+        reward=20 * history.reward, valid=history.valid.at[:2, 0].set(False))
+    got = network.initial_inference(params, history).embedding
+    tree = jax.tree.map(lambda x: np.asarray(x, np.float64), params["representation"]["params"])
+    frames, action, reward, valid = (np.asarray(history[name], np.float64) for name in (
+        "observation", "action", "reward", "valid"))
+    squashed = np.sign(reward) * (np.sqrt(np.abs(reward) + 1) - 1) + 1e-3 * reward
+    for example in range(BATCH):
+        actions = np.eye(ACTIONS)[action[example].astype(int)] * valid[example, :, None]
+        x = np.concatenate([frames[example].ravel(), valid[example], actions.ravel(),
+                            squashed[example] * valid[example]])
+        x = x @ tree["_Trunk_0"]["Dense_0"]["kernel"]
+        norm = tree["_Trunk_0"]["LayerNorm_0"]
+        x = (x - x.mean()) / np.sqrt(x.var() + 1e-6) * norm["scale"] + norm["bias"]
+        x = np.maximum(x, 0) @ tree["Dense_0"]["kernel"] + tree["Dense_0"]["bias"]
+        want = (x - x.min()) / (x.max() - x.min() + 1e-5)
+        np.testing.assert_allclose(got[example], want, atol=2e-5)
+
+
 @pytest.mark.parametrize("kind", ["mlp", "gru"])
 def test_one_frame_of_twice_the_size_is_another(kind):
     """Planted, and found in a network that stalled on CartPole: nothing but the observation goes

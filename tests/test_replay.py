@@ -459,6 +459,23 @@ def test_images_are_stored_flat_and_come_back():
         np.testing.assert_array_equal(seen[there], images[env, frames[there]])
 
 
+@pytest.mark.parametrize("steps", [3, 12, 19], ids=["half full", "full", "wrapped"])
+def test_newest_updates_are_those_of_the_newest_row(steps):
+    """One row at a time of two environments, the second 100 updates behind; row t was made at 7t.
+    Planted bugs seen: of the oldest row; of the row before the newest; of the environment that is
+    behind (the least of the two)."""
+    sizes = Sizes(history=1, unroll=1, bootstrap=1, ring=12, chunks=(1,))
+    ring = make_ring(sizes, num_envs=2)
+    add, sample = jax.jit(ring.add), jax.jit(ring.sample, static_argnums=2)
+    state = ring.init()
+    for step in range(steps):
+        made = np.array([[7 * step], [7 * step - 100]], np.int32)
+        rows = [[Row(env, step, 0.0, 1.0, step == 0, False, 0.0)] for env in range(2)]
+        state = add(state, 0, transition_of(rows).replace(made_at_updates=made))
+        newest = sample(state, jax.random.key(0), 2).newest_updates
+        assert newest == 7 * step and newest.dtype == jnp.int32
+
+
 def test_nothing_is_drawable_at_first():
     """An empty ring draws row 0 with probability 0, which callers can see.
 

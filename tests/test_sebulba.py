@@ -42,13 +42,17 @@ def _fresh(ring):
 
 def _loop(*, envs=None, search=fakes.search, learn=fakes.learn, seed=0, **options):
     ring = fakes.make_replay(_E, 64)
-    options = dict(min_rows=20, rows_per_update=4, steps_per_iteration=_STEPS) | options
+    options = dict(
+        min_rows=20,
+        rows_per_update=4,
+        steps_per_iteration=_STEPS,
+        explore_at=lambda updates: fakes.EXPLORE,
+    ) | options
     return module.sebulba(
         _fresh(ring),
         envs=_groups() if envs is None else envs,
         act_and_add=acting.make_act_and_add(search, ring),
         learn=learn,
-        explore_at=lambda updates: fakes.EXPLORE,
         key=jax.random.key(seed),
         **options,
     )
@@ -125,6 +129,22 @@ def test_counters_rows_and_parameters_that_each_search_saw():
     assert run.counters.rows == _E * rows and run.counters.env_steps == _E * rows - firsts
     # 4 rows at once: 4 resets at first; then row 3 of environment 0 (2 steps), 2 of environment 3.
     assert told[0][0].env_steps == 16 - 4 - 2
+
+
+def test_exploration_is_that_of_the_attempted_updates():
+    """A schedule that moves: act number k is searched with the `Explore` of the updates attempted
+    until then, floor((2k - 20)/4). Planted bugs seen: read from the rows; from the next update;
+    from the iterations."""
+    loop = _loop(search=fakes.search_that_shows_its_noise, explore_at=fakes.noise_of)
+    _, run = fakes.take(loop, 8)
+    rows = 1 + 8 * _STEPS
+    for g in range(_GROUPS):
+        attempted = np.maximum(0, 2 * (np.arange(rows) * _GROUPS + g) - 20) // 4
+        assert attempted.max() > 10
+        for e in range(_SIZE):
+            np.testing.assert_array_equal(
+                run.replay.rows.value[g * _SIZE + e, :rows], attempted
+            )
 
 
 def test_returns_of_training_episodes():
