@@ -33,7 +33,8 @@ def make_true_model_search(
     """AlphaZero's setting (Silver et al. 2018): Gumbel search over the rules, not a learned model.
 
     Each new position is one `env.step` and one `network.initial_inference`; rewards, ends and
-    legal actions inside the tree are the environment's, rewards unclipped.
+    legal actions inside the tree are the environment's, rewards unclipped. A truncated row keeps
+    the network's value: whatever is done there, the tree stays at it, for nothing.
 
     Args:
       env: the environment that is played.
@@ -64,17 +65,22 @@ def make_true_model_search(
         min_value_range=min_value_range,
     )
 
-    def expand(params, key, action, env_state):
-        env_state, row = _step(env, key, env_state, action)
+    def expand(params, key, action, node):
+        env_state, row = _step(env, key, node.env_state, action)
         history = history_push(history_init(row.observation, 1), row, action)
         leaf = root_of(network, codecs, params, history)
-        # What follows an end is the next game: the discount 0 keeps it out of every value.
+        # Episodes that can be truncated reset in the next step (see docs/conventions.md), so that
+        # a step into a `first` row was none: it left a `last` row. If that one was truncated, it
+        # is worth what the network says, to the same mover; if it has terminated, the discount 0
+        # before it keeps it out of every value, and so it does with what follows other ends.
+        stays = row.first & env.spec.truncates
+        value = jnp.where(stays, node.value, leaf.value)
         return mctx.RecurrentFnOutput(
-            reward=row.reward,
-            discount=discount * row.discount,
+            reward=jnp.where(stays, 0.0, row.reward),
+            discount=jnp.where(stays, 1.0, discount * row.discount),
             prior_logits=jnp.where(_legal(row, num_actions), leaf.prior_logits, MIN_LOGIT),
-            value=leaf.value,
-        ), env_state
+            value=value,
+        ), _Position(_select(stays, node.env_state, env_state), value)
 
     def bind(env_state) -> SearchFn:
         def search(params, key, history, invalid_actions, explore: Explore) -> SearchOutput:
@@ -83,7 +89,8 @@ def make_true_model_search(
                     "network.history_steps must be 1 where the true rules are searched"
                     f" (got {history.valid.shape[1]})"
                 )
-            root = root_of(network, codecs, params, history).replace(embedding=env_state)
+            root = root_of(network, codecs, params, history)
+            root = root.replace(embedding=_Position(env_state, root.value))
             return plan(params, key, root, expand, invalid_actions, explore)
 
         return search
@@ -157,6 +164,13 @@ def make_uct_search(
     return search
 
 
+class _Position(NamedTuple):
+    """What a node of the network's tree holds: the environment's state, and its value `[B]`."""
+
+    env_state: Any
+    value: Array
+
+
 class _Node(NamedTuple):
     """What a node of the tree holds: the environment's state, and whether the game is over."""
 
@@ -167,6 +181,15 @@ class _Node(NamedTuple):
 def _step(env: Env, key, env_state, action):
     """One step of every environment `[B]`."""
     return jax.vmap(env.step)(env_state, action, jax.random.split(key, action.shape[0]))
+
+
+def _select(condition: Array, chosen, other):
+    """For each row the one tree `[B, ...]` where `condition` `[B]`, else the other."""
+
+    def of_row(condition, chosen, other):
+        return jax.tree.map(lambda a, b: jnp.where(condition, a, b), chosen, other)
+
+    return jax.vmap(of_row)(condition, chosen, other)
 
 
 def _legal(timestep: TimeStep, num_actions: int) -> Array:

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from muzero_jax import types
+from muzero_jax import acting, types
+from muzero_jax.envs.cartpole import make_cartpole
 from muzero_jax.envs.pgx import make_pgx
 from muzero_jax.envs.wrappers import auto_reset
 from muzero_jax.frames import history_init
@@ -338,3 +339,106 @@ def test_what_the_tree_cannot_keep_is_refused():
     with pytest.raises(ValueError, match="^num_actions 9 and turn_sign 1 must be those of the env"):
         make_true_model_search(env, make_exact_network(), CODECS, num_actions=9, turn_sign=1,
                                discount=1.0, num_simulations=2)
+
+
+# Episodes that are cut. The chain has one action: 0 -> 1 -> 2, rewards 1 and 2, row 2 is `last`.
+
+
+def make_chain(sign, terminates=False):
+    """Shows its state; truncated at 2, or over there."""
+    spec = types.EnvSpec(observation_shape=(), observation_dtype="int32", num_actions=1,
+                         turn_sign=sign, truncates=True, max_steps=2)
+
+    def timestep(state, first):
+        last = state == 2
+        over = first | (last & terminates)
+        return types.TimeStep(observation=state, reward=state.astype(jnp.float32), first=first,
+                              discount=jnp.where(over, 0.0, float(sign)), last=last,
+                              invalid_actions=None)
+
+    def reset(key):
+        del key
+        return jnp.int32(0), timestep(jnp.int32(0), jnp.bool_(True))
+
+    def step(state, action, key):
+        del action, key
+        return state + 1, timestep(state + 1, jnp.bool_(False))
+
+    return auto_reset(types.Env(spec, reset, step), same_step=False)
+
+
+def make_network(value_of, num_actions):
+    """Values `value_of(params, observation [B, ...]) -> [B]`, and no prior."""
+
+    def look(params, history):
+        value = value_of(params, history.observation[:, -1])
+        return types.Prediction(embedding=None, reward_logits=value[:, None],
+                                value_logits=value[:, None],
+                                policy_logits=jnp.zeros((*value.shape, num_actions)))
+
+    return types.Network(lambda key: None, look, None)
+
+
+def value_in_chain(steps, num_simulations, sign, **options):
+    """The search's value after so many steps of the chain, where the network says 9, 3, 7."""
+    env = make_chain(sign, **options)
+    state, row = jax.vmap(env.reset)(jax.random.split(jax.random.key(0), 2))
+    for _ in range(steps):
+        keys = jax.random.split(jax.random.key(1), 2)
+        state, row = jax.vmap(env.step)(state, jnp.zeros(2, jnp.int32), keys)
+    network = make_network(lambda values, state: values[state], num_actions=1)
+    bind = make_true_model_search(env, network, CODECS, num_actions=1, turn_sign=sign,
+                                  discount=0.5, num_simulations=num_simulations)
+    values = jnp.array([9.0, 3.0, 7.0] + [FORTUNE] * 6)
+    output = jax.jit(lambda state, history: bind(state)(
+        values, jax.random.key(2), history, None, explore()))(state, history_of(row.observation))
+    assert output.value[0] == output.value[1]
+    return float(output.value[0])
+
+
+# By hand, γ = 0.5. From row 2: its value, 7. From row 1: 2 ± 0.5 · 7, however often it is walked.
+# From row 0, three simulations: the first ends at row 1, which says 3; the others go on to row 2
+# and stay there, so that row 1 counts 2 ± 3.5; then 1 ± 0.5 · (mean of the three).
+@pytest.mark.parametrize("sign, at_two, at_one, at_zero", [
+    (1, 7.0, 5.5, 1 + 0.5 * (3 + 5.5 + 5.5) / 3),
+    (-1, 7.0, -1.5, 1 - 0.5 * (3 - 1.5 - 1.5) / 3),
+])
+def test_a_truncated_row_is_worth_what_the_network_says(sign, at_two, at_one, at_zero):
+    """In the tree and as its root, for one player and for two, on a tree worked out by hand.
+
+    Planted bugs seen: the reset that follows makes an end of it (as it was); γ, or the sign, at
+    each step that stays; the next episode's value; the next episode is walked on.
+    """
+    for simulations in (1, 3, 4):
+        assert value_in_chain(2, simulations, sign) == pytest.approx(at_two)
+        assert value_in_chain(1, simulations, sign) == pytest.approx(at_one)
+    assert value_in_chain(0, 3, sign) == pytest.approx(at_zero)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_terminated_row_is_worth_nothing_where_others_are_truncated(sign):
+    """Only its reward counts, also where the walk goes on below it. Planted bug seen: every
+    `last` row is worth what the network says."""
+    for simulations in (1, 3, 4):
+        assert value_in_chain(1, simulations, sign, terminates=True) == pytest.approx(2.0)
+
+
+def test_cut_cartpole_is_worth_its_rest():
+    """A network that says 50 everywhere: 50 at the `last` row, 1 + 0.99 · 50 before it, and so on
+    for the rows before, from which every walk but the first steps meets it. Seen before: 0, and
+    returns of 3.9 where 52 is right."""
+    env = make_cartpole(max_steps=6)
+    network = make_network(lambda value, x: jnp.full(x.shape[:1], value), num_actions=2)
+    bind = make_true_model_search(env, network, CODECS, num_actions=2, turn_sign=1,
+                                  discount=0.99, num_simulations=32)
+    rollout = acting.make_rollout(env, bind, num_steps=14, bind_env_state=True)
+    state, row = jax.vmap(env.reset)(jax.random.split(jax.random.key(0), 3))
+    _, rows = jax.jit(rollout)(50.0, jax.random.key(1), state, row,
+                               acting.init_carry(env.spec, 3, 1), explore(), 0)
+    assert np.flatnonzero(rows.last[0]).tolist() == [6, 13] and (rows.discount[:, 6] == 1).all()
+    np.testing.assert_allclose(rows.value[:, [6, 13]], 50.0, rtol=1e-6)
+    np.testing.assert_allclose(rows.value[:, [5, 12]], 1 + 0.99 * 50.0, rtol=1e-6)
+    # With the value of the `last` row, 50, the return from three rows before.
+    z = 1 + 0.99 + 0.99**2 + 0.99**3 * 50.0
+    assert z == pytest.approx(51.485, abs=1e-3)
+    assert (np.abs(rows.value[:, 3] - z) < 1.0).all()
