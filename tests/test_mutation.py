@@ -72,3 +72,25 @@ def test_only_a_test_that_ran_and_failed_kills(code, output, judged):
     """Planted bugs seen: any exit code but 0 kills; no tests survive."""
     found = mutation.judge(code, output)
     assert found == judged if judged else found[0] == "error"
+
+
+def test_only_outcomes_that_still_hold_are_kept(tmp_path, monkeypatch):
+    """Planted bugs seen: outcomes of another commit kept; of a tree that differs from its commit;
+    of a plant that has changed since; an error taken for an outcome."""
+    monkeypatch.setattr(mutation, "RESULT", tmp_path / "mutation.json")
+    plants = [_plant(tmp_path, name=name) for name in ("dead", "alive", "fault", "changed", "new")]
+    origin = {"commit": "abc", "uncommitted_changes": False}
+    assert mutation.kept_outcomes(plants, origin) == {}
+    ends = {"dead": "killed", "alive": "survived", "fault": "error", "changed": "killed"}
+    outcomes = {
+        plant["name"]: plant | {"outcome": ends[plant["name"]], "by": None, "seconds": 1.0}
+        for plant in plants[:4]
+    }
+    outcomes["changed"] |= {"replace": "a = 3"}
+    mutation.write(origin, plants, outcomes)
+    kept = mutation.kept_outcomes(plants, origin)
+    assert kept == {name: outcomes[name] for name in ("dead", "alive")}
+    assert mutation.kept_outcomes(plants, origin | {"commit": "def"}) == {}
+    assert mutation.kept_outcomes(plants, origin | {"uncommitted_changes": True}) == {}
+    mutation.write(origin | {"uncommitted_changes": True}, plants, outcomes)
+    assert mutation.kept_outcomes(plants, origin) == {}
