@@ -297,38 +297,6 @@ def test_nothing_illegal_and_no_next_game_is_in_the_tree():
     assert share >= 0.98 and missed == 0, (share, missed)
 
 
-def look_up(params, history):
-    """`params[state]` is the value of a state; no prior."""
-    value = jnp.asarray(params)[history.observation[:, -1]]
-    return types.Prediction(embedding=value, reward_logits=value[:, None],
-                            value_logits=value[:, None],
-                            policy_logits=jnp.zeros((value.shape[0], 2)))
-
-
-@pytest.mark.parametrize("sign, value", [(1, 1 + 0.5 * 8.5), (-1, 1 - 0.5 * 1.5)])
-def test_values_are_discounted_as_a_tree_by_hand(sign, value):
-    """One legal move at each state, γ 1/2: reward 1 to a state of value 8, from there reward 2 to
-    one of value 14, so that the first state's second visit brings 2 + 7 = 9, or 2 - 7 = -5 with two
-    players. After two simulations its value is the mean: 8.5, or 1.5.
-
-    Planted: γ left out; γ in place of γ and the sign.
-    """
-    game = uct_tree.Game([{0: (1.0, 1)}, {0: (2.0, 2)}, {0: (0.0, None)}], sign)
-    env = make_table_env(game, 2)
-    bind = make_true_model_search(env, types.Network(lambda key: None, look_up, None), CODECS,
-                                  num_actions=2, turn_sign=sign, discount=0.5, num_simulations=2)
-    state, timestep = jax.vmap(env.reset)(jax.random.split(jax.random.key(0), 1))
-    values = np.array([0.0, 8.0, 14.0, 0.0], np.float32)
-
-    @jax.jit
-    def search(params, timestep):
-        history = history_of(timestep.observation)
-        return bind(state)(params, jax.random.key(1), history, timestep.invalid_actions, explore())
-
-    output = search(values, timestep)
-    np.testing.assert_allclose(output.value, [value], rtol=1e-6)
-
-
 def test_what_the_tree_cannot_keep_is_refused():
     """Planted bugs seen: neither is looked at."""
     env = make_pgx("tic_tac_toe")
@@ -407,7 +375,7 @@ def test_a_truncated_row_is_worth_what_the_network_says(sign, at_two, at_one, at
     """In the tree and as its root, for one player and for two, on a tree worked out by hand.
 
     Planted bugs seen: the reset that follows makes an end of it (as it was); γ, or the sign, at
-    each step that stays; the next episode's value; the next episode is walked on.
+    each step that stays; no γ at any step; the next episode's value; the next episode is walked on.
     """
     for simulations in (1, 3, 4):
         assert value_in_chain(2, simulations, sign) == pytest.approx(at_two)
