@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from muzero_jax.frames import history_init, history_push
+from muzero_jax.frames import check_action, history_init, history_push
 from muzero_jax.types import (
     Array,
     Env,
@@ -57,9 +57,13 @@ def act(
 
     Rows that are `last` are searched too: their value bootstraps a truncation; the action then
     means nothing.
+
+    Raises:
+      ValueError: for a search whose actions are not one integer for each environment.
     """
     history = history_push(carry.history, timestep, carry.action)
     output = search(params, key, history, timestep.invalid_actions, explore)
+    check_action(output.action, timestep.first.shape)
     return ActingCarry(history=history, action=output.action), output
 
 

@@ -18,7 +18,11 @@ def history_from_window(observations: Array, rows: Transition, row: Array, lengt
 
     Returns:
       `History` `[S]`, equal to what acting saw at that row.
+
+    Raises:
+      ValueError: for actions that are not one integer a row.
     """
+    check_action(rows.action, rows.reward.shape)
     start = row - length + 1  # The oldest row in sight; rows before an episode's first are hidden.
 
     def take(x: Array, begin: Array) -> Array:
@@ -51,7 +55,12 @@ def history_init(observation: Array, length: int) -> History:
 
 
 def history_push(history: History, timestep: TimeStep, action: Array) -> History:
-    """Appends one time step `[E]` and the action `[E]` that led to it; `first` rows start anew."""
+    """Appends one time step `[E]` and the action `[E]` that led to it; `first` rows start anew.
+
+    Raises:
+      ValueError: for actions that are not one integer for each.
+    """
+    check_action(action, timestep.first.shape)
     chex.assert_equal_shape_prefix([history.action, timestep.observation], 1)
     first = timestep.first
     frame = timestep.observation[:, None]
@@ -67,6 +76,19 @@ def history_push(history: History, timestep: TimeStep, action: Array) -> History
         reward=jnp.where(first[:, None], 0.0, push(history.reward, timestep.reward)),
         valid=push(jnp.where(first[:, None], False, history.valid), jnp.ones_like(first)),
     )
+
+
+def check_action(action: Array, shape: tuple[int, ...]) -> None:
+    """Refuses actions other than one integer for each row: broadcast, vectors would pass unseen.
+
+    Raises:
+      ValueError: where `action` is not of this shape and of an integer dtype.
+    """
+    if action.shape != shape or not jnp.issubdtype(action.dtype, jnp.integer):
+        raise ValueError(
+            f"an action must be one integer for each row, {shape} (got {action.dtype}"
+            f"{action.shape}); there are no vector or continuous actions yet"
+        )
 
 
 def random_shift(key: chex.PRNGKey, observations: Array, max_shift: int) -> Array:

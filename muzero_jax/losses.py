@@ -124,7 +124,9 @@ def root_history(sample: Sample, history_steps: int) -> History:
 
 
 def scale_gradient(x: Array, scale: float) -> Array:
-    """`x` itself, with its gradient multiplied by `scale`."""
+    """`x` itself, with its gradient multiplied by `scale`; integers and flags have none."""
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+        return x
     return x * scale + jax.lax.stop_gradient(x) * (1.0 - scale)
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from muzero_jax.acting import NO_EXPLORATION
-from muzero_jax.frames import history_init, history_push
+from muzero_jax.frames import check_action, history_init, history_push
 from muzero_jax.search import legal_actions
 from muzero_jax.types import Array, Env, EnvSpec, History, Network, Params, SearchFn, TimeStep
 
@@ -141,7 +141,8 @@ def make_match(
 
     Returns:
       `play(key, first_params, second_params, stop)` -> scores `[num_games]` float32 from the view
-      of `first`, or None where `stop()` was true before a ply; it may be left out.
+      of `first`, or None where `stop()` was true before a ply; it may be left out. It raises
+      `ValueError` where a player moves twice in a row.
 
     Raises:
       ValueError: for an environment without two alternating players.
@@ -159,16 +160,19 @@ def make_match(
 
     @jax.jit
     def step(key, env_state, action, score, over, ply):
+        check_action(action, (num_games,))
         keys = jax.random.split(key, num_games)
         env_state, timestep = jax.vmap(env.step)(env_state, action, keys)
         score += jnp.where(over, 0.0, _gain(timestep, ply))
-        return env_state, timestep, score, over | (timestep.discount == 0) | timestep.last
+        again = jnp.any(~over & (timestep.discount > 0))
+        return env_state, timestep, score, over | (timestep.discount == 0) | timestep.last, again
 
     def play(key, first_params, second_params, stop=lambda: False):
         begin_key, ply_key = jax.random.split(key)
         env_state, timestep, score, over = begin(begin_key)
         action = jnp.zeros(num_games, jnp.int32)
         carries = [x.init(p, num_games) for x, p in zip(players, (first_params, second_params))]
+        twice = []  # Of each ply, whether somebody has the turn again; read at the end.
         for ply in range(max_plies):
             if over.all():
                 break
@@ -181,9 +185,12 @@ def make_match(
                 action = open_at_random((), choose_key, env_state, timestep)
             else:
                 action = choose[mover](carries[mover], choose_key, env_state, timestep)
-            env_state, timestep, score, over = step(
+            env_state, timestep, score, over, again = step(
                 step_key, env_state, action, score, over, np.int32(ply)
             )
+            twice.append(again)
+        for ply, again in enumerate(jax.device_get(twice)):
+            _check_turns(ply, again)
         return jax.device_get(score)
 
     return play
@@ -205,7 +212,8 @@ def make_count_lines(
 
     Returns:
       `count(key, params)` -> `Outcomes` where it moves first, and where it moves second, of one
-      start; it raises `ValueError` where there are more than `max_lines`.
+      start; it raises `ValueError` where there are more than `max_lines`, or a player moves twice
+      in a row.
 
     Raises:
       ValueError: for an environment without two alternating players.
@@ -240,6 +248,7 @@ def make_count_lines(
             state = step(state, action, step_key, np.int32(ply))
         env_state, timestep, carry, score = state
         seen, score = jax.tree.map(lambda x: x[:count], jax.device_get((timestep, score)))
+        _check_turns(plies - 1, (seen.discount > 0).any())
         ended = ((seen.discount == 0) | seen.last) & (plies > 0)
         moves = np.ones((count, env.spec.num_actions), bool)
         if plies % 2 == side:
@@ -274,3 +283,12 @@ def _gain(timestep: TimeStep, ply: Array) -> Array:
 def _check_two_players(env: Env) -> None:
     if env.spec.turn_sign != -1:
         raise ValueError("a match needs an environment of two players (turn_sign -1)")
+
+
+def _check_turns(ply: int, again) -> None:
+    """Refuses games in which whoever made a ply has the turn again, a discount above 0."""
+    if again:
+        raise ValueError(
+            "a match needs players who alternate strictly, with discounts of -1 or 0 (got one"
+            f" above 0 after ply {ply}: the same player moves again)"
+        )

@@ -10,6 +10,7 @@ from typing import Any
 import chex
 import jax
 from jax.experimental import multihost_utils
+import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
@@ -46,7 +47,15 @@ def shard_key(key: chex.PRNGKey) -> chex.PRNGKey:
 
 
 def place(run: RunState, mesh: Mesh) -> RunState:
-    """A run's arrays where they lie on the mesh; shapes (`jax.ShapeDtypeStruct`) get shardings."""
+    """A run's arrays where they lie on the mesh, each with a buffer of its own, because loops
+    donate them; shapes (`jax.ShapeDtypeStruct`) get shardings."""
+    taken: set[int] = set()  # Buffers that have an owner.
+
+    def own(leaf):
+        if _buffers(leaf) & taken:
+            leaf = jnp.copy(leaf)
+        taken.update(_buffers(leaf))
+        return leaf
 
     def put(spec, tree):
         sharding = NamedSharding(mesh, spec)
@@ -54,10 +63,17 @@ def place(run: RunState, mesh: Mesh) -> RunState:
         if leaves and isinstance(leaves[0], jax.ShapeDtypeStruct):
             shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding) for x in leaves]
             return jax.tree.unflatten(treedef, shapes)
-        return jax.device_put(tree, sharding)
+        return jax.tree.map(own, jax.device_put(tree, sharding))
 
     split = put(SPLIT, run.replace(train=None, counters=None))
     return split.replace(train=put(WHOLE, run.train), counters=run.counters)
+
+
+def _buffers(array: Array) -> set[int]:
+    """Where this process's parts of an array lie."""
+    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+        array = jax.random.key_data(array)
+    return {shard.data.unsafe_buffer_pointer() for shard in array.addressable_shards}
 
 
 def put_rows(mesh: Mesh, tree: Any) -> Any:

@@ -11,7 +11,7 @@ import fakes
 from muzero_jax import acting
 from muzero_jax.learner import split_count
 from muzero_jax.loops import anakin as module
-from muzero_jax.types import Counters, RunState, Transition
+from muzero_jax.types import Counters, Env, RunState, TimeStep, Transition
 
 _E, _T = 4, 3
 
@@ -208,3 +208,28 @@ def test_what_does_not_divide_is_refused():
     """Planted bug seen: `check_ratio` not called."""
     with pytest.raises(ValueError, match="rows_per_update"):
         next(_loop(fakes.make_jax_env(same_step=False), rows_per_update=5))
+
+
+def test_arrays_that_share_a_buffer_are_donated_once():
+    """An environment that shows its state itself: an eager `vmap(reset)` returns one buffer in two
+    places, as games of pgx do. Seen before: `Attempt to donate the same buffer twice`."""
+
+    def timestep(state, reward, first):
+        return TimeStep(observation=state, reward=reward, discount=1.0 - first, first=first > 0,
+                        last=jnp.zeros((), bool), invalid_actions=None)
+
+    def reset(key):
+        state = jax.random.uniform(key, (2,))
+        return state, timestep(state, jnp.float32(0), jnp.float32(1))
+
+    def step(state, action, key):
+        return state + 1, timestep(state + 1, jnp.float32(1), jnp.float32(0))
+
+    env = Env(fakes.SPEC, reset, step)
+    run = _fresh(env)
+    assert run.env.unsafe_buffer_pointer() == run.timestep.observation.unsafe_buffer_pointer()
+    begun = np.asarray(run.timestep.observation)
+    told, run = fakes.take(_loop(env, run), 2)
+    assert [counters.iteration for counters, _ in told] == [1, 2]
+    np.testing.assert_allclose(run.env, begun + 2 * _T, rtol=1e-6)
+    np.testing.assert_array_equal(run.timestep.observation, run.env)

@@ -213,3 +213,23 @@ def test_random_shift_refuses_what_it_cannot_shift(shape, max_shift):
     """Planted: the check left out (vectors then fail to unpack, in the middle of a trace)."""
     with pytest.raises(ValueError, match=r"images \(H, W, C\) and max_shift >= 0"):
         frames.random_shift(jax.random.key(0), jnp.zeros(shape), max_shift)
+
+
+@pytest.mark.parametrize("action", [jnp.zeros((3, 3), jnp.int32), jnp.zeros((3, 1), jnp.int32),
+                                    jnp.zeros(3)], ids=["S = E", "one long", "continuous"])
+def test_only_one_integer_for_each_is_an_action(action):
+    """A vector as long as the history or the batch, or a history of one row: broadcasting took it
+    for the actions of other rows without a word. Planted bugs seen: no check (as it was), in either
+    function; the rank alone looked at; the dtype alone."""
+    line = r"^an action must be one integer for each row, \(.*\) \(got (int|float)32\(.*\)\); there"
+    flags, numbers = jnp.zeros(3, bool), jnp.zeros(3)
+    timestep = TimeStep(observation=numbers, reward=numbers, discount=numbers, first=flags,
+                        last=flags, invalid_actions=None)
+    for steps in (1, 3):
+        with pytest.raises(ValueError, match=line):
+            frames.history_push(frames.history_init(numbers, steps), timestep, action)
+        rows = Transition(observation=None, discount=None, last=None, invalid_actions=None,
+                          policy=None, value=None, explored=None, made_at_updates=None,
+                          reward=numbers, first=flags, action=action)
+        with pytest.raises(ValueError, match=line):
+            frames.history_from_window(numbers, rows, jnp.int32(2), steps)

@@ -406,3 +406,43 @@ def test_another_policy_loss_sees_logits_and_the_stored_policy():
     # 2 · (1 + 1/2 + 1/2) · 1
     got, _ = jax.jit(loss)(network.init(None), None, sample, targets)
     np.testing.assert_allclose(got, 4.0)
+
+
+def counting_network(dtype):
+    """`linear_network` that counts its steps in a leaf of the embedding, and reads the count."""
+    network = linear_network()
+
+    def count_into(prediction, count):
+        seen = 1.0 + count.astype(jnp.float32)[:, None]
+        return prediction.replace(
+            embedding={"x": prediction.embedding, "count": count, "odd": count % 2 == 1},
+            value_logits=prediction.value_logits * seen)
+
+    def initial_inference(params, history):
+        count = jnp.ones(history.action.shape[:1], dtype)
+        return count_into(network.initial_inference(params, history), count)
+
+    def recurrent_inference(params, embedding, action):
+        prediction = network.recurrent_inference(params, embedding["x"], action)
+        return count_into(prediction, embedding["count"] + 1)
+
+    return types.Network(network.init, initial_inference, recurrent_inference)
+
+
+def test_integers_in_an_embedding_pass():
+    """Loss and gradients are those of a network that counts in float32; flags pass as well. (The
+    tables that both searches walk in their tests have an integer for their whole embedding.) Seen
+    before: a TypeError of `scan`."""
+    sample, targets = random_batch(6, 2, 3)
+    params = linear_network().init(jax.random.key(0))
+
+    def run(dtype):
+        loss = losses.make_loss(counting_network(dtype), CODECS, history_steps=2, unroll_steps=3)
+        return jax.value_and_grad(
+            lambda params: jnp.sum(loss(params, jax.random.key(1), sample, targets)[0]))(params)
+
+    (value, grads), (other, other_grads) = run(jnp.int32), run(jnp.float32)
+    np.testing.assert_allclose(value, other, rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+                 grads, other_grads)
+    assert np.abs(grads["move"]).max() > 1e-3

@@ -418,3 +418,43 @@ def test_perfect_play_against_itself_and_random(tic_tac_toe):
     play = matches.make_match(env, random, perfect, num_games=64, max_plies=9)
     scores = play(jax.random.key(2), None, params)
     assert set(scores) <= {0.0, -1.0} and scores.mean() < -0.5
+
+
+def make_game_of_two_moves():
+    """Whoever begins moves again, and wins with the second move."""
+    spec = EnvSpec(observation_shape=(), observation_dtype="int32", num_actions=1, turn_sign=-1,
+                   truncates=False, max_steps=2)
+
+    def timestep(state, first):
+        won = state == 2
+        return TimeStep(observation=state, reward=won.astype(jnp.float32),
+                        discount=jnp.where(won | first, 0.0, 1.0), first=first, last=won,
+                        invalid_actions=None)
+
+    def reset(key):
+        return jnp.int32(0), timestep(jnp.int32(0), jnp.bool_(True))
+
+    def step(state, action, key):
+        return state + 1, timestep(state + 1, jnp.bool_(False))
+
+    return auto_reset(Env(spec=spec, reset=reset, step=step), same_step=True)
+
+
+def test_two_moves_in_a_row_are_refused():
+    """Seen before: the game counts -1 for the player who has won it, in matches and in lines."""
+    game = make_game_of_two_moves()
+    player = matches.make_random_match_player(game.spec)
+    play = matches.make_match(game, player, player, num_games=2, max_plies=5)
+    line = r"^a match needs players who alternate strictly, .* above 0 after ply 0: the same player"
+    with pytest.raises(ValueError, match=line):
+        play(jax.random.key(0), (), ())
+    with pytest.raises(ValueError, match=line):
+        matches.make_count_lines(game, player, batch_size=2)(jax.random.key(0), ())
+
+
+def test_a_player_of_vectors_is_refused():
+    """Planted bug seen: no check, so that each game steps by some of the numbers."""
+    player = matches.without_memory(lambda carry, key, state, row: jnp.zeros((2, 2), jnp.int32))
+    play = matches.make_match(ROW_GAME, player, player, num_games=2, max_plies=5)
+    with pytest.raises(ValueError, match="^an action must be one integer for each row"):
+        play(jax.random.key(0), (), ())

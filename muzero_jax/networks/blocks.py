@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import chex
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -64,6 +65,7 @@ def make_network(
         return predict(params, embedding, no_reward)
 
     def recurrent_inference(params, embedding, action) -> Prediction:
+        chex.assert_rank(action, 1)  # Vectors of actions are not supported.
         return predict(params, *dynamics.apply(params["dynamics"], embedding, action))
 
     return Network(init, initial_inference, recurrent_inference)
