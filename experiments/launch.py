@@ -59,13 +59,17 @@ def run(main: Callable[..., Any], *, example: str | None = None, takes_words: bo
         _define_flags(example)
     try:
         words = _parse(example, takes_words)
-        main(words) if takes_words else main()
+        try:
+            main(words) if takes_words else main()
+        except SystemExit as error:  # Of an environment, say: it would pass for the end of a run.
+            raise RuntimeError(f"the program was left by sys.exit({error.code!r})") from error
     except tuple(_CODES) as error:
         kind = "" if isinstance(error, PreemptedError) else "error: "
         lifetime.say(f"{kind}{error}")
         if isinstance(error, (StorageError, PeerError)):
             os._exit(_CODES[type(error)])  # The remains of failed saves complain when collected.
-        sys.exit(_CODES[type(error)])
+        lifetime.end(_CODES[type(error)])
+    lifetime.end(lifetime.DONE)
 
 
 def _quieten() -> None:

@@ -1,9 +1,11 @@
 """How a process ends: its exit codes, and the signals that ask it to leave.
 
-SIGTERM and SIGINT (Ctrl-C) are taken note of by a thread, because Python itself looks at signals
-only between two of its own steps, and one compilation can last longer than a scheduler's patience.
+SIGTERM, SIGINT (Ctrl-C), SIGHUP (the terminal is gone), SIGUSR1 and SIGUSR2 (a scheduler's warnings)
+are taken note of by a thread, because Python itself looks at signals only between two of its own
+steps, and one compilation can last longer than a scheduler's patience.
 While there is nothing to save the thread ends the process at once. After `hold` the run is asked:
-it looks at `asked`, saves and leaves by itself. A second signal ends it without a save.
+it looks at `asked`, saves and leaves by itself. A second signal ends it without a save; after
+`settle`, when all is saved, any signal ends it at once with the exit code that it would have had.
 
 A process that gets nowhere, because a peer or a device is stuck, ends by itself too: see
 `expect_progress`.
@@ -13,8 +15,10 @@ import contextlib
 import faulthandler
 import os
 import signal
+import sys
 import threading
 import time
+from typing import NoReturn
 
 DONE = 0
 NOT_FINITE = 70  # Ten updates in a row were not finite.
@@ -23,7 +27,7 @@ PREEMPTED = 75  # Asked to leave, and saved: the same command goes on.
 NO_PROGRESS = 76  # Nothing got done for too long, or a peer is lost; the same command goes on.
 BAD_INPUT = 78  # Bad flags, config or checkpoint.
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 # Wrappers pass on a Ctrl-C that the terminal has sent to the whole group already.
 _SAME_REQUEST_SECONDS = 1.0
@@ -31,6 +35,7 @@ _SAME_REQUEST_SECONDS = 1.0
 _lock = threading.Lock()
 _held = threading.Event()
 _asked = threading.Event()
+_settled: list[int] = []  # The exit code, once nothing is left to save.
 _deadline: list[float] = []  # When the watchdog loses its patience; empty: never.
 
 
@@ -41,6 +46,8 @@ def listen() -> None:
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing)  # Written to by the C handler, whatever Python is doing.
     for number in _SIGNALS:
+        if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+            continue  # `nohup`: the terminal may go.
         signal.signal(number, lambda *_: None)
         signal.siginterrupt(number, False)  # No write of a checkpoint is cut short.
     threading.Thread(target=_watch, args=(reading,), name="signals", daemon=True).start()
@@ -50,6 +57,19 @@ def hold() -> None:
     """From now on there is work to save: the caller looks at `asked`."""
     with _lock:
         _held.set()
+
+
+def settle(code: int) -> None:
+    """From now on all is saved: a signal ends the process at once, with this exit code."""
+    with _lock:
+        _settled[:] = [code]
+
+
+def end(code: int) -> NoReturn:
+    """Ends the process, called by the main thread: no signal changes the code any more."""
+    for number in _SIGNALS:  # While it ends, Python would give them back to the system.
+        signal.signal(number, signal.SIG_IGN)
+    sys.exit(code)
 
 
 def asked() -> bool:
@@ -78,7 +98,7 @@ def _watch_progress() -> None:
             say("error: no progress, a device or another process is stuck; all stacks follow")
             with contextlib.suppress(OSError, ValueError):
                 faulthandler.dump_traceback(all_threads=True)
-            os._exit(NO_PROGRESS)
+            os._exit(_settled[0] if _settled else NO_PROGRESS)
 
 
 def say(text: str) -> None:
@@ -99,6 +119,9 @@ def _watch(reading: int) -> None:
             if not _held.is_set():
                 say(f"{name}: nothing to save yet, leaving")
                 os._exit(PREEMPTED)
+            if _settled:
+                say(f"{name}: all is saved, leaving")
+                os._exit(_settled[0])
             _asked.set()
         if first is None:
             first = now

@@ -76,10 +76,15 @@ class Saver:
             self.wait()
         return time.monotonic() - self._safe_since
 
-    def finish(self) -> None:
-        """Raises `StorageError` where the last save of a vital store has failed."""
+    def finish(self, step: int) -> None:
+        """Waits for the last save; raises `StorageError` if a vital store has not committed it."""
         self.wait()
         self._check(allowed=0)
+        if self._vital and step not in self._store.steps():
+            raise launch.StorageError(
+                f"the resume point of iteration {step} is not in {self._folder}: it was removed, or"
+                " damaged from outside; the same command goes on from what is left"
+            )
 
     def _check(self, *, allowed: int) -> None:
         if self._vital and self.failed_in_a_row > allowed:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 import contextlib
 import functools
 from pathlib import Path
+import shlex
 import time
 from typing import Any
 
@@ -93,7 +94,9 @@ def _train(
         for name, number in (("checkpoints", keep.max_to_keep), ("params", keep.params_to_keep))
     )
     run, meta = start.start(experiment, points, written, warm)
+    params.set_aside_damaged({"params": _shapes_of(run.train.params)})
     if start.has_stopped(run, written, config.evaluation.stop_at):
+        _tell_done(workdir, run.counters)
         return
     writer = stack.enter_context(contextlib.closing(writers.make(config, workdir)))
     savers = (
@@ -103,11 +106,31 @@ def _train(
     for saver in savers:  # Booked before the stores close: it must not hide how the run ended.
         stack.callback(saver.wait)
     driver = _Driver(config, experiment, *savers, writer, meta["wall_s"], watchdog_s)
-    if driver.drive(run, start.is_owed(meta, written)):
-        counters = checkpoint.read_meta(workdir / "checkpoints")["counters"]
+    counters, preempted = driver.drive(run, start.is_owed(meta, written))
+    if preempted:
         raise launch.PreemptedError(
-            f"saved at {counters['env_steps']} env steps; the same command goes on"
+            f"saved at {counters.env_steps} env steps; the same command goes on"
         )
+    _tell_done(workdir, counters)
+
+
+def _shapes_of(tree):
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
+
+
+def _tell_done(workdir: Path, counters: Counters) -> None:
+    """The last line of a run that ends well: what it reached, where it is, how it is scored."""
+    if not peers.is_first():
+        return
+    score = ""
+    with contextlib.suppress(OSError):
+        for record in metrics.read_jsonl(workdir / "metrics.jsonl"):
+            if record.get("eval/return_mean") is not None:
+                score = f", score {record['eval/return_mean']:.4g} at {record['env_steps']}"
+    lifetime.say(
+        f"done at {counters.env_steps} env steps{score}, in {workdir}; score it: python"
+        f" experiments/evaluate.py --workdir={shlex.quote(str(workdir))}"
+    )
 
 
 class _Driver:
@@ -146,12 +169,16 @@ class _Driver:
         lifetime.expect_progress(max(self._watchdog_s, COMPILING_S))
         return lifetime.asked()
 
-    def drive(self, run: RunState, evaluation_owed: bool) -> bool:
-        """Runs the loop to its end; every cadence counts env steps. Whether it was preempted."""
+    def drive(self, run: RunState, evaluation_owed: bool) -> tuple[Counters, bool]:
+        """Runs the loop to its end; every cadence counts env steps.
+
+        Returns:
+          How far it came, all of which is saved; whether it was asked to leave.
+        """
         total, before = self._config.total_env_steps, run.counters.env_steps
         done = evaluation_owed and self._evaluate(run)
         if done or before >= total or peers.any_of(self._out_of_time())[0]:
-            return False
+            return run.counters, False
         agreement, patience_s = peers.Agreement(self._experiment.mesh), COMPILING_S
         lifetime.expect_progress(patience_s)
         interval = Interval(run.counters)
@@ -175,12 +202,16 @@ class _Driver:
                 self._reanalyse.look(run, interval)
                 lifetime.expect_progress(patience_s)
                 before = after
+            lifetime.expect_progress(None)
+            self._params.wait()
+            self._points.wait()
+            self._read(interval, *late, end=True)
+            self._points.finish(run.counters.iteration)  # No run ends well without its last point.
+            lifetime.settle(lifetime.PREEMPTED if preempted else lifetime.DONE)
+            # The loop waits for its environments when it is closed, and they may be stuck.
+            lifetime.expect_progress(self._watchdog_s)
         lifetime.expect_progress(None)
-        self._params.wait()
-        self._points.wait()
-        self._read(interval, *late, end=True)
-        self._points.finish()  # No run ends well without its last resume point.
-        return preempted
+        return run.counters, preempted
 
     def _is_due(self, before: int, after: int) -> bool:
         saves, evaluation = self._config.checkpoint, self._config.evaluation

@@ -14,22 +14,34 @@ def make(config, workdir: Path) -> metrics.Writer:
     if not peers.is_first():
         return metrics.combine()
     total = config.total_env_steps
+    lines, board = workdir / "metrics.jsonl", workdir / "tensorboard"
+
+    def make_lines():
+        workdir.stat()  # A run folder that was removed does not come back without its run.
+        return metrics.make_jsonl_writer(lines)
+
     made = [
-        _forgiving("metrics.jsonl", lambda: metrics.make_jsonl_writer(workdir / "metrics.jsonl")),
+        _forgiving("metrics.jsonl", make_lines, lines),
         _forgiving("the progress line", lambda: metrics.make_progress_writer(total)),
     ]
     if config.logging.tensorboard:
-        board = workdir / "tensorboard"
         made.append(_forgiving("tensorboard", lambda: metrics.make_tensorboard_writer(board)))
     return metrics.combine(*made)
 
 
-def _forgiving(name: str, make_writer: Callable[[], metrics.Writer]) -> metrics.Writer:
-    """A writer that loses records while it cannot write; a fault is told when it begins."""
+def _forgiving(
+    name: str, make_writer: Callable[[], metrics.Writer], path: Path | None = None
+) -> metrics.Writer:
+    """A writer that loses records while it cannot write; a fault is told when it begins.
+
+    One whose `path` has been removed is a fault, though the system lets it write on.
+    """
     state = {"writer": None, "works": True}
 
     def write(record):
         try:
+            if state["writer"] and path and not path.exists():
+                close()
             # Made anew after a fault, which may have left half a line.
             state["writer"] = state["writer"] or make_writer()
             state["writer"].write(record)

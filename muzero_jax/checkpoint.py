@@ -12,6 +12,7 @@ import logging
 import math
 import os
 from pathlib import Path
+import shutil
 import time
 from typing import Any
 
@@ -41,12 +42,17 @@ class CheckpointStore:
 
     def __init__(self, directory, *, max_to_keep: int):
         self._directory = Path(directory).absolute()
+        self._max_to_keep = max_to_keep
         self._in_flight: int | None = None
         self._newest = math.inf  # No step above it is to be trusted.
-        self._manager = ocp.CheckpointManager(
+        self._has_failed = False  # Then the manager is closed, and the next save makes another.
+        self._manager = self._make_manager()
+
+    def _make_manager(self):
+        return ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=max_to_keep, cleanup_tmp_directories=True
+                max_to_keep=self._max_to_keep, cleanup_tmp_directories=True
             ),
             item_handlers={
                 # Compression costs seconds per GB and holds up the caller.
@@ -62,11 +68,14 @@ class CheckpointStore:
         try:
             self.wait()
         finally:  # A failed last save is raised even on top of another error; Python shows both.
-            self._manager.close()
+            self._close()
 
     def steps(self) -> list[int]:
-        """Returns the committed steps whose manifest is intact, oldest first."""
-        return committed_steps(self._directory)
+        """Returns the committed steps that can be used as far as is known, oldest first.
+
+        Their manifests are intact, and none is newer than what was saved or restored here last.
+        """
+        return [step for step in committed_steps(self._directory) if step <= self._newest]
 
     def save(self, step: int, tree: Any, meta: dict):
         """Starts to write a step; the arrays of `tree` may be donated as soon as this returns.
@@ -77,6 +86,9 @@ class CheckpointStore:
           SaveError: this save or the previous one failed; the same call may be made again.
         """
         self.wait()
+        if self._has_failed:
+            # It also removes what the failed save has left behind.
+            self._manager, self._has_failed = self._make_manager(), False
         self._set_aside_unusable()
         newest = max(self.steps(), default=-1)
         if step <= newest:
@@ -88,7 +100,7 @@ class CheckpointStore:
         args = ocp.args.Composite(
             # Orbax cannot store an array without elements; the manifest says all about it.
             tree=ocp.args.PyTreeSave({name: _raw(x) for name, x in leaves.items() if x.size}),
-            manifest=ocp.args.JsonSave(_make_manifest(leaves, meta)),
+            manifest=ocp.args.JsonSave(_make_manifest(step, leaves, meta)),
         )
         try:
             if not self._manager.save(step, args=args):
@@ -100,34 +112,63 @@ class CheckpointStore:
     def wait(self):
         """Waits until the running save is committed; raises `SaveError` if it was not."""
         step, self._in_flight = self._in_flight, None
+        if step is None:
+            return
         try:
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
-            if step is not None and step not in self.steps():
+            if step not in self.steps():
                 raise OSError("no intact manifest was written")
         except Exception as error:
             raise self._failure(step, error) from error
 
     def _failure(self, step, error):
-        self._manager.reload()  # Else orbax goes on believing that the step is there.
+        self._has_failed = True
+        if jax.process_count() == 1:  # Of several, the others may be waited for inside.
+            self._close()
         return SaveError(f"saving step {step} failed: {_one_line(error)}")
 
+    def _close(self):
+        # One failed save leaves threads at work, and several errors that are raised one by one.
+        for _ in range(3):
+            try:
+                return self._manager.close()
+            except Exception:
+                if not self._has_failed:
+                    raise
+
     def restore(self, target: Any, *, partial: bool = False) -> tuple[int, Any, dict] | None:
-        """Like `restore_newest`; the steps it passed over are set aside by the next `save`."""
+        """Like `restore_newest`; the steps that it passed over are set aside."""
         self.wait()
         found = restore_newest(self._directory, target, partial=partial)
         self._newest = found[0] if found else -1
+        self._set_aside_unusable()
         return found
+
+    def set_aside_damaged(self, target: Any):
+        """Sets aside what `restore` would pass over, be it all there is."""
+        try:
+            self.restore(target)
+        except CheckpointError as error:
+            _LOG.warning("%s", error)
+            self._newest = -1
+            self._set_aside_unusable()
 
     def _set_aside_unusable(self):
         # Orbax trusts names: an unusable step newer than ours would make it drop our saves, and
-        # would count against `max_to_keep`. Renamed rather than deleted: it may be evidence.
-        usable = [step for step in self.steps() if step <= self._newest]
+        # would count against `max_to_keep`. Renamed rather than deleted: it may be evidence. One
+        # older than a usable step was about to be deleted, and perhaps a kill has interrupted that.
+        usable = self.steps()
+        newest = max(usable, default=-1)
         for step, path in _paths(self._directory).items():
-            if step not in usable and jax.process_index() == 0:  # Once, of several processes.
+            if step in usable or jax.process_index() != 0:  # Once, of several processes.
+                continue
+            if step < newest:
+                shutil.rmtree(path)
+            else:
                 aside = path.rename(path.with_name(f"{step}.damaged.{time.time_ns()}"))
                 _LOG.warning("checkpoint step %d is not usable, set aside as %s", step, aside)
-                self._manager.reload()
+        self._manager.reload()  # What the directory holds now, whichever process has changed it.
 
 
 def restore_newest(directory, target, *, partial=False, step=None) -> tuple[int, Any, dict] | None:
@@ -246,12 +287,12 @@ def _check_target(path, stored, target, partial):
         raise CheckpointError(f"{path}: {len(faults)} leaves differ: {'; '.join(faults[:8])}")
 
 
-def _make_manifest(leaves, meta):
+def _make_manifest(step, leaves, meta):
     prints = fingerprints([_raw(leaf) for leaf in leaves.values()])
     kinds = [(str(leaf.dtype), leaf.shape) for leaf in leaves.values()]
     stored = {n: (*kind, f) for n, kind, f in zip(leaves, kinds, prints, strict=True)}
     # Through text once, so that what is hashed is what will be read (lists, string keys).
-    record = {"format": FORMAT, "leaves": stored, "meta": meta}
+    record = {"format": FORMAT, "step": step, "leaves": stored, "meta": meta}
     record = json.loads(json.dumps(record, allow_nan=False))
     return {"record": record, "sha256": _digest(record)}
 
@@ -265,8 +306,24 @@ def _read_manifest(step_path):
         raise _Damaged(f"manifest unreadable: {_one_line(error)}") from None
     if not intact:
         raise _Damaged("manifest does not match its SHA-256")
+    if not isinstance(record, dict) or "format" not in record:
+        raise _Damaged("manifest has no format")
     if record["format"] != FORMAT:
         raise CheckpointError(f"{step_path} has format {record['format']}, not {FORMAT}")
+    try:
+        leaves, meta = record["leaves"], record["meta"]
+        right = isinstance(meta, dict) and all(
+            isinstance(dtype, str) and isinstance(shape, list) and isinstance(fingerprint, int)
+            for dtype, shape, fingerprint in leaves.values()
+        )
+        # Manifests of earlier versions name no step; the counters of a run do.
+        step = record.get("step", meta.get("counters", {}).get("iteration", int(step_path.name)))
+    except (LookupError, TypeError, ValueError, AttributeError):
+        right = False
+    if not right:
+        raise _Damaged("manifest of another structure")
+    if step != int(step_path.name):
+        raise _Damaged(f"it is step {step}, under another name")
     return record
 
 

@@ -1,5 +1,7 @@
 """Tests of saving and restoring: what comes back is exact, or it is refused by name."""
 
+import hashlib
+import json
 import logging
 from pathlib import Path
 import shutil
@@ -238,11 +240,15 @@ def _flip_a_bit_of_the_frames(step_path):
 
 
 def test_a_run_goes_on_over_a_damaged_step(copied, caplog):
-    """Fails if the damaged step 2 stays: saving 2 again would be refused, or it would be newest."""
+    """Damage is set aside when it is found: saving 2 again would be refused, or it would be newest,
+    and whoever looks whether 2 is saved already would take it for saved. Bug seen: it stayed until
+    the next save, which was not made before the run had passed step 2."""
     (copied / "2" / "manifest" / "metadata").unlink()
     with checkpoint.CheckpointStore(copied, max_to_keep=5) as store:
         step, _, _ = store.restore(_target())
-        assert step == 1
+        assert step == 1 and store.steps() == [1]
+        assert sorted(path.name for path in copied.iterdir())[0] == "1"
+        assert len(list(copied.glob("2.damaged.*"))) == 1 and not (copied / "2").exists()
         store.save(2, _tree(2), _meta(2))
     _assert_restores(copied, 2)
     _flip_a_bit_of_the_frames(copied / "2")
@@ -250,10 +256,93 @@ def test_a_run_goes_on_over_a_damaged_step(copied, caplog):
         caplog.clear()
         step, _, _ = store.restore(_target())
         assert "step 2 is damaged" in caplog.text and "differs in .rest[3]\n" in caplog.text
-        assert step == 1 and store.steps() == [1, 2]
+        assert step == 1 and store.steps() == [1]
         store.save(2, _tree(2), _meta(2))
     _assert_restores(copied, 2)
     assert len(list(copied.glob("2.damaged.*"))) == 2
+
+
+def test_a_step_under_another_number_is_damage(copied, caplog):
+    """A stray copy is passed over, loudly, set aside, and hides no save. Bug seen: taken for the
+    newest step, so that no later one was ever written."""
+    shutil.copytree(copied / "2", copied / "99")
+    assert checkpoint.committed_steps(copied) == [1, 2]
+    assert checkpoint.restore_newest(copied, _target(), step=2)[0] == 2
+    with pytest.raises(checkpoint.CheckpointError, match=r"\[99\] are damaged"):
+        checkpoint.restore_newest(copied, _target(), step=99)
+    with checkpoint.CheckpointStore(copied, max_to_keep=5) as store:
+        assert store.restore(_target())[0] == 2
+        assert "step 99 is damaged, trying an older one: it is step 2, under" in caplog.text
+        assert len(list(copied.glob("99.damaged.*"))) == 1
+        shutil.copytree(copied / "2", copied / "98")  # While the store writes.
+        store.save(3, _tree(3), _meta(3))
+        store.wait()
+        assert store.steps() == [1, 2, 3]
+    _assert_restores(copied, 3)
+
+
+def _edit_manifest(step_path, edit):
+    """Changes the record of a manifest, under a right checksum."""
+    path = step_path / "manifest" / "metadata"
+    record = json.loads(path.read_text())["record"]
+    record = edit(record) or record
+    digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps({"record": record, "sha256": digest}))
+
+
+def test_a_step_of_an_earlier_version_is_known_by_its_counters(copied):
+    """Its manifest names no step. Bug seen: a stray copy of it taken for the newest step."""
+    for step in (1, 2):
+        counters = {"counters": {"iteration": step}}
+        _edit_manifest(copied / str(step), lambda r, c=counters: r["meta"].update(c))
+        _edit_manifest(copied / str(step), lambda r: r.pop("step") and None)
+    shutil.copytree(copied / "2", copied / "99")
+    assert checkpoint.committed_steps(copied) == [1, 2]
+    assert checkpoint.read_meta(copied)["counters"] == {"iteration": 2}
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda r: [1],
+        lambda r: r.pop("leaves") and None,
+        lambda r: r.pop("meta") and None,
+        lambda r: r.pop("format") and None,
+        lambda r: r.update(leaves=[1]),
+        lambda r: r.update(leaves={"a": 1}),
+        lambda r: r.update(leaves={"a": ["int32", "()", 1]}),
+        lambda r: r.update(meta=[1]),
+        lambda r: r.update(step="2"),
+    ],
+)
+def test_a_manifest_of_another_structure_is_damage(edit, copied):
+    """Its checksum is right. Bug seen: a traceback of whatever was looked for first."""
+    _edit_manifest(copied / "2", edit)
+    _assert_restores(copied, 1)
+    assert checkpoint.committed_steps(copied) == [1]
+
+
+def test_what_is_older_than_a_usable_step_may_go(copied, caplog):
+    """A kill while an old step is deleted leaves a part of it: the next save deletes the rest, and
+    says nothing. Bug seen: kept for ever, under a false alarm."""
+    shutil.rmtree(copied / "1" / "manifest")
+    with checkpoint.CheckpointStore(copied, max_to_keep=5) as store:
+        caplog.set_level(logging.WARNING, "muzero_jax.checkpoint")
+        assert store.restore(_target())[0] == 2
+        store.save(3, _tree(3), _meta(3))
+    assert sorted(path.name for path in copied.iterdir()) == ["2", "3"]
+    assert not caplog.records
+
+
+def test_a_store_that_nobody_resumes_from_sets_all_damage_aside(copied, caplog):
+    """Be it every step, which another store refuses. Planted bug seen: the error raised."""
+    for step in "12":
+        _flip_a_bit_of_the_frames(copied / step)
+    with checkpoint.CheckpointStore(copied, max_to_keep=5) as store:
+        store.set_aside_damaged(_target())
+        assert store.steps() == [] and len(list(copied.glob("*.damaged.*"))) == 2
+        store.save(1, _tree(1), _meta(1))
+    _assert_restores(copied, 1)
 
 
 def test_only_damage_is_an_error(copied):
