@@ -1,6 +1,6 @@
 """How a process ends: its exit codes, and the signals that ask it to leave.
 
-SIGTERM, SIGINT (Ctrl-C), SIGHUP (the terminal is gone), SIGUSR1 and SIGUSR2 (a scheduler's warnings)
+SIGTERM, SIGINT (Ctrl-C), SIGHUP (no terminal), SIGUSR1 and SIGUSR2 (warnings of schedulers)
 are taken note of by a thread, because Python itself looks at signals only between two of its own
 steps, and one compilation can last longer than a scheduler's patience.
 While there is nothing to save the thread ends the process at once. After `hold` the run is asked:

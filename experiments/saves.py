@@ -21,7 +21,8 @@ _WAITING = re.compile("barrier|heartbeat|coordination", re.IGNORECASE)
 class Saver:
     """One store of a run, seen by a driver for which a failed save is news and no exception.
 
-    A `vital` one gives up after three failures in a row.
+    A `vital` one gives up after three failures in a row. The folder of the run, in which that of
+    the store lies, holds `config.json`.
 
     Attributes:
       failed: saves of this process that failed.
@@ -49,6 +50,7 @@ class Saver:
         try:
             if step <= max(self._store.steps(), default=-1):
                 return
+            self._check_run_folder()
             # Orbax waits for a minute for a folder that cannot be made.
             if peers.is_first():
                 (self._folder / "probe").mkdir(exist_ok=True)
@@ -80,11 +82,20 @@ class Saver:
         """Waits for the last save; raises `StorageError` if a vital store has not committed it."""
         self.wait()
         self._check(allowed=0)
-        if self._vital and step not in self._store.steps():
-            raise launch.StorageError(
-                f"the resume point of iteration {step} is not in {self._folder}: it was removed, or"
-                " damaged from outside; the same command goes on from what is left"
-            )
+        try:
+            self._check_run_folder()
+            if step not in self._store.steps():
+                raise FileNotFoundError(f"no whole step {step} in {self._folder}")
+        except OSError as error:
+            if self._vital:
+                raise launch.StorageError(
+                    f"the last resume point has been removed or damaged: {error}"
+                ) from None
+
+    def _check_run_folder(self) -> None:
+        # Orbax would make it again, without the rest of the run.
+        if not (self._folder.parent / "config.json").exists():
+            raise FileNotFoundError(f"the run folder {self._folder.parent} has been removed")
 
     def _check(self, *, allowed: int) -> None:
         if self._vital and self.failed_in_a_row > allowed:

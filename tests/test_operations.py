@@ -143,6 +143,92 @@ def test_nothing_is_compiled_after_the_second_evaluation(tmp_path):
     assert 0 in told and max(told) < 2, told
 
 
+def _said_last(capfd):
+    return capfd.readouterr().err.splitlines()[-1]
+
+
+def test_saved_is_said_of_a_resume_point_that_is_there(tmp_path, monkeypatch):
+    """Asked to leave before it has passed a newest step that is damaged, a run saves all the same,
+    and so it does beside a stray copy of a step under a large number. Bugs seen, of either: nothing
+    written, and called saved, from then on for ever."""
+    workdir = tmp_path / "run"
+
+    def leave(polls):
+        with monkeypatch.context() as patch, pytest.raises(launch.PreemptedError) as error:
+            patch.setattr(lifetime, "asked", _Asked("drive", polls))
+            train.train(_config(), workdir)
+        step, _, meta = processes.resume_point(assemble.build(_config()), workdir)
+        env_steps = meta["counters"]["env_steps"]
+        assert str(error.value) == f"saved at {env_steps} env steps; the same command goes on"
+        return workdir / "checkpoints" / str(step)
+
+    leave(6)
+    newest = leave(3)
+    path = max((newest / "tree" / "d").iterdir(), key=lambda path: path.stat().st_size)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    again = leave(1)
+    assert int(again.name) < int(newest.name) and len(list(again.parent.glob("*.damaged.*"))) == 1
+    shutil.copytree(again, again.parent / "999999999")
+    shutil.copytree(workdir / "params" / again.name, workdir / "params" / "999999999")
+    last = leave(2)
+    assert int(again.name) < int(last.name)
+    for folder in ("checkpoints", "params"):
+        assert max(checkpoint.committed_steps(workdir / folder)) == int(last.name)
+        assert len(list((workdir / folder).glob("999999999.damaged.*"))) == 1
+
+
+@pytest.mark.parametrize("end", ["all steps", "stopped", "out of time"])
+def test_a_run_that_ends_well_says_what_it_reached_and_how_it_is_scored(
+    end, whole, tmp_path, capfd
+):
+    """Whichever the way to end, and again when it is started again. Planted bugs seen: nothing said
+    by a run that was done already; the first score."""
+    workdir = Path(shutil.copytree(whole, tmp_path / "a copy"))
+    if end == "all steps":
+        train.train(_config(total_env_steps=500), workdir)
+    elif end == "stopped":
+        train.train(_config(**{"evaluation.stop_at": 0.0, "total_env_steps": 500}), workdir)
+    else:
+        train.train(_config(max_wall_minutes=1e-9, total_env_steps=500), workdir)
+    env_steps, _, returns = _scores(workdir)[-1]
+    reached = checkpoint.read_meta(workdir / "checkpoints")["counters"]["env_steps"]
+    assert (reached >= 500) == (end == "all steps")
+    assert _said_last(capfd) == (
+        f"done at {reached} env steps, score {sum(returns) / 4:.4g} at {env_steps}, in {workdir};"
+        f" score it: python experiments/evaluate.py --workdir='{workdir}'"
+    )
+
+
+_EXITS = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+sys.path.insert(0, "experiments")
+import launch
+def main():
+    if sys.argv[1] == "direct":
+        sys.exit(0)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(sys.exit, 0).result()
+launch.run(lambda words: main(), takes_words=True)
+"""
+
+
+@pytest.mark.parametrize("way", ["direct", "thread"])
+def test_a_run_is_not_done_because_an_environment_calls_exit(way):
+    """As it is called in the loop, or in the thread that steps environments. Bug seen: code 0."""
+    ran = subprocess.run(
+        [sys.executable, "-c", _EXITS, way],
+        cwd=processes.ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 1 and "Traceback" in ran.stderr
+    assert ran.stderr.splitlines()[-1] == "RuntimeError: the program was left by sys.exit(0)"
+
+
 @pytest.mark.parametrize("asked", [False, True])
 def test_a_run_ends_only_when_it_could_be_saved(asked, tmp_path, monkeypatch):
     """Its last iterations' updates are not finite (skipped), those after them are. Planted bug
@@ -372,6 +458,7 @@ def test_a_failed_save_is_booked_and_the_next_one_is_made(tmp_path, capfd, monke
     the next `wait`; params saves that end a run."""
     tree, clock = {"x": jax.numpy.arange(3)}, [0]
     monkeypatch.setattr(saves, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
+    (tmp_path / "config.json").write_text("{}")
     for vital in (True, False):
         folder = tmp_path / f"steps_{vital}"
         with checkpoint.CheckpointStore(folder, max_to_keep=2) as store:
@@ -417,8 +504,10 @@ def test_a_full_disk_fails_each_save_once_and_leaves_nothing(size, tmp_path, cap
     the step after it; the folders of failed saves kept until the next process."""
     tree = {"x": jax.random.bits(jax.random.key(0), (100_000,), "uint8"), "y": jax.numpy.arange(9)}
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with checkpoint.CheckpointStore(tmp_path, max_to_keep=2) as store:
-        saver = saves.Saver(store, tmp_path, vital=True)
+    (tmp_path / "config.json").write_text("{}")
+    folder = tmp_path / "steps"
+    with checkpoint.CheckpointStore(folder, max_to_keep=2) as store:
+        saver = saves.Saver(store, folder, vital=True)
         saver.save(1, tree, {})
         saver.wait()
         try:
@@ -435,9 +524,37 @@ def test_a_full_disk_fails_each_save_once_and_leaves_nothing(size, tmp_path, cap
         saver.save(6, tree, {})
         saver.finish(6)
         assert (saver.failed, saver.failed_in_a_row) == (3, 0)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "6"]
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "6"]
     said = [line for line in capfd.readouterr().err.splitlines() if "saving step" in line]
     assert all(line.startswith("warning: saving step ") for line in said) and len(said) <= 3
+
+
+def test_a_run_folder_that_was_removed_is_never_saved_into(tmp_path, capfd):
+    """Each save fails, and the last one ends the run with 74; so it does where the save has been
+    made before the folder went. Bug seen: orbax made the folder again, without its config, and the
+    run was called saved."""
+    run, tree = tmp_path / "run", {"x": jax.numpy.arange(3)}
+    for when in ("before the save", "after the save"):
+        run.mkdir()
+        (run / "config.json").write_text("{}")
+        with checkpoint.CheckpointStore(run / "checkpoints", max_to_keep=2) as store:
+            saver = saves.Saver(store, run / "checkpoints", vital=True)
+            saver.save(1, tree, {})
+            saver.finish(1)
+            if when == "before the save":
+                shutil.rmtree(run)
+            saver.save(2, tree, {})
+            saver.wait()
+            if when == "after the save":
+                assert store.steps() == [1, 2]
+                shutil.rmtree(run)
+                (run / "checkpoints").mkdir(parents=True)
+            with pytest.raises(launch.StorageError, match="removed|failed"):
+                saver.finish(2)
+        assert not list(run.rglob("metadata"))
+        shutil.rmtree(run, ignore_errors=True)
+    said = f"warning: saving step 2 failed: the run folder {run} has been removed;"
+    assert capfd.readouterr().err.count(said) == 1
 
 
 @pytest.mark.parametrize(
