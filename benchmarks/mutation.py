@@ -4,7 +4,8 @@
   python benchmarks/mutation.py --only=NAME
 
 `data/plants.toml` lists the plants: a name, the part and the file it is in, the exact text to find
-there (once), what takes its place, and the test files of the part. Each plant is made in a copy of
+there (once), what takes its place, and the tests of the part: files, or, of long files, those tests
+in them (`file::test`) that hold what the plant breaks. Each plant is made in a copy of
 the tree, never in the tree itself, and the fast tests of its part run there until the first one
 that fails. Before that, all these tests have to pass on a copy without any plant. The copies share
 the tree's cache of compiled programs.
@@ -70,10 +71,17 @@ def planted(plant: dict, root: Path) -> str:
         raise PlantError(f"{plant['name']}: its text is {count} times in {plant['file']}, not once")
     if plant["find"] == plant["replace"]:
         raise PlantError(f"{plant['name']}: it changes nothing")
-    missing = [name for name in plant["tests"] if not (root / name).is_file()]
+    missing = [name for name in plant["tests"] if not _is_test(name, root)]
     if missing or not plant["tests"]:
-        raise PlantError(f"{plant['name']}: there is no test file {', '.join(missing)}")
+        raise PlantError(f"{plant['name']}: there is no test {', '.join(missing)}")
     return text.replace(plant["find"], plant["replace"])
+
+
+def _is_test(name: str, root: Path) -> bool:
+    """Whether there is the file, or the function of `file::test` in it."""
+    file, _, function = name.partition("::")
+    path = root / file
+    return path.is_file() and (not function or f"\ndef {function}(" in path.read_text())
 
 
 def judge(code: int, output: str) -> tuple[str, str | None]:
@@ -88,7 +96,7 @@ def judge(code: int, output: str) -> tuple[str, str | None]:
 
 
 def run_tests(root: Path, tests: list[str], *options: str) -> tuple[str, str | None]:
-    """Runs the fast tests of some files in a copy; returns what `judge` does."""
+    """Runs the fast ones of some tests in a copy; returns what `judge` does."""
     environment = os.environ | {"PYTHONPATH": str(root)}
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--tb=line"]
     try:
@@ -175,12 +183,13 @@ def run(only: str | None, jobs: int) -> int:
         copy_tree(whole)
         if left:
             begin = time.perf_counter()
-            files = sorted({name for plant in left for name in plant["tests"]})
-            outcome, told = run_tests(whole, files, "-n", str(jobs))
+            tests = {name for plant in left for name in plant["tests"]}
+            tests = sorted(x for x in tests if x.partition("::")[0] not in tests - {x})
+            outcome, told = run_tests(whole, tests, "-n", str(jobs))
             if outcome != "survived":
                 raise PlantError(f"the tree without any plant: {outcome}: {told}")
             seconds = time.perf_counter() - begin
-            print(f"no plant: {len(files)} test files pass in {seconds:.0f} s", flush=True)
+            print(f"no plant: {', '.join(tests)} pass in {seconds:.0f} s", flush=True)
         with futures.ThreadPoolExecutor(jobs) as pool:
             trials = [pool.submit(try_plant, plant, whole) for plant in left]
             for trial in futures.as_completed(trials):

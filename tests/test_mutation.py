@@ -24,7 +24,7 @@ def test_every_plant_can_be_made(plant):
 
 def _plant(folder, **changes):
     (folder / "part.py").write_text("a = 1\nb = 1\n")
-    (folder / "test_part.py").write_text("")
+    (folder / "test_part.py").write_text("import a\n\n\ndef test_a():\n    pass\n")
     plain = {"name": "one", "part": "part", "file": "part.py", "find": "a = 1",
              "replace": "a = 2", "tests": ["test_part.py"]}
     return plain | changes
@@ -35,11 +35,15 @@ def _plant(folder, **changes):
     ({"find": "= 1"}, "one: its text is 2 times in part.py, not once"),
     ({"file": "gone.py"}, "one: its text is 0 times in gone.py, not once"),
     ({"replace": "a = 1"}, "one: it changes nothing"),
-    ({"tests": ["test_gone.py"]}, "one: there is no test file test_gone.py"),
+    ({"tests": ["test_gone.py"]}, "one: there is no test test_gone.py"),
+    ({"tests": ["test_part.py", "test_part.py::test_b"]},
+     "one: there is no test test_part.py::test_b"),
+    ({"tests": []}, "one: there is no test "),
 ])
 def test_a_plant_that_cannot_be_made_is_an_error_with_its_name(tmp_path, changes, line):
     """Planted bug seen: each check left out."""
-    assert mutation.planted(_plant(tmp_path), tmp_path) == "a = 2\nb = 1\n"
+    for tests in ["test_part.py"], ["test_part.py::test_a"]:
+        assert mutation.planted(_plant(tmp_path, tests=tests), tmp_path) == "a = 2\nb = 1\n"
     with pytest.raises(mutation.PlantError) as error:
         mutation.planted(_plant(tmp_path, **changes), tmp_path)
     assert str(error.value) == line

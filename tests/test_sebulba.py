@@ -263,6 +263,19 @@ def test_same_seed_same_run_and_a_probe_changes_nothing():
     assert all("speed/share_search" not in metrics for _, metrics in told)
 
 
+def test_every_update_has_its_own_key():
+    """One update in each iteration, whose metrics show a draw. Planted bug seen: one key for all
+    updates (the run is the same again, and its acting draws anew: nothing else shows it)."""
+
+    def learn(train, replay_state, key):
+        train, replay_state, metrics = fakes.learn(train, replay_state, key)
+        return train, replay_state, metrics | {"drawn": jax.random.uniform(key)}
+
+    told, run = fakes.take(_loop(learn=learn, min_rows=4, rows_per_update=12), 6)
+    assert run.counters.updates == 6
+    assert len({float(metrics["train/drawn"]) for _, metrics in told}) == 6
+
+
 def test_a_probe_waits_for_what_it_times(monkeypatch):
     """Every call but those of the host itself is followed by a fetch of an array that it made.
     Planted bug seen: the wait looks at a host counter, so that updates seem to cost nothing."""
