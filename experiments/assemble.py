@@ -23,7 +23,7 @@ from muzero_jax.loops.anakin import anakin, init_anakin_carry
 from muzero_jax.loops.sebulba import sebulba
 from muzero_jax.mesh import SPLIT, make_mesh, shard
 from muzero_jax.streams import DatasetError
-from muzero_jax.types import Counters, Env, HostEnv, RunState
+from muzero_jax.types import ArgumentError, Counters, Env, HostEnv, RunState
 from parts import Parts, call, make_parts
 import results
 import stored
@@ -73,20 +73,21 @@ def build(
     rows, and its environments serve evaluation only.
 
     Raises:
-      BadInputError: where a part refuses its numbers, or the data do not fit the environment.
+      BadInputError: where a part refuses its numbers, or the data do not fit the environment. What
+        else a part raises is no refusal, and keeps its traceback.
     """
     mesh = make_mesh(devices)
     try:
         _check_divides(config, mesh.size)
         for name in results.evaluation_games(config):
             if name not in config.env:
-                raise ValueError(f"evaluation.{name}: there is no such field for this env")
+                raise ArgumentError(f"evaluation.{name}: there is no such field for this env")
         make = _on_device if config.env.suite in ON_DEVICE else _on_host
         experiment = make(config, mesh)
         return experiment if data is None else stored.unplug(experiment, config, data)
     except DatasetError as error:
         raise launch.BadInputError(f"--data: {error}") from None
-    except ValueError as error:
+    except ArgumentError as error:
         raise launch.BadInputError(str(error)) from None
 
 
@@ -97,7 +98,7 @@ def _check_divides(config, num_devices: int) -> None:
         ("replay.batch_size", config.replay.batch_size),
     ):
         if count % num_devices:
-            raise ValueError(
+            raise ArgumentError(
                 f"{name} must be a multiple of the {num_devices} devices (got {count});"
                 " or train on fewer, by --devices"
             )
@@ -187,7 +188,7 @@ def _on_device(config, mesh: Mesh) -> Experiment:
 
     env, games = make_env(), make_env(**results.evaluation_games(config))
     if (env.spec.turn_sign == -1) != (config.env.suite in MATCHES):
-        raise ValueError(f"env.suite {config.env.suite!r} is not for this number of players")
+        raise ArgumentError(f"env.suite {config.env.suite!r} is not for this number of players")
     timestep = jax.eval_shape(env.reset, jax.random.key(0))[1]
     masked = timestep.invalid_actions is not None
     parts = make_parts(config, env.spec, masked=masked, in_loop=True, num_shards=mesh.size)
@@ -227,7 +228,7 @@ def _device_maker(suite: str, name: str) -> Callable[..., Env]:
     """What makes the environments of a task or game, by the other fields of `env`."""
     if suite == "jax":
         if name not in JAX_ENVS:
-            raise ValueError(f"env.task: unknown task {name!r}; there are {[*JAX_ENVS]}")
+            raise ArgumentError(f"env.task: unknown task {name!r}; there are {[*JAX_ENVS]}")
         return JAX_ENVS[name]
     import pgx  # Here, because it is an optional dependency.
 
@@ -240,5 +241,5 @@ def _device_maker(suite: str, name: str) -> Callable[..., Env]:
     if name not in games:
         near = difflib.get_close_matches(name, games, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(games)}"
-        raise ValueError(f"env.game: unknown game {name!r}; {hint}")
+        raise ArgumentError(f"env.game: unknown game {name!r}; {hint}")
     return functools.partial(make_pgx, prefix + name)

@@ -22,7 +22,7 @@ import launch
 from muzero_jax import evaluate, matches, statistics
 from muzero_jax.envs import host
 from muzero_jax.envs.checked import EnvError
-from muzero_jax.types import HostEnv, Params
+from muzero_jax.types import ArgumentError, HostEnv, Params
 import opponents
 from opponents import StoppedError
 import results
@@ -100,7 +100,7 @@ def _play_match(
         count = matches.make_count_lines(env, player)
         try:
             lines = count(opponents.key_of(seeds), params)
-        except ValueError as error:
+        except ArgumentError as error:
             raise launch.BadInputError(f"--opponent=every_reply: {error}") from None
         return opponents.both_colors(*lines) | {"opponent": name}
     opponent = opponents.make(name, config, env)

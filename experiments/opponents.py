@@ -12,7 +12,7 @@ from fields import TASK_FIELDS
 from launch import BadInputError
 from muzero_jax import matches
 from muzero_jax.matches import MatchPlayer, Outcomes
-from muzero_jax.types import Env, Params
+from muzero_jax.types import ArgumentError, Env, Params
 import saved_params
 import workdirs
 
@@ -58,7 +58,7 @@ def make(name: str, config, env: Env, *, flag: str = "--opponent") -> Side:
 
         try:
             return Side(perfect.make_player(config.env.game), (), name)
-        except ValueError as error:
+        except ArgumentError as error:
             raise BadInputError(f"{flag}: {error}") from None
     kind, _, number = name.partition(":")
     if kind == "mcts":

@@ -28,6 +28,7 @@ from muzero_jax.networks.gru import make_gru_network
 from muzero_jax.networks.mlp import make_mlp_network
 from muzero_jax.search_muzero import make_muzero_search
 from muzero_jax.types import (
+    ArgumentError,
     Array,
     Codecs,
     EnvSpec,
@@ -151,15 +152,15 @@ def call(make: Callable[..., Any], group: str, options: dict[str, Any], *args, *
     """`make(*args, **options, **more)`, `options` being the fields of a group of the config.
 
     Raises:
-      ValueError: naming a field that `make` does not take, or one that is missing.
+      ArgumentError: naming a field that `make` does not take, or one that is missing.
     """
     parameters = inspect.signature(make).parameters
     for name in options:
         if name not in parameters:
-            raise ValueError(f"{group}.{name}: there is no such field for this {group}")
+            raise ArgumentError(f"{group}.{name}: there is no such field for this {group}")
     for name in list(parameters)[len(args) :]:
         if parameters[name].default is inspect.Parameter.empty and name not in options | more:
-            raise ValueError(f"{group}.{name} is missing")
+            raise ArgumentError(f"{group}.{name} is missing")
     return make(*args, **options, **more)
 
 
@@ -218,7 +219,7 @@ def _make_loss(config, spec: EnvSpec, network: Network, codec: Codecs) -> LossFn
     max_shift = options.pop("random_shift_pixels", 0)
     shape = spec.observation_shape
     if max_shift and (len(shape) != 3 or max_shift >= min(shape[:2])):
-        raise ValueError(
+        raise ArgumentError(
             "loss.random_shift_pixels needs images, and less than their size"
             f" (got {max_shift} for observations {shape})"
         )

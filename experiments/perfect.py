@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from muzero_jax.types import ArgumentError
+
 GAMES = ("tic_tac_toe",)
 _LINES = ((0, 1, 2), (3, 4, 5), (6, 7, 8), (0, 3, 6), (1, 4, 7), (2, 5, 8), (0, 4, 8), (2, 4, 6))
 _PLACES = 3 ** np.arange(9)  # A position's code: digit i is 0 (empty), 1 (mover's) or 2.
@@ -20,11 +22,11 @@ def make_choose(game: str) -> Callable[..., jax.Array]:
       action means nothing.
 
     Raises:
-      ValueError: for a game without a perfect player.
+      ArgumentError: for a game without a perfect player.
     """
     if game not in GAMES:
         known = " and ".join(GAMES)
-        raise ValueError(f"there is no perfect player for {game}; there is one for {known}")
+        raise ArgumentError(f"there is no perfect player for {game}; there is one for {known}")
     optimal = _optimal_moves()
 
     def choose(carry, key, env_state, timestep):

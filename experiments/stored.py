@@ -11,7 +11,7 @@ from muzero_jax import lanes
 from muzero_jax.dataset import Dataset, check_spec
 from muzero_jax.loops.unplugged import unplugged
 from muzero_jax.streams import DatasetError
-from muzero_jax.types import Counters, RunState
+from muzero_jax.types import ArgumentError, Counters, RunState
 from parts import Parts, make_parts
 
 
@@ -23,7 +23,7 @@ def unplug(experiment, config, data: Dataset):
 
     Raises:
       DatasetError: where the data do not fit the environment, or are damaged.
-      ValueError: where a block of rows does not fit into the ring.
+      ArgumentError: where a block of rows does not fit into the ring.
     """
     spec, masked = experiment.parts.spec, experiment.parts.masked
     check_spec(data, spec, masked=masked)
@@ -107,7 +107,7 @@ def _plan(config, data: Dataset, block_rows: int) -> _Plan:
         at_first = dealt.num_blocks
         rows_per_env = max(at_first * block_rows + history_steps, window)
     if rows_per_env < window:
-        raise ValueError(
+        raise ArgumentError(
             f"replay.rows_per_env must be >= {window}, for the {block_rows} rows of one step of"
             f" stored data and a window (got {rows_per_env})"
         )

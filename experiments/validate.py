@@ -18,6 +18,7 @@ from fields import (
 )
 from launch import BadInputError
 from muzero_jax.envs import atari_games
+from muzero_jax.types import ArgumentError
 
 
 def check(config) -> None:
@@ -74,7 +75,7 @@ def _check_together(config) -> None:
     if env.suite == "atari":
         try:
             env.game = atari_games.canonical_name(env.game)
-        except ValueError as error:
+        except ArgumentError as error:
             raise BadInputError(f"env.game: {error}") from None
     _check_games(env, evaluation)
     _divides("env.num_groups", env.num_groups, "env.num_envs", env.num_envs)

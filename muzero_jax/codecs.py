@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from muzero_jax.types import Array, Codec
+from muzero_jax.types import ArgumentError, Array, Codec
 
 
 def squash(x: Array, eps: float = 1e-3) -> Array:
@@ -46,10 +46,12 @@ def make_two_hot_codec(
     MuZero's Atari support is 601 bins from -300 to 300 (appendix F).
     """
     if num_bins < 2 or not low < high:
-        raise ValueError(f"a support needs num_bins >= 2 and low < high, got {num_bins, low, high}")
+        raise ArgumentError(
+            f"a support needs num_bins >= 2 and low < high, got {num_bins, low, high}"
+        )
     pairs = {"muzero": (squash, unsquash), "identity": (lambda x: x, lambda y: y)}
     if transform not in pairs:
-        raise ValueError(f"transform must be one of {sorted(pairs)}, got {transform!r}")
+        raise ArgumentError(f"transform must be one of {sorted(pairs)}, got {transform!r}")
     forward, backward = pairs[transform]
     atoms = jnp.linspace(low, high, num_bins, dtype=jnp.float32)
 

@@ -4,7 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from muzero_jax.types import Array, History, TimeStep, Transition
+from muzero_jax.types import ArgumentError, Array, History, TimeStep, Transition
 
 
 def history_from_window(observations: Array, rows: Transition, row: Array, length: int) -> History:
@@ -20,7 +20,7 @@ def history_from_window(observations: Array, rows: Transition, row: Array, lengt
       `History` `[S]`, equal to what acting saw at that row.
 
     Raises:
-      ValueError: for actions that are not one integer a row.
+      ArgumentError: for actions that are not one integer a row.
     """
     check_action(rows.action, rows.reward.shape)
     start = row - length + 1  # The oldest row in sight; rows before an episode's first are hidden.
@@ -58,7 +58,7 @@ def history_push(history: History, timestep: TimeStep, action: Array) -> History
     """Appends one time step `[E]` and the action `[E]` that led to it; `first` rows start anew.
 
     Raises:
-      ValueError: for actions that are not one integer for each.
+      ArgumentError: for actions that are not one integer for each.
     """
     check_action(action, timestep.first.shape)
     chex.assert_equal_shape_prefix([history.action, timestep.observation], 1)
@@ -82,10 +82,10 @@ def check_action(action: Array, shape: tuple[int, ...]) -> None:
     """Refuses actions other than one integer for each row: broadcast, vectors would pass unseen.
 
     Raises:
-      ValueError: where `action` is not of this shape and of an integer dtype.
+      ArgumentError: where `action` is not of this shape and of an integer dtype.
     """
     if action.shape != shape or not jnp.issubdtype(action.dtype, jnp.integer):
-        raise ValueError(
+        raise ArgumentError(
             f"an action must be one integer for each row, {shape} (got {action.dtype}"
             f"{action.shape}); there are no vector or continuous actions yet"
         )
@@ -105,7 +105,7 @@ def random_shift(key: chex.PRNGKey, observations: Array, max_shift: int) -> Arra
       Images of the same shape.
     """
     if observations.ndim != 5 or max_shift < 0:
-        raise ValueError(
+        raise ArgumentError(
             "random_shift needs images (H, W, C) and max_shift >= 0,"
             f" got [B, F, ...] of {observations.shape} and {max_shift}"
         )

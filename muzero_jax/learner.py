@@ -11,7 +11,17 @@ import numpy as np
 import optax
 
 from muzero_jax.mesh import shard_key
-from muzero_jax.types import Array, LossFn, Network, Params, Replay, Sample, TargetFn, TrainState
+from muzero_jax.types import (
+    ArgumentError,
+    Array,
+    LossFn,
+    Network,
+    Params,
+    Replay,
+    Sample,
+    TargetFn,
+    TrainState,
+)
 
 
 class UpdateOutput(NamedTuple):
@@ -65,16 +75,16 @@ def _learning_rate(
     peak: float, warmup_updates: int, decay: str, decay_updates: int | None, final_fraction: float
 ) -> optax.Schedule:
     if decay not in ("cosine", "exponential"):
-        raise ValueError(f"optimizer.decay must be 'cosine' or 'exponential', got {decay!r}")
+        raise ArgumentError(f"optimizer.decay must be 'cosine' or 'exponential', got {decay!r}")
     if not 0 <= final_fraction <= 1 or (decay == "exponential" and final_fraction == 0):
-        raise ValueError(
+        raise ArgumentError(
             "optimizer.final_fraction must be in [0, 1], and > 0 for an exponential decay,"
             f" got {final_fraction}"
         )
     if decay_updates is None:
         after = optax.constant_schedule(peak)
     elif decay_updates <= warmup_updates:
-        raise ValueError(
+        raise ArgumentError(
             "optimizer.decay_updates must be > optimizer.warmup_updates,"
             f" got {decay_updates} and {warmup_updates}"
         )
@@ -259,15 +269,15 @@ def check_ratio(rows_per_step: int, *, min_rows: int, rows_per_update: int) -> N
     """Refuses a ratio that steps of `rows_per_step` rows cannot keep exactly.
 
     Raises:
-      ValueError: where neither of the two numbers divides the other, or one is out of range.
+      ArgumentError: where neither of the two numbers divides the other, or one is out of range.
     """
     if rows_per_update < 1 or min_rows < 0:
-        raise ValueError(
+        raise ArgumentError(
             "replay.rows_per_update must be >= 1 and replay.min_rows >= 0,"
             f" got {rows_per_update} and {min_rows}"
         )
     if rows_per_update % rows_per_step and rows_per_step % rows_per_update:
-        raise ValueError(
+        raise ArgumentError(
             f"replay.rows_per_update {rows_per_update} and the {rows_per_step} rows of one step"
             " must divide one another"
         )

@@ -15,7 +15,17 @@ import numpy as np
 from muzero_jax.acting import NO_EXPLORATION
 from muzero_jax.frames import check_action, history_init, history_push
 from muzero_jax.search import legal_actions
-from muzero_jax.types import Array, Env, EnvSpec, History, Network, Params, SearchFn, TimeStep
+from muzero_jax.types import (
+    ArgumentError,
+    Array,
+    Env,
+    EnvSpec,
+    History,
+    Network,
+    Params,
+    SearchFn,
+    TimeStep,
+)
 
 
 class MatchPlayer(NamedTuple):
@@ -142,10 +152,10 @@ def make_match(
     Returns:
       `play(key, first_params, second_params, stop)` -> scores `[num_games]` float32 from the view
       of `first`, or None where `stop()` was true before a ply; it may be left out. It raises
-      `ValueError` where a player moves twice in a row.
+      `ArgumentError` where a player moves twice in a row.
 
     Raises:
-      ValueError: for an environment without two alternating players.
+      ArgumentError: for an environment without two alternating players.
     """
     _check_two_players(env)
     opener = make_random_match_player(env.spec)
@@ -212,11 +222,11 @@ def make_count_lines(
 
     Returns:
       `count(key, params)` -> `Outcomes` where it moves first, and where it moves second, of one
-      start; it raises `ValueError` where there are more than `max_lines`, or a player moves twice
+      start; it raises `ArgumentError` where there are more than `max_lines`, or a player moves twice
       in a row.
 
     Raises:
-      ValueError: for an environment without two alternating players.
+      ArgumentError: for an environment without two alternating players.
     """
     _check_two_players(env)
     choose = jax.jit(player.choose)
@@ -266,7 +276,7 @@ def make_count_lines(
         while len(lines):
             if len(lines) > max_lines:
                 told = f"more than {max_lines} lines after {lines.shape[1]} plies"
-                raise ValueError(f"{told}: the game is too large to follow every reply")
+                raise ArgumentError(f"{told}: the game is too large to follow every reply")
             batches = np.split(lines, range(batch_size, len(lines), batch_size))
             lines, ends = zip(*(longer(key, params, batch, side) for batch in batches))
             lines, scores = np.concatenate(lines), [*scores, *ends]
@@ -282,13 +292,13 @@ def _gain(timestep: TimeStep, ply: Array) -> Array:
 
 def _check_two_players(env: Env) -> None:
     if env.spec.turn_sign != -1:
-        raise ValueError("a match needs an environment of two players (turn_sign -1)")
+        raise ArgumentError("a match needs an environment of two players (turn_sign -1)")
 
 
 def _check_turns(ply: int, again) -> None:
     """Refuses games in which whoever made a ply has the turn again, a discount above 0."""
     if again:
-        raise ValueError(
+        raise ArgumentError(
             "a match needs players who alternate strictly, with discounts of -1 or 0 (got one"
             f" above 0 after ply {ply}: the same player moves again)"
         )

@@ -6,7 +6,16 @@ import jax.numpy as jnp
 
 from muzero_jax.acting import NO_EXPLORATION
 from muzero_jax.targets import histories_at, make_bootstrap_positions
-from muzero_jax.types import Array, Explore, Sample, SearchFn, SearchOutput, TargetFn, Targets
+from muzero_jax.types import (
+    ArgumentError,
+    Array,
+    Explore,
+    Sample,
+    SearchFn,
+    SearchOutput,
+    TargetFn,
+    Targets,
+)
 
 
 def with_reanalyse(
@@ -45,10 +54,10 @@ def with_reanalyse(
       `TargetFn`; `policy_age` is 0 where policies are fresh.
 
     Raises:
-      ValueError: where the fraction is no fraction.
+      ArgumentError: where the fraction is no fraction.
     """
     if not 0.0 <= fraction <= 1.0:
-        raise ValueError(f"reanalyse.fraction must be in [0, 1] (got {fraction})")
+        raise ArgumentError(f"reanalyse.fraction must be in [0, 1] (got {fraction})")
     if fraction == 0.0:
         return targets
     positions_of = make_positions(

@@ -16,7 +16,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from muzero_jax.types import Array, Replay, Sample, Transition
+from muzero_jax.types import ArgumentError, Array, Replay, Sample, Transition
 
 
 @chex.dataclass(frozen=True)
@@ -66,16 +66,16 @@ def make_replay(
       priority_floor: added to every priority, > 0.
 
     Raises:
-      ValueError: where the ring is too short for a single window.
+      ArgumentError: where the ring is too short for a single window.
     """
     window = history_steps + 1 + future_steps
     if rows_per_env < window + 1:
-        raise ValueError(
+        raise ArgumentError(
             f"replay.rows_per_env must be > {window} (history + 1 + unroll + bootstrap),"
             f" got {rows_per_env}"
         )
     if not priority_floor > 0:
-        raise ValueError(f"replay.priority_floor must be > 0, got {priority_floor}")
+        raise ArgumentError(f"replay.priority_floor must be > 0, got {priority_floor}")
     layout = _Layout(
         row, num_envs, rows_per_env, history_steps, future_steps, observed_steps, lookahead_steps
     )
@@ -126,14 +126,14 @@ def _add(
     rows: Transition,
 ) -> ReplayState:
     if (rows.invalid_actions is None) != (state.rows.invalid_actions is None):
-        raise ValueError(
+        raise ArgumentError(
             "replay: either the rows or the ring's example row have invalid_actions; the latter is"
             " made by example_row(..., masked=...)"
         )
     num_envs, steps = rows.reward.shape
     ring, future_steps = layout.ring, layout.future_steps
     if steps + layout.history_steps + 1 + future_steps > ring:
-        raise ValueError(f"cannot add {steps} rows at once to a ring of {ring}")
+        raise ArgumentError(f"cannot add {steps} rows at once to a ring of {ring}")
     envs = env_start + jnp.arange(num_envs)
     cursor, filled = state.cursor[envs], state.filled[envs]
     slots = (cursor[:, None] + jnp.arange(steps)) % ring

@@ -16,7 +16,16 @@ from muzero_jax.search import (
     root_of,
     search_value,
 )
-from muzero_jax.types import Array, Codecs, Embedding, Explore, Network, SearchFn, SearchOutput
+from muzero_jax.types import (
+    ArgumentError,
+    Array,
+    Codecs,
+    Embedding,
+    Explore,
+    Network,
+    SearchFn,
+    SearchOutput,
+)
 
 
 def make_muzero_search(
@@ -55,7 +64,7 @@ def make_muzero_search(
       visited, among equals the one with the greatest Q.
     """
     if not dirichlet_alpha > 0:
-        raise ValueError(f"search.dirichlet_alpha must be > 0 (got {dirichlet_alpha})")
+        raise ArgumentError(f"search.dirichlet_alpha must be > 0 (got {dirichlet_alpha})")
     recurrent_fn = make_recurrent_fn(network, codecs, signed_discount=discount * turn_sign)
     select = functools.partial(
         _select_by_puct, pb_c_init=pb_c_init, pb_c_base=pb_c_base, min_value_range=min_value_range

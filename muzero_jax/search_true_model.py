@@ -12,7 +12,17 @@ import mctx
 
 from muzero_jax.frames import history_init, history_push
 from muzero_jax.search import MIN_LOGIT, legal_actions, make_gumbel_plan, root_of, search_value
-from muzero_jax.types import Array, Codecs, Env, Explore, Network, SearchFn, SearchOutput, TimeStep
+from muzero_jax.types import (
+    ArgumentError,
+    Array,
+    Codecs,
+    Env,
+    Explore,
+    Network,
+    SearchFn,
+    SearchOutput,
+    TimeStep,
+)
 
 
 def make_true_model_search(
@@ -47,11 +57,11 @@ def make_true_model_search(
 
     Returns:
       `bind(env_state [B]) -> SearchFn` for the histories `[B, 1]` of those states: what
-      `acting.make_rollout` takes with `bind_env_state=True`. The `SearchFn` raises `ValueError`
+      `acting.make_rollout` takes with `bind_env_state=True`. The `SearchFn` raises `ArgumentError`
       for longer histories, which the tree does not keep.
     """
     if (num_actions, turn_sign) != (env.spec.num_actions, env.spec.turn_sign):
-        raise ValueError(
+        raise ArgumentError(
             f"num_actions {num_actions} and turn_sign {turn_sign} must be those of the environment:"
             f" {env.spec.num_actions} and {env.spec.turn_sign}"
         )
@@ -85,7 +95,7 @@ def make_true_model_search(
     def bind(env_state) -> SearchFn:
         def search(params, key, history, invalid_actions, explore: Explore) -> SearchOutput:
             if history.valid.shape[1] != 1:
-                raise ValueError(
+                raise ArgumentError(
                     "network.history_steps must be 1 where the true rules are searched"
                     f" (got {history.valid.shape[1]})"
                 )

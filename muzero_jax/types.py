@@ -17,6 +17,14 @@ Embedding = Any
 Policy = Any  # Opaque: only the search that made it and its policy loss look inside.
 
 
+class ArgumentError(ValueError):
+    """An argument that cannot be used, refused in one line that names it and what it may be.
+
+    A type of its own, so that a program may tell its user this line alone, and show whatever else
+    is raised with its traceback.
+    """
+
+
 @dataclasses.dataclass(frozen=True)
 class EnvSpec:
     """What an environment promises; static, hashable, never a pytree.

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 import difflib
 
+from muzero_jax.types import ArgumentError
+
 # As envpool 1.2.5 registers them, without `-v5`. A copy, because importing envpool takes seconds.
 GAMES = tuple(
     """
@@ -92,13 +94,13 @@ def canonical_name(game: str, games: Iterable[str] = GAMES) -> str:
         return by_lower[asked]
     near = difflib.get_close_matches(asked, by_lower, n=1)
     hint = f"; did you mean {by_lower[near[0]]!r}?" if near else ""
-    raise ValueError(f"unknown game {game!r}{hint}")
+    raise ArgumentError(f"unknown game {game!r}{hint}")
 
 
 def human_normalised(game: str, score: float) -> float:
     """Returns `score` on the scale where random play is 0 and the human is 1."""
     name = canonical_name(game)
     if name not in RANDOM_AND_HUMAN_SCORES:
-        raise ValueError(f"no published scores for game {name!r}")
+        raise ArgumentError(f"no published scores for game {name!r}")
     random, human = RANDOM_AND_HUMAN_SCORES[name]
     return (score - random) / (human - random)

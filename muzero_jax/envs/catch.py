@@ -26,9 +26,9 @@ def make_catch(*, rows: int = 10, columns: int = 5) -> types.Env:
     paddle. Every ball can be caught where `columns // 2 < rows`.
     """
     if rows < 2:
-        raise ValueError(f"rows {rows} must be >= 2")
+        raise types.ArgumentError(f"rows {rows} must be >= 2")
     if columns < 1:
-        raise ValueError(f"columns {columns} must be >= 1")
+        raise types.ArgumentError(f"columns {columns} must be >= 1")
     spec = types.EnvSpec(
         observation_shape=(rows, columns, 1),
         observation_dtype="bool",  # 0 and 1 to every network; a uint8 would be divided by some.

@@ -27,10 +27,10 @@ def make_gymnasium(
       max_steps: steps until an episode is truncated; None takes `env.spec.max_episode_steps`.
 
     Raises:
-      ValueError: for spaces that cannot be served; `EnvError` later, where an environment fails.
+      ArgumentError: for spaces that cannot be served; `EnvError` later, where an environment fails.
     """
     if len(seeds) < 1:
-        raise ValueError("number of seeds 0 must be >= 1")
+        raise types.ArgumentError("number of seeds 0 must be >= 1")
     envs = [make_env() for _ in seeds]
     spec = _spec(envs[0], max_steps)
     start = int(getattr(envs[0].action_space, "start", 0))
@@ -65,14 +65,16 @@ def _spec(env: Any, max_steps: int | None) -> types.EnvSpec:
     actions, observations = env.action_space, env.observation_space
     shape, dtype = getattr(observations, "shape", None), getattr(observations, "dtype", None)
     if not hasattr(actions, "n") or getattr(actions, "shape", ()) != () or not shape:
-        raise ValueError(
+        raise types.ArgumentError(
             f"env has actions {actions} and observations {observations}; "
             "needed: one discrete action and observations of at least one axis"
         )
     if max_steps is None:
         max_steps = getattr(getattr(env, "spec", None), "max_episode_steps", None)
     if max_steps is None or max_steps < 1:
-        raise ValueError(f"max_steps {max_steps} must be >= 1: the environment has no limit itself")
+        raise types.ArgumentError(
+            f"max_steps {max_steps} must be >= 1: the environment has no limit itself"
+        )
     return types.EnvSpec(
         observation_shape=tuple(int(size) for size in shape),
         observation_dtype="uint8" if np.dtype(dtype) == np.uint8 else "float32",

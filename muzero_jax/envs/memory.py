@@ -25,7 +25,7 @@ def make_memory(*, length: int) -> types.Env:
     0 on average.
     """
     if length < 0:
-        raise ValueError(f"length {length} must be >= 0")
+        raise types.ArgumentError(f"length {length} must be >= 0")
     spec = types.EnvSpec(
         observation_shape=(3,),
         observation_dtype="bool",

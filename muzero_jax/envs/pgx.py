@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from muzero_jax.envs import wrappers
-from muzero_jax.types import Env, EnvSpec, TimeStep
+from muzero_jax.types import ArgumentError, Env, EnvSpec, TimeStep
 
 # `turn_sign` -1 says that the other player moves next, always; here that is not so.
 _REFUSED = {
@@ -50,19 +50,19 @@ def make_pgx(game: str, *, max_steps: int | None = None, opening_plies: int = 0)
         see `random_openings`.
 
     Raises:
-      ValueError: for an unknown id, naming the nearest, or a game that two alternating players or
-        one cannot play.
+      ArgumentError: for an unknown id, naming the nearest, or a game that two alternating players
+        or one cannot play.
     """
     import pgx  # Here, because it is an optional dependency.
 
     if game not in pgx.available_envs():
         near = difflib.get_close_matches(game, pgx.available_envs(), n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {pgx.available_envs()}"
-        raise ValueError(f"unknown game {game!r}; {hint}")
+        raise ArgumentError(f"unknown game {game!r}; {hint}")
     if game in _REFUSED:
-        raise ValueError(f"game {game!r} cannot be played: {_REFUSED[game]}")
+        raise ArgumentError(f"game {game!r} cannot be played: {_REFUSED[game]}")
     if max_steps is not None and max_steps < 1:
-        raise ValueError(f"max_steps {max_steps} must be >= 1")
+        raise ArgumentError(f"max_steps {max_steps} must be >= 1")
     plain = _plain(pgx.make(game), max_steps)
     if opening_plies:
         plain = wrappers.random_openings(plain, opening_plies)

@@ -74,7 +74,7 @@ def anakin(
       mesh: from `make_mesh`; None is the first device.
 
     Raises:
-      ValueError: where E·T and the ratio do not divide.
+      ArgumentError: where E·T and the ratio do not divide.
     """
     num_rows = run.timestep.reward.shape[0] * steps_per_iteration
     check_ratio(num_rows, min_rows=min_rows, rows_per_update=rows_per_update)

@@ -32,7 +32,7 @@ from muzero_jax.mesh import (
     shard_learn,
     sum_over_processes,
 )
-from muzero_jax.types import Counters, Explore, HostEnv, RunState, TimeStep
+from muzero_jax.types import ArgumentError, Counters, Explore, HostEnv, RunState, TimeStep
 
 fetch = jax.device_get  # The only way in which this module reads the device.
 
@@ -72,11 +72,11 @@ def sebulba(
       mesh: from `make_mesh`; None is the first device.
 
     Raises:
-      ValueError: where the ratio does not divide, or groups differ in size.
+      ArgumentError: where the ratio does not divide, or groups differ in size.
     """
     group_size = envs[0].num_envs
     if any(env.num_envs != group_size for env in envs):
-        raise ValueError("env: all groups must have the same number of environments")
+        raise ArgumentError("env: all groups must have the same number of environments")
     # A group is as large in every process.
     rows_per_step = group_size * jax.process_count()
     check_ratio(rows_per_step, min_rows=min_rows, rows_per_update=rows_per_update)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from muzero_jax.codecs import squash
 from muzero_jax.networks.blocks import Head, make_network, scale_embedding
 from muzero_jax.networks.moves import check_encoding, move_planes
-from muzero_jax.types import Array, Codecs, EnvSpec, History, Network
+from muzero_jax.types import ArgumentError, Array, Codecs, EnvSpec, History, Network
 
 Stage = tuple[int | str, int, int, int]
 
@@ -228,10 +228,10 @@ def make_conv_network(
       convolve: in place of `jax.lax.conv_general_dilated`, see `convolve.py`; None is that itself.
 
     Raises:
-      ValueError: where the observations are no images, a stage is none, or actions are no points.
+      ArgumentError: where observations are no images, a stage is none, or actions are no points.
     """
     if len(spec.observation_shape) != 3:
-        raise ValueError(f"network: images have shape (H, W, C), got {spec.observation_shape}")
+        raise ArgumentError(f"network: images have shape (H, W, C), got {spec.observation_shape}")
     several = stages if isinstance(stages, tuple | list) else (stages,)
     stages = tuple(_checked_stage(stage) for stage in several)
     same_size = all(stage[2] == 1 for stage in stages)
@@ -264,7 +264,7 @@ def _checked_stage(stage: Sequence[int | str]) -> Stage:
     numbers = stage[1:] if stage[:1] in (("pool",), ("residual",)) else stage
     whole = len(stage) == 4 and all(isinstance(number, int) for number in numbers)
     if not whole or min(numbers[:-1]) < 1 or numbers[-1] < 0:
-        raise ValueError(
+        raise ArgumentError(
             "network.stages must be (channels, kernel, stride, residual blocks) each, the first"
             " three >= 1; ('residual', channels, stride, blocks) or ('pool', window, stride,"
             f" blocks) (got {stage})"

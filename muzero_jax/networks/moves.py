@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from muzero_jax.types import Array, EnvSpec
+from muzero_jax.types import ArgumentError, Array, EnvSpec
 
 
 def move_planes(
@@ -58,7 +58,7 @@ def check_encoding(name: str, spec: EnvSpec, *, same_size: bool) -> None:
       same_size: whether the embedding is as large as the board.
 
     Raises:
-      ValueError: names the field and what it may be.
+      ArgumentError: names the field and what it may be.
     """
     if name == "constant":
         return
@@ -73,12 +73,12 @@ def check_encoding(name: str, spec: EnvSpec, *, same_size: bool) -> None:
         "shogi": (whole, several),
     }
     if name not in fitting:
-        raise ValueError(
+        raise ArgumentError(
             f"network.action_encoding must be one of {('constant', *fitting)} (got {name!r})"
         )
     fits, words = fitting[name]
     if not fits or not same_size:
-        raise ValueError(
+        raise ArgumentError(
             f"network.action_encoding={name!r} needs stages of stride 1 and, on {height}x{width}"
             f" points, {words} (got {actions} actions); 'constant' takes any"
         )
