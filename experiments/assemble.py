@@ -76,6 +76,7 @@ def build(
       BadInputError: where a part refuses its numbers, or the data do not fit the environment. What
         else a part raises is no refusal, and keeps its traceback.
     """
+    launch.backend()  # Refuses, in one line, where there is none.
     mesh = make_mesh(devices)
     try:
         _check_divides(config, mesh.size)
@@ -92,7 +93,7 @@ def build(
 
 
 def _check_divides(config, num_devices: int) -> None:
-    """Refuses what cannot be split evenly."""
+    """Refuses what cannot be split evenly, and a ring whose rows a device cannot number."""
     for name, count in (
         ("env.num_envs / env.num_groups", config.env.num_envs // config.env.num_groups),
         ("replay.batch_size", config.replay.batch_size),
@@ -102,6 +103,12 @@ def _check_divides(config, num_devices: int) -> None:
                 f"{name} must be a multiple of the {num_devices} devices (got {count});"
                 " or train on fewer, by --devices"
             )
+    rows = config.env.num_envs * config.replay.rows_per_env // num_devices
+    if rows >= 2**31:
+        raise ArgumentError(
+            f"replay.rows_per_env x env.num_envs must be < 2^31 on each device (got {rows});"
+            " lower replay.rows_per_env"
+        )
 
 
 def _loop_options(config, parts: Parts, mesh: Mesh) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 class Range(NamedTuple):
     """Allowed numbers; `above` and `below` are exclusive, the others inclusive.
 
-    `whole` numbers are `int`; those that are sizes or indices on the device fit into `int32`.
-    Without any bound, whatever is a number is allowed.
+    `whole` numbers are `int`, below 2^53, where JSON and logs are exact; those that are sizes or
+    indices on the device fit into `int32`. Without any bound, whatever is a number is allowed.
     """
 
     low: float | None = None
@@ -24,8 +24,10 @@ class Range(NamedTuple):
             return "a number"
         if self.whole and not isinstance(x, int):
             return "a whole number"
-        if self.int32 and x >= 2**31:
+        if self.int32 and self.high is None and x >= 2**31:
             return "< 2^31"
+        if self.whole and self.high is None and x >= 2**53:
+            return "< 2^53"
         return None if self == Range() or self._holds(x) else str(self)
 
     def _holds(self, x: float) -> bool:
@@ -44,10 +46,14 @@ class Range(NamedTuple):
         return low if self.high is None else f"{low} and <= {self.high}"
 
 
+def _at_most(high: int, *, low: int = 1) -> Range:
+    """A whole number; above its end tracing alone would take minutes, or a library hangs."""
+    return Range(low=low, high=high, whole=True)
+
+
 _NUMBER, _POSITIVE, _NOT_NEGATIVE, _UNIT = Range(), Range(above=0), Range(low=0), Range(0, 1)
 _COUNT, _NATURAL = Range(low=1, whole=True), Range(low=0, whole=True)
 _SIZE = Range(low=1, whole=True, int32=True)
-_BINS = Range(low=2, whole=True, int32=True)
 
 RANGES: dict[str, Range] = {
     "seed": Range(0, 2**32 - 1, whole=True),
@@ -55,34 +61,34 @@ RANGES: dict[str, Range] = {
     "max_wall_minutes": _POSITIVE,
     "env.num_envs": _SIZE,
     "env.num_groups": _SIZE,
-    "env.num_threads": _NATURAL,
+    "env.num_threads": _at_most(1_024, low=0),
     "env.max_steps": _SIZE,
-    "env.opening_plies": _NATURAL,
-    "env.rows": _SIZE,
-    "env.columns": _SIZE,
-    "env.length": _NATURAL,
-    "env.frame_skip": _SIZE,
+    "env.opening_plies": _at_most(1_000, low=0),
+    "env.rows": _at_most(2**10),
+    "env.columns": _at_most(2**10),
+    "env.length": _at_most(2**20, low=0),
+    "env.frame_skip": _at_most(1_000),
     "env.sticky": _UNIT,
-    "env.noop_max": _SIZE,
+    "env.noop_max": _at_most(10_000),
     "env.num_levels": _NATURAL,
     "env.start_level": _NATURAL,
-    "network.history_steps": _SIZE,
-    "network.width": _SIZE,
-    "network.num_layers": _SIZE,
-    "network.channels": _SIZE,
-    "network.representation_blocks": _NATURAL,
-    "network.dynamics_blocks": _NATURAL,
-    "network.prediction_blocks": _NATURAL,
-    "network.head_planes": _SIZE,
-    "network.head_width": _SIZE,
+    "network.history_steps": _at_most(1_000),
+    "network.width": _at_most(2**16),
+    "network.num_layers": _at_most(100),
+    "network.channels": _at_most(2**16),
+    "network.representation_blocks": _at_most(100, low=0),
+    "network.dynamics_blocks": _at_most(100, low=0),
+    "network.prediction_blocks": _at_most(100, low=0),
+    "network.head_planes": _at_most(2**16),
+    "network.head_width": _at_most(2**16),
     "codec.value.low": _NUMBER,
     "codec.value.high": _NUMBER,
     "codec.reward.low": _NUMBER,
     "codec.reward.high": _NUMBER,
-    "codec.value.num_bins": _BINS,
-    "codec.reward.num_bins": _BINS,
-    "search.num_simulations": _SIZE,
-    "search.max_num_considered_actions": _SIZE,
+    "codec.value.num_bins": _at_most(2**16, low=2),
+    "codec.reward.num_bins": _at_most(2**16, low=2),
+    "search.num_simulations": _at_most(10_000),
+    "search.max_num_considered_actions": _at_most(256),
     "search.max_depth": _SIZE,
     "search.value_scale": _POSITIVE,
     "search.maxvisit_init": _NOT_NEGATIVE,
@@ -100,13 +106,13 @@ RANGES: dict[str, Range] = {
     "replay.priority_exponent": _NOT_NEGATIVE,
     "replay.priority_floor": _POSITIVE,
     "replay.importance_exponent": _UNIT,
-    "targets.unroll_steps": _SIZE,
-    "targets.bootstrap_steps": _SIZE,
+    "targets.unroll_steps": _at_most(1_000),
+    "targets.bootstrap_steps": _at_most(5_000),
     "targets.discount": Range(above=0, high=1),
     "targets.target_interval_updates": _SIZE,
     "targets.shorten_every_updates": _SIZE,
     "reanalyse.fraction": _UNIT,
-    "reanalyse.num_simulations": _SIZE,
+    "reanalyse.num_simulations": _at_most(10_000),
     "reanalyse.noise_scale": _NOT_NEGATIVE,
     "loss.value_weight": _NOT_NEGATIVE,
     "loss.reward_weight": _NOT_NEGATIVE,

@@ -1,17 +1,23 @@
 """Command lines: flags, and every way to end as one line and an exit code."""
 
 from collections.abc import Callable
+import errno
 import gc
+import importlib.machinery
+import importlib.util
 import logging as standard_logging
 import os
+from pathlib import Path
 import re
 import sys
+import traceback
 from typing import Any
 import warnings
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_dict, config_flags
 
+import fields
 import lifetime
 
 
@@ -50,6 +56,7 @@ def run(main: Callable[..., Any], *, example: str | None = None, takes_words: bo
     With an `example` of it, `--config` is required; it and the other flags of training are defined.
     A script that takes words besides flags is run as `main(words)`.
     """
+    _open_standard_streams()
     lifetime.listen()
     _quieten()
     # Tracing makes millions of objects that stay: a sixth of a start went into looking for garbage.
@@ -69,7 +76,33 @@ def run(main: Callable[..., Any], *, example: str | None = None, takes_words: bo
         if isinstance(error, (StorageError, PeerError)):
             os._exit(_CODES[type(error)])  # The remains of failed saves complain when collected.
         lifetime.end(_CODES[type(error)])
+    except OSError as error:
+        if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise
+        lifetime.say(f"error: {_flag_of(error.filename)}{error.strerror}: {error.filename}")
+        lifetime.end(lifetime.BAD_INPUT)
     lifetime.end(lifetime.DONE)
+
+
+def _open_standard_streams() -> None:
+    """Opens what the shell has closed (`2>&-`): else the next file takes the number of that stream,
+    and what a library tells the stream is written into the file."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # The lowest number that is free: this one.
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)
+
+
+def _flag_of(path) -> str:
+    """How a line begins that is about a path which a flag has given."""
+    values = flags.FLAGS.flag_values_dict() if flags.FLAGS.is_parsed() else {}
+    names = [name for name, x in values.items() if x and isinstance(x, str) and x in str(path)]
+    return f"--{names[0]}: " if names else ""
 
 
 def _quieten() -> None:
@@ -88,7 +121,7 @@ def _tell_unraisable(unraisable) -> None:
 
 
 def _define_flags(example: str) -> None:
-    config_flags.DEFINE_config_file("config", None, f"For example {example}.", lock_config=True)
+    flags.DEFINE_string("config", None, f"PATH[:VARIANT] of a config file, e.g. {example}.")
     flags.DEFINE_string("workdir", None, "Folder of the run; by default a new one in runs/.")
     flags.DEFINE_enum(
         "resume",
@@ -106,7 +139,10 @@ def _define_flags(example: str) -> None:
     flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", lower_bound=0)
     flags.DEFINE_integer("join_timeout_s", 120, "How long to wait for the others.", lower_bound=1)
     flags.DEFINE_float(
-        "watchdog_minutes", 30.0, "End, with stacks, if an iteration takes longer.", lower_bound=0.0
+        "watchdog_minutes", 30.0, "End, with stacks, if an iteration takes longer."
+    )
+    flags.register_validator(
+        "watchdog_minutes", lambda x: 0 < x <= 10**6, "it must be > 0 and <= 1000000"
     )
 
 
@@ -167,13 +203,27 @@ def train(script: str | None, *, data: str | None = None) -> None:
     )
 
 
-def _check_platform(wanted: str) -> None:
+def backend() -> str:
+    """The kind of device that JAX finds: "cpu", "gpu", "tpu".
+
+    Raises:
+      BadInputError: where `JAX_PLATFORMS` names one that is not there.
+    """
     import jax
 
     try:
-        found = jax.default_backend()
-    except RuntimeError as error:  # `JAX_PLATFORMS` names one that is not there.
-        raise BadInputError(f"--platform: JAX finds no device: {error}") from None
+        return jax.default_backend()
+    except (RuntimeError, AssertionError) as error:
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        told = f"JAX_PLATFORMS={asked}: " if asked else ""
+        raise BadInputError(
+            f"--platform: {told}JAX finds no such device{str(error) and f' ({error})'};"
+            " is the extra 'cuda' or 'tpu' installed?"
+        ) from None
+
+
+def _check_platform(wanted: str) -> None:
+    found = backend()
     if wanted not in ("auto", found):
         raise BadInputError(
             f"--platform: {wanted} is wanted, JAX finds {found} only;"
@@ -202,20 +252,111 @@ def _choose_devices(wanted: int | None) -> list:
 
 
 def _parse(example: str | None, takes_words: bool) -> list[str]:
-    """Reads the flags; returns the words that are none."""
-    wants_help = any(re.match(r"--?help", word) for word in sys.argv[1:])
-    given = any(re.match(r"--?config(=|$)", word) for word in sys.argv[1:])
-    if example and not given and not wants_help:
-        raise BadInputError(f"--config is required, e.g. {example}")
+    """Reads the flags; returns the words that are none.
+
+    With an `example` the flag `config` holds a `ConfigDict` afterwards.
+    """
+    given = flags.FLAGS
+    given.set_gnu_getopt(bool(example))  # Fields of the config are no flags yet.
     try:
-        rest = flags.FLAGS(sys.argv)
+        rest = given(sys.argv, known_only=bool(example))
         if example:
-            flags.FLAGS.config.to_dict()  # A missing file is told only when it is looked into.
-    except Exception as error:  # A config file is a program: it may raise anything.
+            config = _config(given, example)
+            delattr(given, "config")
+            rest = _unset(config, rest)
+            config_flags.DEFINE_config_dict("config", config, sys_argv=rest)
+            rest = given(rest)
+    except BadInputError:
+        raise
+    except Exception as error:  # Whatever a library finds wrong with a word.
         raise BadInputError(_explain(error)) from None
     if len(rest) > 1 and not takes_words:
         raise BadInputError(f"unexpected argument {rest[1]!r}; options look like --config.a.b=c")
     return rest[1:]
+
+
+def _unset(config: ConfigDict, words: list[str]) -> list[str]:
+    """Obeys `--config.NAME=None` of optional fields, whose types refuse it; returns the rest."""
+    optional = _optional(config)
+    named = [re.fullmatch(r"--?config\.([\w.]+)=(.*)", word, re.DOTALL) for word in words]
+    last = {x[1]: x[2] for x in named if x and x[1] in optional}  # The last word of each counts.
+    unset = [name for name, value in last.items() if value == "None"]
+    for name in unset:
+        holder, field = optional[name]
+        holder[field] = None
+    return [
+        word
+        for word, x in zip(words, named, strict=True)
+        if not (x and x[1] in optional and (x[2] == "None" or x[1] in unset))
+    ]
+
+
+def _optional(config: ConfigDict) -> dict[str, tuple[ConfigDict, str]]:
+    """Name -> (group, field) of the fields of this config that may be None."""
+    found = {}
+    for name in fields.OPTIONAL:
+        group, _, field = name.rpartition(".")
+        holder = config.get(group) if group else config
+        if isinstance(holder, ConfigDict) and field in holder:
+            found[name] = (holder, field)
+    return found
+
+
+def _config(given, example: str) -> ConfigDict:
+    """The config of the file that the flags name, or of the run that has to be gone on with."""
+    if given.config:
+        config = load_config(given.config)
+    elif given.resume == "must" and given.workdir:
+        import workdirs
+
+        config = workdirs.read_config(Path(given.workdir))
+    else:
+        raise BadInputError(
+            f"--config is required, e.g. {example}; or --resume=must with the --workdir of a run,"
+            " which goes on by its own"
+        )
+    for name, (holder, field) in _optional(config).items():
+        if holder[field] is None:  # Which has no type by which a value could be parsed.
+            kind = int if fields.RANGES[name].whole else float
+            holder[field] = config_dict.placeholder(kind)
+    return config.lock()
+
+
+def load_config(given: str) -> ConfigDict:
+    """The config that `get_config` of a file makes; `given` is `PATH` or `PATH:VARIANT`.
+
+    Raises:
+      BadInputError: naming the file, where there is none or whatever it raises.
+    """
+    path, colon, variant = given.partition(":")
+    try:
+        loader = importlib.machinery.SourceFileLoader("config_file", path)
+        module = importlib.util.module_from_spec(
+            importlib.util.spec_from_loader(loader.name, loader)
+        )
+        loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise BadInputError(f"--config: {path} defines no get_config()")
+        config = module.get_config(variant) if colon else module.get_config()
+    except FileNotFoundError as error:
+        if error.filename != path:
+            raise BadInputError(_raised(given, path, error)) from None
+        raise BadInputError(f"--config: config file not found: {path}") from None
+    except BadInputError:
+        raise
+    except (Exception, SystemExit) as error:  # A config file is a program: it may raise anything.
+        raise BadInputError(_raised(given, path, error)) from None
+    if not isinstance(config, ConfigDict):
+        kind = type(config).__name__
+        raise BadInputError(f"--config: get_config() of {path} returns {kind} and no ConfigDict")
+    return ConfigDict(config)
+
+
+def _raised(given: str, path: str, error: BaseException) -> str:
+    """One line for what a config file has raised, with the line where."""
+    lines = [x.lineno for x in traceback.extract_tb(error.__traceback__) if x.filename == path]
+    where = f" (line {lines[-1]})" if lines else ""
+    return f"--config: {given}: {type(error).__name__}: {error}{where}"
 
 
 def _explain(error: Exception) -> str:
@@ -229,8 +370,4 @@ def _explain(error: Exception) -> str:
     name = re.fullmatch(r"\W*(\w+)\W*", text)
     if name and isinstance(error, (KeyError, AttributeError)):
         return f"unknown field {name[1]!r}; the config file lists those there are"
-    if missing := re.search(r"No such file or directory: (\S+)$", text):
-        return f"--config: config file not found: {missing[1]}"
-    if "no attribute 'get_config'" in text:
-        return "--config: the file defines no get_config()"
     return text or type(error).__name__

@@ -187,7 +187,14 @@ def read_config(workdir: Path) -> ConfigDict:
     stored = load(path)
     for name in ("init_from", "data"):
         stored.pop(name, None)
-    return ConfigDict(stored)
+    return ConfigDict(_tuples(stored))
+
+
+def _tuples(tree: Any) -> Any:
+    """JSON knows no tuples, and a config no lists."""
+    if isinstance(tree, dict):
+        return {name: _tuples(x) for name, x in tree.items()}
+    return tuple(_tuples(x) for x in tree) if isinstance(tree, list) else tree
 
 
 def learns_from_data(workdir: Path) -> bool:

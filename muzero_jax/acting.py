@@ -59,7 +59,7 @@ def act(
     means nothing.
 
     Raises:
-      ValueError: for a search whose actions are not one integer for each environment.
+      ArgumentError: for a search whose actions are not one integer for each environment.
     """
     history = history_push(carry.history, timestep, carry.action)
     output = search(params, key, history, timestep.invalid_actions, explore)

@@ -222,8 +222,8 @@ def make_count_lines(
 
     Returns:
       `count(key, params)` -> `Outcomes` where it moves first, and where it moves second, of one
-      start; it raises `ArgumentError` where there are more than `max_lines`, or a player moves twice
-      in a row.
+      start; it raises `ArgumentError` where there are more than `max_lines`, or a player moves
+      twice in a row.
 
     Raises:
       ArgumentError: for an environment without two alternating players.

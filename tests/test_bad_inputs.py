@@ -12,10 +12,10 @@ def test_only_our_own_refusals_become_one_line(monkeypatch):
     """A part that somebody composed raises `ValueError` by mistake: they need its traceback.
     Planted bug seen: `assemble.build` turns every `ValueError` into a refusal."""
 
-    def broken(**options):
+    def broken(max_steps):
         raise ValueError("could not broadcast")
 
-    def refuses(**options):
+    def refuses(max_steps):
         raise ArgumentError("env.max_steps is too odd")
 
     config = config_of("cartpole", "on_device")

@@ -245,7 +245,7 @@ _BAD = {  # Name: (script, words, what the line has to say).
     "zero simulations": (
         "control",
         [_CARTPOLE, "--config.search.num_simulations=0"],
-        ["search.num_simulations must be >= 1 (got 0)"],
+        ["search.num_simulations must be >= 1 and <= 10000 (got 0)"],
     ),
     "wrong script": ("atari", [_CARTPOLE], ["env.suite", "experiments/control.py"]),
     "no config": ("control", [], ["--config is required", "--config=configs/cartpole.py"]),
@@ -288,7 +288,7 @@ _BAD = {  # Name: (script, words, what the line has to say).
     "huge": (
         "control",
         [_CARTPOLE, "--config.search.num_simulations=1" + "0" * 400],
-        ["search.num_simulations must be < 2^31 (got 1000"],
+        ["search.num_simulations must be >= 1 and <= 10000 (got 1000"],
     ),
     "no checkpoint": ("evaluate", ["--workdir=used"], ["no checkpoint in", "used"]),
     "no run": ("evaluate", ["--workdir=nowhere"], ["no run in", "nowhere", "config.json"]),
@@ -401,7 +401,7 @@ def test_validate_knows_what_can_be_built_without_importing_jax():
 @pytest.mark.parametrize(
     "preset, field, value, said",
     [
-        ("atari", "search.num_simulations", -5, ["must be >= 1 (got -5)"]),
+        ("atari", "search.num_simulations", -5, ["must be >= 1 and <= 10000 (got -5)"]),
         ("cartpole", "optimizer.learning_rate", math.nan, ["must be > 0 (got nan)"]),
         ("cartpole", "targets.discount", 1.5, ["must be > 0 and <= 1 (got 1.5)"]),
         ("atari", "env.sticky", 2.0, ["<= 1 (got 2.0)"]),
