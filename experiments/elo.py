@@ -120,7 +120,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "Folder of the run.")
+    launch.define_path("workdir", None, "Folder of the run.")
     flags.DEFINE_integer("games", 20, "Of each two checkpoints; even.", lower_bound=2)
     flags.DEFINE_integer("simulations", None, "Of a search; default: the run's.", lower_bound=1)
     flags.DEFINE_integer("opening_plies", 2, "First moves drawn at random.", lower_bound=0)

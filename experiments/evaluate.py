@@ -207,7 +207,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "Folder of the run.")
+    launch.define_path("workdir", None, "Folder of the run.")
     flags.DEFINE_integer("step", None, "Which checkpoint; default: the newest.", lower_bound=0)
     flags.DEFINE_integer("episodes", 20, "Whole games to play.", lower_bound=1)
     flags.DEFINE_integer("num_envs", None, "Games at a time; it divides --episodes.", lower_bound=1)
@@ -219,7 +219,7 @@ if __name__ == "__main__":
     flags.DEFINE_integer(
         "simulations", None, "Of the run's search; default: the config's.", lower_bound=1
     )
-    flags.DEFINE_string("opponent", None, f"For two players: {opponents.KINDS}.")
+    launch.define_path("opponent", None, f"For two players: {opponents.KINDS}.")
     flags.DEFINE_integer(
         "opening_plies", None, "First moves drawn at random; default: 2 against a run, else 0.",
         lower_bound=0,

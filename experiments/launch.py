@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 import re
 import sys
+import time
 import traceback
 from typing import Any
 import warnings
@@ -48,6 +49,37 @@ _CODES = {
     PeerError: lifetime.NO_PROGRESS,
     PreemptedError: lifetime.PREEMPTED,
 }
+
+
+def define_path(name: str, default: str | None, text: str) -> None:
+    """Defines a flag that names a file or folder (or an opponent); see `local_path`."""
+    parser = _PathParser(f"--{name}")
+    flags.DEFINE(parser, name, default, text, serializer=flags.ArgumentSerializer())
+
+
+class _PathParser(flags.ArgumentParser):
+    """Of the value of a flag that is a path."""
+
+    syntactic_help = "a path"
+
+    def __init__(self, flag: str):
+        self._flag = flag
+
+    def parse(self, argument: str) -> str:
+        return local_path(argument, self._flag)
+
+
+def local_path(path: str, flag: str) -> str:
+    """The path with `~` expanded.
+
+    Raises:
+      BadInputError: for a URL (`gs://...`), which would be made a folder of that name here.
+    """
+    if re.match(r"[A-Za-z][\w+.-]*://", path):
+        raise BadInputError(
+            f"{flag}: {path} is a URL; give a path of this machine, e.g. of a mounted bucket"
+        )
+    return os.path.expanduser(path)
 
 
 def run(main: Callable[..., Any], *, example: str | None = None, takes_words: bool = False) -> None:
@@ -121,15 +153,15 @@ def _tell_unraisable(unraisable) -> None:
 
 
 def _define_flags(example: str) -> None:
-    flags.DEFINE_string("config", None, f"PATH[:VARIANT] of a config file, e.g. {example}.")
-    flags.DEFINE_string("workdir", None, "Folder of the run; by default a new one in runs/.")
+    define_path("config", None, f"PATH[:VARIANT] of a config file, e.g. {example}.")
+    define_path("workdir", None, "Folder of the run; by default a new one in runs/.")
     flags.DEFINE_enum(
         "resume",
         "auto",
         ["auto", "must", "never"],
         "must: only from a resume point; never: only in a folder without a run.",
     )
-    flags.DEFINE_string("init_from", None, "Folder of a run; begin with its newest parameters.")
+    define_path("init_from", None, "Folder of a run; begin with its newest parameters.")
     flags.DEFINE_enum(
         "platform", "auto", ["auto", "cpu", "gpu", "tpu"], "Refuse to run on any other."
     )
@@ -187,9 +219,11 @@ def train(script: str | None, *, data: str | None = None) -> None:
         raise BadInputError(f"--config: a field is missing or cannot be used: {error}") from None
     import peers
 
+    workdirs.check_name(args.workdir)
     peers.join(args.coordinator, args.num_processes, args.process_id, args.join_timeout_s)
-    workdir = workdirs.choose(args.workdir, name)
     _check_platform(args.platform)
+    now = peers.of_first(float(time.strftime("%Y%m%d%H%M%S")))
+    workdir = workdirs.choose(args.workdir, name, now)
     import train as driver
 
     driver.train(

@@ -9,7 +9,7 @@ import numpy as np
 
 import assemble
 from fields import TASK_FIELDS
-from launch import BadInputError
+from launch import BadInputError, local_path
 from muzero_jax import matches
 from muzero_jax.matches import MatchPlayer, Outcomes
 from muzero_jax.types import ArgumentError, Env, Params
@@ -82,6 +82,7 @@ def _true_model_search(env: Env, num_simulations: int) -> MatchPlayer:
 
 def _other_run(name: str, config, flag: str) -> Side:
     """The search of another run, with its own config and the parameters of one of its saves."""
+    name = local_path(name, flag)
     folder, _, number = name.rpartition("@")
     step = int(number) if folder and number.isdecimal() and not Path(name).exists() else None
     workdir = Path(name if step is None else folder)

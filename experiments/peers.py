@@ -7,8 +7,10 @@ other for ever. One process agrees with itself at once.
 """
 
 import os
+from pathlib import Path
 import re
 import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -107,6 +109,38 @@ def tell(text: str) -> None:
 def meet() -> None:
     """Waits until every process has come here."""
     sum_over_processes([0.0])
+
+
+def of_first(number: float) -> float:
+    """The number that the first process has; every process has to call it."""
+    return float(sum_over_processes([number if is_first() else 0.0])[0])
+
+
+def check_shared(workdir: Path, patience_s: float = 30.0) -> None:
+    """Of several processes, called by all once the first one has claimed the run folder.
+
+    A file of one process may be seen by another so many seconds later, over a network.
+
+    Raises:
+      BadInputError: in every process, where one does not see the folder that the first one has.
+    """
+    end = f":{of_first(os.getpid()):.0f}"
+    give_up = time.monotonic() + patience_s
+    while not (seen := _claimed_by(workdir).endswith(end)) and time.monotonic() < give_up:
+        time.sleep(0.1)
+    if any_of(not seen)[0]:
+        raise launch.BadInputError(
+            f"--workdir: {workdir} is not the run folder of process 0 for every process; give all"
+            " of them the same folder, on a file system that they share"
+        )
+
+
+def _claimed_by(workdir: Path) -> str:
+    """`host:pid` of the lock file, or nothing."""
+    try:
+        return (workdir / "lock").read_text().strip()
+    except (OSError, ValueError):
+        return ""
 
 
 def any_of(*flags: bool) -> list[bool]:

@@ -131,7 +131,7 @@ def _leaf(config: dict, name: str) -> Any:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("out", "curves.png", f"File; one of {', '.join(figures.SUFFIXES)}.")
+    launch.define_path("out", "curves.png", f"File; one of {', '.join(figures.SUFFIXES)}.")
     flags.DEFINE_enum("x", "env_steps", ["env_steps", "wall_s", "updates"], "What runs across.")
     flags.DEFINE_string("y", "eval/return_mean", "The metric.")
     flags.DEFINE_list("levels", [], "Published scores drawn as lines: random,human (Atari).")

@@ -210,8 +210,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "Folder of the run.")
-    flags.DEFINE_string("out", None, "Folder of the dataset; a new or an empty one.")
+    launch.define_path("workdir", None, "Folder of the run.")
+    launch.define_path("out", None, "Folder of the dataset; a new or an empty one.")
     flags.DEFINE_integer("episodes", None, "Fresh episodes, in place of the replay.", lower_bound=1)
     flags.DEFINE_enum("policy", "search", ["search", "random"], "Who plays fresh episodes.")
     flags.DEFINE_enum("noise", "training", ["training", "none"], "How the search explores there.")

@@ -5,7 +5,7 @@ import glob
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from launch import BadInputError
+from launch import BadInputError, local_path
 from muzero_jax import metrics
 import workdirs
 
@@ -111,6 +111,7 @@ def find(pattern: str) -> list[Path]:
     Raises:
       BadInputError: where nothing matches.
     """
+    pattern = local_path(pattern, "runs")
     if Path(pattern).exists():
         return [Path(pattern)]
     found = [Path(path) for path in sorted(glob.glob(pattern))]

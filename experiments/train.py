@@ -86,7 +86,8 @@ def _train(
     peers.meet()  # Before the first one writes anything, all have seen what was there.
     if peers.is_first():
         stack.enter_context(workdirs.claim(workdir, config, init_from=origin, data=identity))
-    peers.meet()
+    if jax.process_count() > 1:
+        peers.check_shared(workdir)
     peers.tell(f"run in {workdir} on {jax.default_backend()} x{experiment.mesh.size}\n{told}")
     keep = config.checkpoint
     points, params = (

@@ -21,5 +21,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("data", None, "Folder of a dataset.")
+    launch.define_path("data", None, "Folder of a dataset.")
     launch.run(main, example="--config=configs/cartpole.py:on_device")

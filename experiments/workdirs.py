@@ -7,7 +7,6 @@ import json
 import os
 from pathlib import Path
 import socket
-import time
 from typing import IO, Any
 
 from ml_collections import ConfigDict
@@ -27,17 +26,23 @@ MAY_CHANGE = (
 )
 
 
-def choose(workdir: str | None, name: str) -> Path:
-    """The folder asked for, or a new one under `runs/`."""
-    if workdir is None:
-        return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+def check_name(workdir: str | None) -> None:
+    """Refuses what is no name of a folder; None is that of `choose`."""
     try:
-        workdir.encode()
+        (workdir or "").encode()
     except UnicodeEncodeError:
         raise launch.BadInputError(f"--workdir: {workdir!r} is not UTF-8") from None
-    if not workdir:
+    if workdir == "":
         raise launch.BadInputError("--workdir is empty; give a folder, e.g. --workdir=runs/pong")
-    return Path(workdir)
+
+
+def choose(workdir: str | None, name: str, now: float) -> Path:
+    """The folder asked for, or a new one under `runs/`; `now` is the time as one number, by digits
+    YYYYMMDDhhmmss, so that processes can agree on it."""
+    if workdir is not None:
+        return Path(workdir)
+    digits = f"{now:.0f}"
+    return Path("runs") / f"{name}-{digits[:8]}-{digits[8:]}"
 
 
 def check(
@@ -73,11 +78,13 @@ def check(
                 f"--data: the run in {workdir} learns from {learned}; use another folder"
             )
         _check_same(workdir, stored, json.loads(config.to_json()))
-        _lock(workdir).close()  # Told early; the lock that lasts is taken by `claim`.
+        # Told early; the lock that lasts is taken by `claim`. Peers look at the same time.
+        _lock(workdir, fcntl.LOCK_SH).close()
     before = origin["workdir"] if origin else None
     if init_from is None:
         return origin
-    if not Path(init_from).is_dir():
+    begun = bool(_entries(workdir / "checkpoints"))  # Then it is not read again.
+    if not (begun or Path(init_from).is_dir()):
         raise launch.BadInputError(f"--init_from: no folder {init_from}")
     init_from = str(Path(init_from).resolve())
     if used and init_from != before:
@@ -153,14 +160,14 @@ def claim(
         yield
 
 
-def _lock(workdir: Path) -> IO[str]:
+def _lock(workdir: Path, kind: int = fcntl.LOCK_EX) -> IO[str]:
     """The locked file; the system lets go of it when the process ends, however it ends."""
     try:
         file = (workdir / "lock").open("a+")
     except OSError as error:
         raise _unwritable(workdir, error) from None
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         file.seek(0)
         holder = file.read().strip() or "another process"

@@ -25,7 +25,10 @@ import launch
 import lifetime
 from muzero_jax import checkpoint, metrics
 from muzero_jax.loops import anakin
+import opponents
+import peers
 import processes
+import results
 import saves
 from test_days import evaluations_before_each_program
 import train
@@ -648,13 +651,15 @@ def test_a_warm_start_is_the_source_and_is_written_down(whole, tmp_path, monkeyp
 
 
 def test_a_warm_start_needs_its_source_once(whole, tmp_path):
-    """A run with resume points goes on without it, and keeps what was written of it. Planted bug
-    seen: the source read at every start."""
+    """A run with resume points goes on without it, by the same command, and keeps what was written
+    of it. Planted bug seen: the source read at every start. Bug seen: the same command refused."""
     source, workdir = Path(shutil.copytree(whole, tmp_path / "source")), tmp_path / "run"
     train.train(_config(total_env_steps=64), workdir, init_from=str(source))
     told = _origin(workdir)
     shutil.rmtree(source)
-    train.train(_config(total_env_steps=128), workdir)
+    train.train(_config(total_env_steps=128), workdir, init_from=str(source))
+    with pytest.raises(launch.BadInputError, match="--init_from: the run in .* began with .*sourc"):
+        train.train(_config(total_env_steps=128), workdir, init_from=str(tmp_path / "other"))
     assert _origin(workdir) == told and told["workdir"] == str(source)
     assert checkpoint.read_meta(workdir / "checkpoints")["counters"]["env_steps"] >= 128
 
@@ -748,7 +753,61 @@ def test_a_folder_with_a_space_and_letters_of_any_kind_is_a_folder(whole, tmp_pa
         train.train(_config(), Path("/proc/run"))
     for bad, said in ((os.fsdecode(b"runs/\xff"), "is not UTF-8"), ("", "is empty")):
         with pytest.raises(launch.BadInputError, match=said):
-            workdirs.choose(bad, "pong")
+            workdirs.check_name(bad)
+
+
+def test_a_url_is_no_folder_and_a_tilde_is_the_home(tmp_path, monkeypatch):
+    """For every flag of every script that names a file or folder, and for the words and the field
+    that do. Bug seen: a folder `gs:` here, into which no save could be written."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert launch.local_path("~/runs/a b", "--out") == f"{tmp_path}/runs/a b"
+    assert launch.local_path("runs/a:b//c@5", "--opponent") == "runs/a:b//c@5"
+    said = "^--out: s3://bucket/x is a URL"
+    with pytest.raises(launch.BadInputError, match=said):
+        launch.local_path("s3://bucket/x", "--out")
+    for refused in (
+        lambda: results.find("gs://bucket/runs/*"),
+        lambda: opponents.make("gs://bucket/run@5", _config(), None, flag="evaluation.opponent"),
+    ):
+        with pytest.raises(launch.BadInputError, match="gs://bucket/run.* is a URL"):
+            refused()
+    texts = "".join(path.read_text() for path in (processes.ROOT / "experiments").glob("*.py"))
+    plain = set(re.findall(r'DEFINE_string\(\s*"(\w+)"', texts))
+    paths = set(re.findall(r'define_path\(\s*"(\w+)"', texts))
+    assert plain <= {"coordinator", "y"}
+    assert paths == {"config", "workdir", "init_from", "data", "out", "opponent"}
+
+
+def test_a_url_is_refused_at_once(tmp_path):
+    """One line, code 78, before JAX is imported, and nothing is made."""
+    arguments = processes.command(
+        "control", f"--config={processes.ROOT}/configs/cartpole.py", "--workdir=gs://bucket/run"
+    )
+    arguments[1:1] = ["-X", "importtime"]
+    ran = subprocess.run(
+        arguments,
+        cwd=tmp_path,
+        env=processes.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 78 and not list(tmp_path.iterdir())
+    (line,) = [line for line in ran.stderr.splitlines() if not line.startswith("import time:")]
+    assert line.startswith("error: ") and "--workdir" in line and "gs://bucket/run is a URL" in line
+    assert not re.search(r"\| +jax\b", ran.stderr)
+
+
+def test_processes_of_one_run_share_its_folder(tmp_path):
+    """Found by who has claimed it, whatever the name; a name made of the time is that of the first
+    process. Bugs seen: each its own name, and a wait without end at the first save."""
+    with workdirs.claim(tmp_path, _config()):
+        peers.check_shared(tmp_path)
+    (tmp_path / "lock").write_text("elsewhere:1\n")
+    for folder in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(launch.BadInputError, match="--workdir: .* is not the run folder of"):
+            peers.check_shared(folder, patience_s=0)
+    assert str(workdirs.choose(None, "pong", 20261127080910.0)) == "runs/pong-20261127-080910"
 
 
 def test_the_page_and_the_code_agree():
