@@ -52,7 +52,12 @@ class CheckpointStore:
         return ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=self._max_to_keep, cleanup_tmp_directories=True
+                max_to_keep=self._max_to_keep,
+                cleanup_tmp_directories=True,
+                # Two stores that save at one time: of several processes, each waits by its name.
+                multiprocessing_options=ocp.options.MultiprocessingOptions(
+                    barrier_sync_key_prefix=self._directory.name
+                ),
             ),
             item_handlers={
                 # Compression costs seconds per GB and holds up the caller.
