@@ -128,7 +128,7 @@ def _serial(envs, act_and_add, params, replay, group_steps):
         if step == 1:  # The first one compiled.
             begin = time.perf_counter()
         key = jax.random.key(step)
-        replay, carry = act(
+        replay, carry, _ = act(
             params, replay, carry, timestep, np.int32(0), key, acting.NO_EXPLORATION, np.int32(0)
         )
         timestep = envs[0].step(jax.device_get(carry.action))
@@ -193,7 +193,7 @@ def _search_step_s(experiment, env, config, steps):
             begin = time.perf_counter()
         key = jax.random.key(step)
         explore = parts.explore_at(0)
-        replay, carry = act(
+        replay, carry, _ = act(
             params, replay, carry, timestep, np.int32(0), key, explore, np.int32(0)
         )
         jax.device_get(carry.action)

@@ -191,6 +191,8 @@ def main() -> None:
             result = score(params, seeds)
     except EnvError as error:
         raise launch.BadInputError(f"env: {error}") from None
+    if not np.isfinite(result["return_mean"]):
+        raise launch.NotFiniteError("env: these games have no score: rewards are not finite")
     print(
         json.dumps(
             {

@@ -21,7 +21,7 @@ import time
 from typing import NoReturn
 
 DONE = 0
-NOT_FINITE = 70  # Ten updates in a row were not finite.
+NOT_FINITE = 70  # Ten updates in a row were not finite, or too many of an environment's rows.
 STORAGE = 74  # Resume points cannot be written.
 PREEMPTED = 75  # Asked to leave, and saved: the same command goes on.
 NO_PROGRESS = 76  # Nothing got done for too long, or a peer is lost; the same command goes on.

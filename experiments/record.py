@@ -21,7 +21,7 @@ import numpy as np
 import assemble
 import launch
 import lifetime
-from muzero_jax import acting, checkpoint, evaluate
+from muzero_jax import acting, checkpoint, evaluate, finite
 from muzero_jax.dataset import write_dataset
 from muzero_jax.envs import host
 from muzero_jax.envs.checked import EnvError
@@ -40,10 +40,11 @@ Play = Callable[[Any, TimeStep, int], tuple[Any, Transition]]
 def replay_streams(
     experiment: assemble.Experiment, workdir: Path, told: dict[str, Any]
 ) -> Iterator[Transition]:
-    """The rows of each environment in the newest resume point as a stream, oldest first.
+    """The rows of each environment in the newest resume point as streams, oldest first.
 
     A ring that has wrapped begins within an episode: that one's rows are left out, and counted in
-    `told["dropped_rows"]`.
+    `told["dropped_rows"]`. So is a row that held what is not finite, with the rest of its episode;
+    what came before it in the episode is a stream that is cut off there.
 
     Raises:
       BadInputError: where there is no resume point, or none that fits.
@@ -61,10 +62,16 @@ def replay_streams(
     for lane, (cursor, filled) in enumerate(zip(*jax.device_get((ring.cursor, ring.filled)))):
         slots = (cursor - filled + np.arange(filled)) % ring.weights.shape[1]
         rows = jax.device_get(_at(ring.rows, lane))
-        began = np.flatnonzero(rows.first[slots])[:1]
-        kept = slots[began[0] :] if len(began) else slots[:0]
-        told["dropped_rows"] += len(slots) - len(kept)
-        yield jax.tree.map(lambda x, like: x.reshape(-1, *like.shape), _at(rows, kept), row)
+        marked = np.asarray(finite.is_marked(rows.discount[slots]))
+        begins = np.flatnonzero(rows.first[slots] & ~marked)
+        told["dropped_rows"] += len(slots)
+        end = 0
+        while len(begins := begins[begins >= end]):
+            ends = np.flatnonzero(marked[begins[0] :])[:1]
+            end = begins[0] + ends[0] if len(ends) else len(slots)
+            kept = slots[begins[0] : end]
+            told["dropped_rows"] -= len(kept)
+            yield jax.tree.map(lambda x, like: x.reshape(-1, *like.shape), _at(rows, kept), row)
 
 
 def _at(rows: Transition, index) -> Transition:
@@ -196,7 +203,8 @@ def main() -> None:
         raise launch.BadInputError(f"env: {error}") from None
     if told.get("dropped_rows"):
         lifetime.say(
-            f"{told['dropped_rows']} rows of episodes whose beginning is no longer stored left out"
+            f"{told['dropped_rows']} rows left out: of episodes whose beginning is no longer"
+            " stored, or from a row on that held numbers which are not finite"
         )
     names = ("rows", "episodes", "return_mean")
     more = ("dropped_rows", "env_steps", "updates")

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 import contextlib
 import functools
+import math
 from pathlib import Path
 import shlex
 import time
@@ -257,6 +258,7 @@ class _Driver:
         skipped_in_a_row = news.get("train/skipped_in_a_row", 0)
         hopeless = skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW
         if end or hopeless or interval.is_over(counters, self._config.logging.interval_env_steps):
+            fault = interval.fault(counters)
             values = interval.take(counters, self._config)
             if self._experiment.data is not None:  # Nobody acts.
                 del values["speed/simulations_per_s"], values["train/episodes"]
@@ -264,6 +266,8 @@ class _Driver:
             values["checkpoint/age_s"] = self._points.age_s()
             values["checkpoint/failed_saves"] = self._points.failed + self._params.failed
             self._write(counters, values)
+            if fault is not None:
+                raise launch.NotFiniteError(fault)
         _check_finite(skipped_in_a_row, counters)
 
     def _write(self, counters: Counters, values: dict[str, Any]) -> None:
@@ -290,6 +294,8 @@ class _Driver:
             try:
                 result = self._score(mesh.own_copy(run.train.params), seeds)
                 result["seconds"] = time.perf_counter() - begin
+                if not math.isfinite(result["return_mean"]):
+                    lifetime.say("warning: an evaluation met rewards that are not finite: no score")
                 self._write(counters, {f"eval/{name}": x for name, x in result.items()})
                 solved = config.stop_at is not None and result["return_mean"] >= config.stop_at
             except evaluate.StoppedError:
@@ -325,6 +331,5 @@ def _check_finite(skipped_in_a_row, counters: Counters) -> None:
     if skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
         raise launch.NotFiniteError(
             f"{MAX_SKIPPED_IN_A_ROW} updates in a row were not finite, the last of them before"
-            f" update {counters.updates}; nothing was saved since. Lower optimizer.learning_rate,"
-            " or look for rewards and observations that are not finite"
+            f" update {counters.updates}; nothing was saved since. Lower optimizer.learning_rate"
         )

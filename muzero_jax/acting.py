@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from muzero_jax import finite
 from muzero_jax.frames import check_action, history_init, history_push
 from muzero_jax.types import (
     Array,
@@ -56,12 +57,13 @@ def act(
     """Searches every environment at its newest time step `[E]`.
 
     Rows that are `last` are searched too: their value bootstraps a truncation; the action then
-    means nothing.
+    means nothing. What is not finite in a time step is seen as 0: the replay learns nothing of such
+    a row, and the search goes on.
 
     Raises:
       ArgumentError: for a search whose actions are not one integer for each environment.
     """
-    history = history_push(carry.history, timestep, carry.action)
+    history = history_push(carry.history, finite.clean(timestep), carry.action)
     output = search(params, key, history, timestep.invalid_actions, explore)
     check_action(output.action, timestep.first.shape)
     return ActingCarry(history=history, action=output.action), output
@@ -132,7 +134,7 @@ def make_rollout(
     Returns:
       `rollout(params, key, env_state, timestep, carry, explore, made_at_updates)` ->
       `((env_state, timestep, carry), Transition [E, T])`. The time step passed in is the first
-      row; the one returned has not been searched yet.
+      row; the one returned has not been searched yet, and is cleaned as `finite.clean` does.
     """
 
     def rollout(params, key, env_state, timestep, carry, explore, made_at_updates):
@@ -148,6 +150,8 @@ def make_rollout(
 
         keys = jax.random.split(key, num_steps)
         state, rows = jax.lax.scan(step, (env_state, timestep, carry), keys)
+        env_state, timestep, carry = state
+        state = (env_state, finite.clean(timestep), carry)  # It may be saved as it is.
         return state, jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), rows)
 
     return rollout
@@ -158,7 +162,8 @@ def make_act_and_add(search: SearchFn, replay: Replay) -> Callable[..., Any]:
 
     Returns:
       `act_and_add(params, replay_state, carry, timestep, env_start, key, explore,
-      made_at_updates)` -> `(replay_state, carry)`; the actions are `carry.action` `[e]`.
+      made_at_updates)` -> `(replay_state, carry, faults)`; the actions are `carry.action` `[e]`,
+      and `faults` `[e]` are those of `finite.faults` in the rows that were stored.
     """
 
     def act_and_add(
@@ -166,7 +171,8 @@ def make_act_and_add(search: SearchFn, replay: Replay) -> Callable[..., Any]:
     ):
         carry, output = act(search, params, key, carry, timestep, explore)
         rows = transition(timestep, output, made_at_updates)
+        found = finite.faults(rows)
         rows = jax.tree.map(lambda x: x[:, None], rows)
-        return replay.add(replay_state, env_start, rows), carry
+        return replay.add(replay_state, env_start, rows), carry, found
 
     return act_and_add

@@ -5,6 +5,9 @@ the ring, and when the `history_steps` slots before it hold older rows or have n
 (what lies before row 0 is never read: row 0 is `first`). Its weight is
 (priority + floor)^exponent; weight 0 means "not drawable" and nothing else. An exponent of 0 is
 uniform sampling.
+
+Numbers that are not finite (`finite.py`) are stored as 0, and no window is drawn in which one has
+stood, from the oldest row of its history to its newest; nor is a row whose priority is not finite.
 """
 
 from collections.abc import Callable
@@ -16,6 +19,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from muzero_jax import finite
 from muzero_jax.types import ArgumentError, Array, Replay, Sample, Transition
 
 
@@ -81,7 +85,8 @@ def make_replay(
     )
 
     def to_weight(priority: Array) -> Array:
-        return (priority + priority_floor) ** priority_exponent
+        usable = (priority >= 0) & (priority <= finite.LIMIT)  # NaN is neither.
+        return jnp.where(usable, (priority + priority_floor) ** priority_exponent, 0.0)
 
     return Replay(
         init=functools.partial(_init, layout),
@@ -134,6 +139,7 @@ def _add(
     ring, future_steps = layout.ring, layout.future_steps
     if steps + layout.history_steps + 1 + future_steps > ring:
         raise ArgumentError(f"cannot add {steps} rows at once to a ring of {ring}")
+    rows = finite.clean(rows)
     envs = env_start + jnp.arange(num_envs)
     cursor, filled = state.cursor[envs], state.filled[envs]
     slots = (cursor[:, None] + jnp.arange(steps)) % ring
@@ -155,6 +161,7 @@ def _add(
     priority = jax.vmap(initial_priority)(scalars)
     written = filled[:, None] + steps >= age[:steps]
     drawable = written & ~scalars.last[:, :steps]
+    drawable &= _has_clean_window(layout, stored, envs, (cursor + steps) % ring, steps)
     weights = weights.at[envs[:, None], matured[:, :steps]].set(
         jnp.where(drawable, to_weight(priority), 0.0)
     )
@@ -166,6 +173,22 @@ def _add(
     )
 
 
+def _has_clean_window(
+    layout: _Layout, stored: Transition, envs: Array, cursor: Array, steps: int
+) -> Array:
+    """Whether the windows of the `steps` (t) rows that have just matured hold no marked row.
+
+    `cursor` `[e]` is the slot after the newest row; returns `[e, t]`. A window is decided on once:
+    when its root matures, all of it is stored.
+    """
+    window = layout.history_steps + 1 + layout.future_steps
+    length = window - 1 + steps  # From the first window's oldest row to the newest row.
+    slots = (cursor[:, None] - length + jnp.arange(length)) % layout.ring
+    marked = finite.is_marked(stored.discount[envs[:, None], slots])
+    seen = jnp.pad(jnp.cumsum(marked, axis=1), ((0, 0), (1, 0)))
+    return seen[:, window:] == seen[:, :-window]
+
+
 def _sample(layout: _Layout, state: ReplayState, key: chex.PRNGKey, batch_size: int) -> Sample:
     env, slot, probability = draw(state.weights, key, batch_size)
     offsets = jnp.arange(-layout.history_steps, layout.future_steps + 1)
@@ -175,6 +198,8 @@ def _sample(layout: _Layout, state: ReplayState, key: chex.PRNGKey, batch_size: 
         state.rows.replace(observation=None),
         layout.row.replace(observation=None),
     )
+    # Only where nothing at all is drawable can there be a mark.
+    rows = rows.replace(discount=jnp.where(finite.is_marked(rows.discount), 0.0, rows.discount))
     observed = slots[:, 1 : 1 + layout.observed_steps]
     frames = state.rows.observation[env[:, None], observed]
     newest = (state.cursor - 1) % layout.ring
@@ -183,7 +208,7 @@ def _sample(layout: _Layout, state: ReplayState, key: chex.PRNGKey, batch_size: 
         observations=frames.reshape(*observed.shape, *layout.row.observation.shape),
         index=jnp.stack([env, slot], axis=-1),
         probability=probability,
-        num_drawable=jnp.sum(state.weights > 0).astype(jnp.float32),
+        num_drawable=jnp.sum(_usable(state.weights) > 0).astype(jnp.float32),
         newest_updates=jnp.max(state.rows.made_at_updates[jnp.arange(len(newest)), newest]),
     )
 
@@ -224,7 +249,8 @@ def draw(weights: Array, key: chex.PRNGKey, batch_size: int) -> tuple[Array, Arr
 
     Two levels, a block and then a row inside it, each with its own uniform number: a single
     float32 cumulative sum over 1e6 weights loses 18 % of the rows, and one 23-bit uniform is too
-    coarse for them. Where all weights are 0 it draws row 0 with probability 0.
+    coarse for them. Where all weights are 0 it draws row 0 with probability 0. Weights that are not
+    finite, or below 0, count as 0: one of them would draw all others' share, or spoil every sum.
     """
     block_key, row_key = jax.random.split(key)
     num_rows = weights.size
@@ -232,16 +258,21 @@ def draw(weights: Array, key: chex.PRNGKey, batch_size: int) -> tuple[Array, Arr
     num_blocks = math.ceil(num_rows / block)
     flat = jnp.pad(weights.reshape(-1), (0, num_blocks * block - num_rows))
     blocks = flat.reshape(num_blocks, block)
-    sums = jnp.sum(blocks, axis=-1)
+    sums = jnp.sum(_usable(blocks), axis=-1)
     which_block = _inverse_cdf(sums, jax.random.uniform(block_key, (batch_size,)))
     inside = jax.vmap(_inverse_cdf)(
-        blocks[which_block], jax.random.uniform(row_key, (batch_size,))
+        _usable(blocks[which_block]), jax.random.uniform(row_key, (batch_size,))
     )
     index = which_block * block + inside
     total = jnp.sum(sums)
-    weight = weights.reshape(-1)[index]
+    weight = _usable(weights.reshape(-1)[index])
     probability = jnp.where(total > 0, weight / jnp.where(total > 0, total, 1.0), 0.0)
     return index // weights.shape[1], index % weights.shape[1], probability
+
+
+def _usable(weights: Array) -> Array:
+    """Weights `[...]`, 0 where they are not finite or below 0."""
+    return jnp.where((weights > 0) & jnp.isfinite(weights), weights, 0.0)
 
 
 def _inverse_cdf(weights: Array, uniform: Array) -> Array:

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from muzero_jax.finite import LIMIT
 from muzero_jax.types import Array, EnvSpec, Transition
 
 
@@ -108,7 +109,9 @@ def check_rows(where: str, rows: Transition, *, num_actions: int, turn_sign: int
         ).any(),
         "the discount of a `first` row is not 0": (rows.first & (rows.discount != 0)).any(),
         "an action is not allowed, or none of the environment": (~legal & ~rows.last).any(),
-        "a number is not finite": not all(np.isfinite(x).all() for x in numbers),
+        f"a number is not finite, or beyond {LIMIT:g}": not all(
+            (np.abs(x.astype(np.float32)) <= LIMIT).all() for x in numbers
+        ),
     }
     for fault, found in faults.items():
         if found:

@@ -55,7 +55,7 @@ class TimeStep:
       reward: raw reward `[...]` float32, from the view of whoever moved into this row.
       discount: `[...]` float32 in {-1, 0, +1}: 0 if the step into this row terminated the
         episode (or lost a life that counts as an end) or if the row is a next-step reset,
-        else the spec's `turn_sign`.
+        else the spec's `turn_sign`; or the mark of `finite.clean`.
       first: `[...]` bool, this row begins an episode.
       last: `[...]` bool, this row holds a final observation; the next row is a reset.
       invalid_actions: `[..., A]` bool, or None where every action is always legal.

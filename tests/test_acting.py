@@ -117,7 +117,7 @@ def test_act_and_add_stores_the_rows_of_its_group():
     env = fakes.make_host_env([2, 3], [2, 3])
     timestep, rows = env.reset(), []
     for t in range(6):
-        state, carry = act_and_add(
+        state, carry, _ = act_and_add(
             params, state, carry, timestep, 2, jax.random.key(t), fakes.EXPLORE, t
         )
         rows.append((timestep, carry.action))
@@ -147,7 +147,7 @@ def test_masks_of_invalid_actions_are_stored_and_drawn():
     for t in range(12):
         forbidden = np.eye(3, dtype=bool)[[t % 3, (t + 1) % 3]]
         timestep = timestep.replace(invalid_actions=forbidden)
-        state, carry = act_and_add(
+        state, carry, _ = act_and_add(
             fakes.make_params(), state, carry, timestep, 0, jax.random.key(t), fakes.EXPLORE, t
         )
         timestep = env.step(np.asarray(carry.action))

@@ -80,10 +80,11 @@ def test_env_steps_are_exact_one_iteration_late(same_step):
 
 def _rows(reward, first):
     """`Transition` `[E, T]` with only what `episode_returns` reads."""
-    names = ("observation", "discount", "last", "invalid_actions", "action")
+    names = ("observation", "last", "invalid_actions", "action")
     names += ("policy", "value", "explored", "made_at_updates")
     return Transition(
         reward=jnp.array(reward, jnp.float32),
+        discount=jnp.ones_like(jnp.array(reward, jnp.float32)),
         first=jnp.array(first, bool),
         **dict.fromkeys(names),
     )
@@ -95,7 +96,7 @@ def test_episode_returns_of_both_reset_styles():
     Environment 2 begins: its `first` row ends nothing, 5+6 runs on. Planted bugs seen: the begin
     of a run counted as an episode of return 0; the reward of a `first` row in the new episode."""
     running, metrics = module.episode_returns(
-        jnp.array([10.0, 20.0, jnp.nan]),
+        jnp.array([10.0, 20.0, module.UNKNOWN]),
         _rows(
             [[1, 2, 0, 4], [1, 2, 4, 8], [0, 5, 6, 0]],
             [[0, 0, 1, 0], [1, 0, 1, 0], [1, 0, 0, 0]],

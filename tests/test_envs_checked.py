@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from muzero_jax.envs.checked import EnvError, check_host_env
+from muzero_jax.envs.checked import EnvError, check_finite, check_host_env
 from muzero_jax.types import EnvSpec, HostEnv, TimeStep
 
 SPEC = EnvSpec(
@@ -104,10 +104,8 @@ FAULTS = [
      " declared (2, 3) bool"),
     (3, "invalid_actions", None, None, "step 3: invalid_actions must be None at every step or at"
      " none"),
-    (2, "reward", 1, np.nan, "env 1, step 2: reward nan is not finite"),
-    (2, "reward", 0, np.inf, "env 0, step 2: reward inf is not finite"),
-    (4, "observation", (1, 0), np.nan, "env 1, step 4: observation is not finite"),
     (1, "discount", 1, 0.99, "env 1, step 1: discount 0.9900000095367432, declared 0 or 1"),
+    (1, "discount", 0, np.nan, "env 0, step 1: discount nan, declared 0 or 1"),
     (1, "discount", 0, -1, "env 0, step 1: discount -1.0, declared 0 or 1"),
     (1, "invalid_actions", 1, True, "env 1, step 1: no legal action: invalid_actions is True for"
      " all"),
@@ -138,6 +136,22 @@ def test_each_fault_of_a_row_is_one_line(step, field, index, value, line):
     with pytest.raises(EnvError) as told:
         _play(_env(rows), 4)
     assert str(told.value) == line
+
+
+@pytest.mark.parametrize("step", [0, 2, 3, 4])
+@pytest.mark.parametrize("field", ["reward", "observation"])
+def test_what_is_not_finite_passes_and_check_finite_names_it(step, field):
+    """Also on the reset rows 0 and 3: a run counts such rows and learns of none. Planted bugs
+    seen: a reward that is not finite refused on reset rows; the limit of 1e18 left out."""
+    for value in (np.nan, np.inf, 2e18):
+        rows = _rows(NEXT_STEP)
+        getattr(rows[step], field)[0] = value
+        if np.isfinite(value) and field == "reward" and step in (0, 3):
+            continue  # A finite reward there is another fault.
+        assert len(_play(_env(rows), 4)) == 5
+        with pytest.raises(EnvError, match=rf"^env 0, step {step}: {field} .*not finite$"):
+            check_finite(rows[step], step)
+    check_finite(_rows(NEXT_STEP)[step], step)
 
 
 def test_truncation_needs_to_be_declared():

@@ -33,6 +33,7 @@ class Row:
     value: float
     explored: bool = False
     weight: float = 0.0
+    poison: tuple[str, float] | None = None  # A field, and what it holds that is not finite.
 
     @property
     def tag(self):
@@ -48,6 +49,7 @@ class Sizes:
     bootstrap: int
     ring: int
     chunks: tuple[int, ...]
+    poisoned: float = 0.0  # Share of rows with something that is not finite.
 
     @property
     def future(self):
@@ -68,8 +70,13 @@ class Model:
         first = after_last or rng.random() < 0.1
         last = not first and rng.random() < 0.15
         dead = first or rng.random() < (0.5 if last else 0.1)
+        poison = None
+        if rng.random() < self.sizes.poisoned:
+            name = str(rng.choice(["reward", "value", "policy", "observation", "discount"]))
+            poison = name, float(rng.choice([np.nan, np.inf, -np.inf, 2e18]))
         return Row(env, len(rows), float(np.float32(rng.normal())), 0.0 if dead else 1.0, first,
-                   last, float(np.float32(rng.normal())), not last and rng.random() < 0.2)
+                   last, float(np.float32(rng.normal())), not last and rng.random() < 0.2,
+                   poison=poison)
 
     def add(self, envs, count):
         """Returns the new rows `[e][t]`; rows which get their last newer row get their weight."""
@@ -96,7 +103,13 @@ class Model:
         return abs(rows[number].value - (total + factor * row.value))
 
     def set_priority(self, env, number, priority):
-        self.envs[env][number].weight = (priority + FLOOR) ** EXPONENT
+        usable = 0 <= priority <= 1e18
+        self.envs[env][number].weight = (priority + FLOOR) ** EXPONENT if usable else 0.0
+
+    def is_poisoned(self, row):
+        """Whether a row is not finite anywhere in the window of this root."""
+        begin, end = row.number - self.sizes.history, row.number + self.sizes.future
+        return any(x.poison for x in self.envs[row.env][max(begin, 0) : end + 1])
 
     def drawable(self):
         """All rows that may be roots. Before its first row an environment has T virtual ones."""
@@ -108,6 +121,8 @@ class Model:
             if not row.last
             and row.number + sizes.future < len(rows)
             and row.number - sizes.history >= len(rows) - sizes.ring
+            and not self.is_poisoned(row)
+            and row.weight > 0
         ]
 
     def weights(self):
@@ -122,14 +137,20 @@ def transition_of(rows):
     tags = np.array([[row.tag for row in env] for env in rows], np.int32)
     columns = {name: np.array([[getattr(row, name) for row in env] for env in rows], dtype)
                for name, dtype in SCALARS.items()}
-    return Transition(
-        observation=tags[..., None, None] * 10 + np.arange(6, dtype=np.int32).reshape(2, 3),
+    made = Transition(
+        observation=(tags[..., None, None] * 10 + np.arange(6).reshape(2, 3)).astype(np.float32),
         invalid_actions=(tags[..., None] + np.arange(NUM_ACTIONS)) % 2 == 0,
         action=tags % NUM_ACTIONS,
         policy={"weights": np.repeat(tags[..., None].astype(np.float32), NUM_ACTIONS, -1)},
         made_at_updates=tags,
         **columns,
     )
+    for place, row in np.ndenumerate(np.array(rows, object)):
+        if row.poison:
+            name, number = row.poison
+            leaf, = jax.tree.leaves(getattr(made, name))
+            leaf[place if leaf.ndim == 2 else (*place, 1)] = number
+    return made
 
 
 EXAMPLE = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[2:], x.dtype),
@@ -176,6 +197,10 @@ RINGS = {
     "one frame": Sizes(history=1, unroll=2, bootstrap=3, ring=17, chunks=(1, 3)),
     "four frames": Sizes(history=4, unroll=1, bootstrap=2, ring=16, chunks=(1, 3)),
     "shortest": Sizes(history=2, unroll=1, bootstrap=1, ring=6, chunks=(1,)),
+    "one frame, not finite": Sizes(history=1, unroll=2, bootstrap=3, ring=17, chunks=(1, 3),
+                                   poisoned=0.04),
+    "four frames, not finite": Sizes(history=4, unroll=1, bootstrap=2, ring=24, chunks=(1, 7),
+                                     poisoned=0.04),
 }
 
 
@@ -183,13 +208,18 @@ RINGS = {
 def test_equals_lists_of_rows_under_random_operations(name):
     """600 adds (of two groups at different times, or all), draws, new priorities and abandonments.
 
-    After each of them every weight, and so the set of drawable rows, is the model's.
+    After each of them every weight, and so the set of drawable rows, is the model's. Where rows
+    hold what is not finite, no window with one is drawn, nothing of the kind is in the ring, and a
+    priority of the kind takes its row out.
 
     Planted: the S rows after the write head left drawable; their number off by one, both ways; a
     row drawable one row too early; `last` rows drawable; new priorities for rows that are not
     drawable; the last duplicate's priority kept instead of the largest; one cursor for all
     environments; abandoning the row at the write head; the window shifted by one; the initial
-    priority without the reward transform, or through random moves.
+    priority without the reward transform, or through random moves. Of what is not finite: windows
+    that begin one row too late, or end one too early; the newest of several matured rows left out;
+    the group's own environments not looked up; a priority that is NaN written; an observation not
+    looked at; the mark still there in a sample.
     """
     sizes = RINGS[name]
     rng = np.random.default_rng(7)
@@ -213,13 +243,17 @@ def test_equals_lists_of_rows_under_random_operations(name):
             drawn = jax.tree.map(np.asarray, sample(state, jax.random.key(step), 24))
             assert_sample(drawn, model)
             priority = rng.exponential(size=24).astype(np.float32)
+            spoilt = rng.random(24) < sizes.poisoned
+            priority[spoilt] = rng.choice([np.nan, np.inf, -1.0, 2e18], spoilt.sum())
             # Some of these places are not drawable, and some are drawn twice.
             index = np.where(rng.random((24, 1)) < 0.7, drawn.index, rng.integers(
                 0, [NUM_ENVS, sizes.ring], (24, 2))).astype(np.int32)
             state = update(state, index, priority)
             largest = {}
             for place, new in zip(map(tuple, index), priority):
-                largest[place] = max(new, largest.get(place, 0.0))
+                # Where none of a row's can be used it becomes -1: it is not drawn any more.
+                new = new if 0 <= new <= 1e18 else -1.0
+                largest[place] = max(new, largest.get(place, -1.0))
             for row in model.drawable():
                 place = (row.env, row.number % sizes.ring)
                 if place in largest:
@@ -229,6 +263,9 @@ def test_equals_lists_of_rows_under_random_operations(name):
         lengths = np.array([len(rows) for rows in model.envs])
         np.testing.assert_array_equal(state.cursor, lengths % sizes.ring)
         np.testing.assert_array_equal(state.filled, np.minimum(lengths, sizes.ring))
+        for x in (state.rows.reward, state.rows.value, state.rows.discount, state.weights,
+                  state.rows.observation, state.rows.policy["weights"]):
+            assert np.isfinite(x).all()
     assert min(lengths) > 10 * sizes.ring  # Far past wrap-around.
 
 
@@ -352,6 +389,27 @@ def test_small_and_odd_rings_are_drawn_right(shape):
     env, slot, probability = replay_lib.draw(jnp.asarray(alone), jax.random.key(0), 64)
     assert (np.asarray(env) == shape[0] - 1).all() and (np.asarray(slot) == shape[1] - 1).all()
     np.testing.assert_allclose(probability, 1.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf, -1.0])
+def test_weights_that_are_not_finite_are_never_drawn(poison):
+    """In whichever block they lie, the others keep their shares; where there are no others,
+    nothing is drawable. Planted bugs seen: as it was (NaN drew one block of rows, inf one row);
+    the sums of blocks cleaned and the rows in them not; the weight of a draw not cleaned."""
+    weights = np.arange(1.0, 13.0, dtype=np.float32).reshape(3, 4)
+    never = np.zeros((3, 4), bool)
+    never[0, 1] = never[2, 0] = never[2, 3] = True
+    weights[never] = poison
+    draw = jax.jit(replay_lib.draw, static_argnums=2)
+    env, slot, probability = draw(jnp.asarray(weights), jax.random.key(1), 20_000)
+    counts = np.zeros((3, 4))
+    np.add.at(counts, (env, slot), 1)
+    exact = np.where(never, 0, weights) / weights[~never].sum()
+    assert counts[never].sum() == 0
+    assert (np.abs(counts - 20_000 * exact) <= 5 * np.sqrt(20_000 * exact)).all()
+    np.testing.assert_allclose(probability, exact[env, slot], rtol=1e-6)
+    *_, probability = draw(jnp.full((3, 4), poison), jax.random.key(1), 20_000)
+    assert not probability.any()
 
 
 def test_no_uniform_number_draws_a_weight_of_zero():

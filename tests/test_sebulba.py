@@ -204,8 +204,10 @@ def test_one_fetch_per_group_step_and_the_order_of_events(monkeypatch):
     fakes.take(_loop(envs=_groups(events), rows_per_update=2, min_rows=4), 4)
     fetched = [event[1] for event in events if event[0] == "fetch"]
     assert len(fetched) == 4 * _STEPS * _GROUPS + 1  # One group is always ahead.
-    # A list of the blocks of this process's devices, here one.
-    assert all(isinstance(x[0], jax.Array) and x[0].shape == (_SIZE,) for x in fetched)
+    # Actions and faults, each a list of the blocks of this process's devices, here one.
+    blocks = [block for news in fetched for (block,) in news]
+    assert len(blocks) == 2 * len(fetched)
+    assert all(isinstance(x, jax.Array) and x.shape == (_SIZE,) for x in blocks)
     # With 2 rows per update, each group step makes one due; the 4 rows at the start make none.
     step = [[("fetch",), ("act", g), ("learn",)] for g in range(_GROUPS)]
     mine = [event[:1] if event[0] == "fetch" else event for event in events if event[0] != "env"]

@@ -71,13 +71,16 @@ def _rows(rng, length, *, same_step):
     )
 
 
-def _stored_run(folder, length, *, rows_per_env, same_step=False):
-    """(experiment, rows of each environment) of a run whose ring has been given these rows."""
+def _stored_run(folder, length, *, rows_per_env, same_step=False, spoilt=()):
+    """(experiment, rows of each environment) of a run whose ring has been given these rows, those
+    with the numbers `spoilt` with a reward that is NaN."""
     config = _config(**{"replay.rows_per_env": rows_per_env})
     experiment = assemble.build(config)
     rng = np.random.default_rng([length, same_step])
     envs = [_rows(rng, length, same_step=same_step) for _ in range(4)]
     run = new_run(experiment).replace(counters=None)
+    for rows in envs:
+        rows.reward[list(spoilt)] = np.nan
     add, ring = jax.jit(lambda state, rows: experiment.parts.replay.add(state, 0, rows)), run.replay
     for begin in range(0, length, 20):
         ring = add(ring, jax.tree.map(lambda *x, b=begin: np.stack(x)[:, b : b + 20], *envs))
@@ -109,6 +112,32 @@ def test_a_replay_is_recorded_from_the_oldest_whole_episode_on(tmp_path):
         dropped += begin - 36
     assert told["dropped_rows"] == dropped > 0
     assert (told["env_steps"], told["updates"]) == (800, 7)
+
+
+@pytest.mark.parametrize("same_step", [False, True])
+def test_rows_that_are_not_finite_are_not_recorded(same_step, tmp_path):
+    """A stream ends before such a row, and the next one begins with the next episode. Planted bugs
+    seen: the marked row recorded; the episode that it spoils gone on with; the last one lost."""
+    spoilt = (3, 40, 41, 77, 99)
+    experiment, envs = _stored_run(
+        tmp_path / "run", 100, rows_per_env=512, same_step=same_step, spoilt=spoilt
+    )
+    told, want = {}, []
+    for rows in envs:
+        running = None
+        for t in range(100):
+            if t in spoilt:
+                running = None
+            elif running is not None:
+                running.append(t)
+            elif rows.first[t]:
+                running = [t]
+                want.append((rows, running))
+    found = [*record.replay_streams(experiment, tmp_path / "run", told)]
+    assert len(found) == len(want) > 8
+    for stream, (rows, numbers) in zip(found, want, strict=True):
+        fakes.assert_trees_equal(stream, jax.tree.map(lambda x, n=numbers: x[n], rows))
+    assert told["dropped_rows"] == 400 - sum(len(numbers) for _, numbers in want) > 20
 
 
 def test_games_are_those_of_training_though_evaluation_has_a_limit(tmp_path):

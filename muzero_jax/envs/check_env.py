@@ -10,14 +10,15 @@ import numpy as np
 
 from muzero_jax import types
 from muzero_jax.envs import wrappers
-from muzero_jax.envs.checked import EnvError
+from muzero_jax.envs.checked import EnvError, check_finite
 
 
 def check_env(env: types.Env, *, num_steps: int, key: chex.PRNGKey, num_envs: int = 8) -> int:
     """Plays random legal actions and checks every row by the rules of `check_host_env`.
 
-    Before that: state and rows keep structure, shapes and dtypes, and the same state, action and
-    key give the same output.
+    It also refuses rewards and observations that are not finite or beyond 1e18, which a run would
+    survive. Before that: state and rows keep structure, shapes and dtypes, and the same state,
+    action and key give the same output.
 
     Args:
       env: resets itself, see `auto_reset`.
@@ -41,11 +42,13 @@ def check_env(env: types.Env, *, num_steps: int, key: chex.PRNGKey, num_envs: in
     host_env = wrappers.as_host_env(env, num_envs, host_key)
     random = np.random.default_rng(np.asarray(jax.random.key_data(action_key)))
     rows, ends = host_env.reset(), 0
-    for _ in range(num_steps):
+    check_finite(rows, 0)
+    for count in range(1, num_steps + 1):
         noise = random.random((num_envs, env.spec.num_actions))
         if rows.invalid_actions is not None:
             noise[rows.invalid_actions] = -1.0
         rows = host_env.step(np.argmax(noise, axis=1))
+        check_finite(rows, count)
         ends += np.count_nonzero(rows.first)
     if not ends:
         raise EnvError(f"no episode ended in {num_steps} steps: nothing is known of ends; raise it")

@@ -1,10 +1,15 @@
-"""The contract of environments, checked at every step; nothing that breaks it is stored."""
+"""The contract of environments, checked at every step; nothing that breaks it is stored.
+
+Rewards and observations that are not finite are no such breach: a run learns nothing of their rows,
+counts them, and ends where there are many (`muzero_jax/finite.py`). `check_env` refuses them.
+"""
 
 from typing import Any
 
 import numpy as np
 
 from muzero_jax import types
+from muzero_jax.finite import LIMIT
 
 
 class EnvError(ValueError):
@@ -118,13 +123,18 @@ def _check_action(action, rows: types.TimeStep, spec: types.EnvSpec, count: int)
     return action.astype(np.int32, copy=False)
 
 
-def _check_values(timestep: types.TimeStep, spec: types.EnvSpec, count: int) -> None:
-    """Refuses numbers that are not finite, discounts not declared, and rows without a move."""
-    reward, discount, observation = timestep.reward, timestep.discount, timestep.observation
-    _refuse(~np.isfinite(reward), count, "reward {} is not finite", reward)
-    if observation.dtype.kind == "f" and not np.isfinite(observation).all():
-        finite = np.isfinite(observation).reshape(len(observation), -1).all(axis=1)
+def check_finite(timestep: types.TimeStep, count: int) -> None:
+    """Raises `EnvError` where a reward or an observation of step `count` is not finite."""
+    reward, observation = timestep.reward, timestep.observation
+    _refuse(~(np.abs(reward) <= LIMIT), count, "reward {} is not finite", reward)
+    if observation.dtype.kind == "f":
+        finite = (np.abs(observation) <= LIMIT).reshape(len(observation), -1).all(axis=1)
         _refuse(~finite, count, "observation is not finite")
+
+
+def _check_values(timestep: types.TimeStep, spec: types.EnvSpec, count: int) -> None:
+    """Refuses discounts that are not declared, and rows without a move."""
+    discount = timestep.discount
     undeclared = (discount != 0) & (discount != spec.turn_sign)
     _refuse(undeclared, count, f"discount {{}}, declared 0 or {spec.turn_sign}", discount)
     if timestep.invalid_actions is not None:
@@ -139,9 +149,9 @@ def _check_ends(timestep: types.TimeStep, was_last, spec: types.EnvSpec, count: 
     _refuse(was_last & ~first, count, f"the row {where} is not `first`: nothing was reset")
     _refuse(first & last, count, "`first` and `last` on one row")
     _refuse(first & (discount != 0), count, "discount {} on a `first` row, needed 0", discount)
-    reset = first & was_last
-    reward = timestep.reward
-    _refuse(reset & (reward != 0), count, "reward {} on a reset row, needed 0", reward)
+    reset, reward = first & was_last, timestep.reward
+    paid = reset & (reward != 0) & np.isfinite(reward)
+    _refuse(paid, count, "reward {} on a reset row, needed 0", reward)
     if spec.truncates:
         _refuse(
             first & ~was_last,

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 import numpy as np
 
+from muzero_jax import finite
 from muzero_jax.acting import init_carry
 from muzero_jax.learner import check_ratio, fold_count, make_updates, split_count, updates_due
 from muzero_jax.mesh import AXIS, SPLIT, WHOLE, make_mesh, place, shard, shard_key
@@ -18,12 +19,16 @@ fetch = jax.device_get  # The only way in which this module reads the device.
 
 ITERATION = 0  # The purpose of a key, beside `learner.LEARN`.
 
+# A running return of which nothing is known; finite, because it is saved, and no reward changes it.
+UNKNOWN = np.finfo(np.float32).max
+
 
 @chex.dataclass(frozen=True)
 class AnakinCarry:
     """`acting` of a `RunState`: the `ActingCarry` `[E]`, the running raw return of each episode
-    `[E]` (NaN before the first one), and how many steps of each environment were but next-step
-    resets since the run began (`[E]` uint32, it may wrap)."""
+    `[E]` (`UNKNOWN` before the first one, and where one of its rewards was not finite), and how
+    many steps of each environment were but next-step resets since the run began (`[E]` uint32, it
+    may wrap)."""
 
     carry: Any
     running_return: Array
@@ -34,7 +39,7 @@ def init_anakin_carry(spec: EnvSpec, num_envs: int, history_steps: int) -> Anaki
     """The carry of a new run."""
     return AnakinCarry(
         carry=init_carry(spec, num_envs, history_steps),
-        running_return=jnp.full((num_envs,), jnp.nan, jnp.float32),
+        running_return=jnp.full((num_envs,), UNKNOWN, jnp.float32),
         resets=jnp.zeros((num_envs,), jnp.uint32),
     )
 
@@ -72,6 +77,9 @@ def anakin(
       rows_per_update: r; updates attempted = floor((rows - min_rows) / r), exactly.
       steps_per_iteration: T.
       mesh: from `make_mesh`; None is the first device.
+
+    `train/non_finite_rows` of the metrics is how many of an iteration's rows held what is not
+    finite, `train/non_finite_reward` and so on how many in each of `finite.FIELDS`.
 
     Raises:
       ArgumentError: where E·T and the ratio do not divide.
@@ -146,8 +154,11 @@ def make_iteration(rollout, replay: Replay, learn, key: chex.PRNGKey) -> Callabl
         arrived = jnp.concatenate([rows.first[:, 1:], timestep.first[:, None]], axis=1)
         resets = acting.resets + jnp.sum(arrived & rows.last, axis=1, dtype=jnp.uint32)
         acting = AnakinCarry(carry=carry, running_return=running, resets=resets)
-        # Twelve bytes cross the mesh in an iteration; the rest is averaged where it is made.
-        sums = jax.lax.psum({**returns, "resets": jnp.sum(resets)}, AXIS)
+        bad = finite.count(finite.faults(rows))
+        # A few numbers cross the mesh in an iteration; the rest is averaged where it is made.
+        sums = {**returns, "resets": jnp.sum(resets)}
+        sums |= {f"non_finite_{name}": x for name, x in bad.items()}
+        sums = jax.lax.psum(sums, AXIS)
         return train, replay_state, env, timestep, acting, metrics | sums
 
     return iteration
@@ -157,16 +168,19 @@ def episode_returns(running: Array, rows: Transition) -> tuple[Array, dict[str, 
     """Sum and number of the raw returns that finish in rows `[E, T]`; `running` is `[E]`.
 
     The reward of a `first` row still belongs to the episode before (same-step resets), or is 0
-    (next-step resets). `running` is NaN before the run's first row, which finishes nothing.
+    (next-step resets). `running` is `UNKNOWN` before the run's first row, which finishes nothing;
+    neither does an episode with a reward that is not finite.
     """
+    reward_is_bad = finite.faults(rows) & 1  # Of `finite.FIELDS` the first.
 
     def step(running, row):
-        reward, first = row
-        ends = first & ~jnp.isnan(running)
-        running = running + reward
+        reward, first, bad = row
+        running = jnp.where(bad, UNKNOWN, running + reward)
+        ends = first & (running < UNKNOWN)
         return jnp.where(first, 0.0, running), (jnp.where(ends, running, 0.0), ends)
 
-    running, (finished, ends) = jax.lax.scan(step, running, (rows.reward.T, rows.first.T))
+    columns = (rows.reward.T, rows.first.T, reward_is_bad.T > 0)
+    running, (finished, ends) = jax.lax.scan(step, running, columns)
     return running, {
         "return_sum": jnp.sum(finished),
         "episodes": jnp.sum(ends).astype(jnp.float32),

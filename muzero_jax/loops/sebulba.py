@@ -19,6 +19,7 @@ import jax
 from jax.sharding import Mesh
 import numpy as np
 
+from muzero_jax import finite
 from muzero_jax.learner import LEARN, check_ratio, fold_count, split_count, updates_due
 from muzero_jax.mesh import (
     SPLIT,
@@ -71,6 +72,9 @@ def sebulba(
         for, so that the shares of time can be told; 0 is never.
       mesh: from `make_mesh`; None is the first device.
 
+    `train/non_finite_rows` and those beside it are as in `anakin`; a group's newest rows are
+    counted with the iteration in which their actions are played.
+
     Raises:
       ArgumentError: where the ratio does not divide, or groups differ in size.
     """
@@ -85,13 +89,17 @@ def sebulba(
     act_step = _bind_act(act_and_add, explore_at, key, mesh)
     learn_step = _bind_learn(learn, key, mesh)
     train, replay, carries = run.train, run.replay, list(run.acting)
+    faults: list[Any] = [None] * len(envs)  # Of each group's newest rows.
+    bad = BadRows()
     counters = run.counters
     stats = EpisodeReturns(len(envs), group_size)
     metrics: dict[str, Any] = {}
     resets = [env.reset() for env in envs]
     due = functools.partial(updates_due, min_rows=min_rows, rows_per_update=rows_per_update)
     for g, timestep in enumerate(resets):
-        counters, replay, carries[g] = act_step(train, replay, carries[g], timestep, g, counters)
+        counters, replay, carries[g], faults[g] = act_step(
+            train, replay, carries[g], timestep, g, counters
+        )
         while counters.updates < due(counters.rows):
             counters, train, replay, metrics = learn_step(train, replay, counters)
     stepping: dict[int, futures.Future[TimeStep]] = {}  # Groups whose environments are at work.
@@ -105,11 +113,13 @@ def sebulba(
             for g in [*range(len(envs))] * steps_per_iteration:
                 for ahead in (g,) if probe else (g, (g + 1) % len(envs)):
                     if ahead not in stepping:
-                        shards = watch.time("fetch", fetch, own_rows(carries[ahead].action))
-                        stepping[ahead] = pool.submit(envs[ahead].step, np.concatenate(shards))
+                        news = own_rows(carries[ahead].action), own_rows(faults[ahead])
+                        actions, found = watch.time("fetch", fetch, news)
+                        stepping[ahead] = pool.submit(envs[ahead].step, np.concatenate(actions))
+                        bad.add(found)
                 timestep = watch.time("env", stepping.pop(g).result)
                 stats.add(g, timestep)
-                counters, replay, carries[g] = watch.time(
+                counters, replay, carries[g], faults[g] = watch.time(
                     "search", act_step, train, replay, carries[g], timestep, g, counters
                 )
                 while counters.updates < due(counters.rows):
@@ -117,7 +127,8 @@ def sebulba(
                         "update", learn_step, train, replay, counters
                     )
             told = run.counters.env_steps
-            sums = sum_over_processes([counters.env_steps - told, *stats.take()])
+            own = bad.take()
+            sums = sum_over_processes([counters.env_steps - told, *stats.take(), *own.values()])
             counters = counters._replace(
                 iteration=counters.iteration + 1, env_steps=told + round(sums[0])
             )
@@ -125,13 +136,15 @@ def sebulba(
                 train=train, replay=replay, acting=tuple(carries), counters=counters
             )
             returns = {"return_sum": sums[1], "episodes": sums[2]}
-            metrics_of_train = {f"train/{name}": x for name, x in (metrics | returns).items()}
+            rows = {f"non_finite_{name}": x for name, x in zip(own, sums[3:], strict=True)}
+            news_of_train = metrics | returns | rows
+            metrics_of_train = {f"train/{name}": x for name, x in news_of_train.items()}
             yield run, {**metrics_of_train, **watch.seconds()}
 
 
 def _bind_act(act_and_add, explore_at, key, mesh: Mesh):
     """A host function that dispatches one group's search and counts the rows that all processes
-    store, and the env steps of this one."""
+    store, and the env steps of this one; it returns the faults of the rows last."""
 
     def dispatched(params, replay, carry, timestep, group, count, explore, made_at_updates):
         act_key = shard_key(fold_count(key, ACT, count))
@@ -141,7 +154,7 @@ def _bind_act(act_and_add, explore_at, key, mesh: Mesh):
         )
 
     specs = (WHOLE, SPLIT, SPLIT, SPLIT, *4 * [WHOLE])
-    jitted = jax.jit(shard(dispatched, mesh, specs, (SPLIT, SPLIT)), donate_argnums=(1, 2))
+    jitted = jax.jit(shard(dispatched, mesh, specs, 3 * (SPLIT,)), donate_argnums=(1, 2))
     was_last: dict[int, np.ndarray] = {}  # Of each group's newest rows.
 
     def act_step(train, replay, carry, timestep: TimeStep, group: int, counters: Counters):
@@ -149,7 +162,7 @@ def _bind_act(act_and_add, explore_at, key, mesh: Mesh):
         # The row after a `last` one is a reset and no step; so is the very first.
         resets = timestep.first & was_last.get(group, True)
         was_last[group] = timestep.last
-        replay, carry = jitted(
+        replay, carry, faults = jitted(
             train.params,
             replay,
             carry,
@@ -163,7 +176,7 @@ def _bind_act(act_and_add, explore_at, key, mesh: Mesh):
             rows=counters.rows + size * jax.process_count(),
             env_steps=counters.env_steps + size - int(np.count_nonzero(resets)),
         )
-        return counters, replay, carry
+        return counters, replay, carry, faults
 
     return act_step
 
@@ -219,11 +232,30 @@ class Stopwatch:
         return {f"{prefix}{name}": x / total for name, x in told.items()}
 
 
+class BadRows:
+    """How many rows held what is not finite, from the faults `[e]` that come with actions."""
+
+    def __init__(self):
+        self._counts = finite.count(np.zeros(0, np.uint8))
+
+    def add(self, shards: Sequence[np.ndarray]) -> None:
+        """Books the faults of one group's rows, as `own_rows` splits them."""
+        for found in shards:
+            if found.any():
+                for name, number in finite.count(found).items():
+                    self._counts[name] += number
+
+    def take(self) -> dict[str, int]:
+        """The counts of `finite.count` since the last call; then forgets them."""
+        counts, self._counts = self._counts, finite.count(np.zeros(0, np.uint8))
+        return counts
+
+
 class EpisodeReturns:
     """Raw returns of finished training episodes, from host time steps `[e]` of each group.
 
     The reward of a `first` row still belongs to the episode before (same-step resets), or is 0
-    (next-step resets).
+    (next-step resets). An episode with a reward that is not finite is left out.
     """
 
     def __init__(self, num_groups: int, group_size: int):
@@ -233,8 +265,8 @@ class EpisodeReturns:
     def add(self, group: int, timestep: TimeStep) -> None:
         """Books one time step of one group."""
         running = self._running[group]
-        running += timestep.reward
-        self._finished.extend(running[timestep.first])
+        running += np.where(np.abs(timestep.reward) <= finite.LIMIT, timestep.reward, np.nan)
+        self._finished.extend(running[timestep.first & ~np.isnan(running)])
         running[timestep.first] = 0.0
 
     def take(self) -> tuple[float, int]:

@@ -7,11 +7,13 @@ from typing import Any
 
 import chex
 import jax
-from jax.sharding import Mesh
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
 import numpy as np
 
+from muzero_jax import finite
 from muzero_jax.learner import make_updates, split_count
-from muzero_jax.mesh import SPLIT, WHOLE, make_mesh, place, put_rows, shard
+from muzero_jax.mesh import AXIS, SPLIT, WHOLE, make_mesh, place, put_rows, shard
 from muzero_jax.types import Replay, RunState, Transition
 
 fetch = jax.device_get  # The only way in which this module reads the device.
@@ -53,28 +55,34 @@ def unplugged(
       rows_per_update: r.
       updates_per_iteration: U; where data stream, U·r are the E·t rows of a block.
       mesh: from `make_mesh`; None is the first device.
+
+    `train/non_finite_rows` and those beside it are as in `anakin`, of the rows that were added.
     """
     mesh = make_mesh() if mesh is None else mesh
     run = place(run, mesh)
 
-    def add_rows(state, rows):
-        return replay.add(state, 0, rows)
+    def add_rows(state, bad, rows):
+        news = jax.lax.psum(finite.count(finite.faults(rows)), AXIS)
+        return replay.add(state, 0, rows), jax.tree.map(jnp.add, bad, news)
 
-    add = jax.jit(shard(add_rows, mesh, (SPLIT, SPLIT), SPLIT), donate_argnums=0)
+    add = shard(add_rows, mesh, (SPLIT, WHOLE, SPLIT), (SPLIT, WHOLE))
+    add = jax.jit(add, donate_argnums=0)
     update = shard(
         make_updates(learn, key), mesh, (WHOLE, SPLIT, WHOLE, WHOLE), (WHOLE, SPLIT, WHOLE)
     )
     update = jax.jit(update, donate_argnums=(0, 1))
     counters, train, state = run.counters, run.train, run.replay
+    none = finite.count(np.zeros(0, np.uint8))
+    none = bad = jax.device_put(none, NamedSharding(mesh, WHOLE))
     if not counters.rows:
         for block in itertools.islice(blocks(0), blocks_at_first):
-            state = add(state, put_rows(mesh, block))
+            state, bad = add(state, bad, put_rows(mesh, block))
     rows_per_iteration = updates_per_iteration * rows_per_update
     more = blocks(blocks_at_first + counters.rows // rows_per_iteration) if streams else None
     before = None
     while True:
         if more is not None:
-            state = add(state, put_rows(mesh, next(more)))
+            state, bad = add(state, bad, put_rows(mesh, next(more)))
         train, state, metrics = update(
             train, state, split_count(counters.updates), np.int32(updates_per_iteration)
         )
@@ -90,4 +98,6 @@ def unplugged(
         run = run.replace(train=train, replay=state, counters=counters)
         added = blocks_at_first + (streams * counters.rows) // rows_per_iteration
         passes = {"data/passes": added / num_blocks}
+        metrics |= {f"non_finite_{name}": x for name, x in bad.items()}
+        bad = none
         yield run, {f"train/{name}": x for name, x in metrics.items()} | passes
