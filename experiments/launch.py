@@ -1,6 +1,7 @@
 """Command lines: flags, and every way to end as one line and an exit code."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+import contextlib
 import errno
 import gc
 import importlib.machinery
@@ -220,21 +221,52 @@ def train(script: str | None, *, data: str | None = None) -> None:
     import peers
 
     workdirs.check_name(args.workdir)
-    peers.join(args.coordinator, args.num_processes, args.process_id, args.join_timeout_s)
-    _check_platform(args.platform)
-    now = peers.of_first(float(time.strftime("%Y%m%d%H%M%S")))
-    workdir = workdirs.choose(args.workdir, name, now)
-    import train as driver
+    with _together():
+        peers.join(args.coordinator, args.num_processes, args.process_id, args.join_timeout_s)
+        _check_platform(args.platform)
+        now = peers.of_first(float(time.strftime("%Y%m%d%H%M%S")))
+        workdir = workdirs.choose(args.workdir, name, now)
+        import train as driver
 
-    driver.train(
-        config,
-        workdir,
-        resume=args.resume,
-        init_from=args.init_from,
-        devices=_choose_devices(args.devices),
-        watchdog_s=60 * args.watchdog_minutes,
-        data=data,
-    )
+        driver.train(
+            config,
+            workdir,
+            resume=args.resume,
+            init_from=args.init_from,
+            devices=_choose_devices(args.devices),
+            watchdog_s=60 * args.watchdog_minutes,
+            data=data,
+        )
+
+
+@contextlib.contextmanager
+def _together() -> Iterator[None]:
+    """Ends one of several processes so that the others know: in good order, or by its own error.
+
+    At its usual end a process waits for the others, for minutes, and they might wait for it.
+    """
+    import jax
+
+    import peers
+
+    try:
+        yield
+    except (NotFiniteError, PreemptedError):  # All of them end so.
+        peers.leave()
+        raise
+    except BaseException as error:
+        if not jax.distributed.is_initialized():
+            raise
+        if not isinstance(error, BadInputError):
+            # Where a lost peer is the cause, the heartbeat knows it, and ends this process.
+            time.sleep(1.0)
+        if isinstance(error, tuple(_CODES)):
+            lifetime.say(f"error: {error}")
+        else:
+            traceback.print_exc()
+        peers.fail()
+        os._exit(_CODES.get(type(error), 1))
+    peers.leave()
 
 
 def backend() -> str:

@@ -98,7 +98,12 @@ def _watch_progress() -> None:
             say("error: no progress, a device or another process is stuck; all stacks follow")
             with contextlib.suppress(OSError, ValueError):
                 faulthandler.dump_traceback(all_threads=True)
-            os._exit(_settled[0] if _settled else NO_PROGRESS)
+            give_up()
+
+
+def give_up() -> NoReturn:
+    """Ends the process at once where it gets nowhere; it is no failure once all is saved."""
+    os._exit(_settled[0] if _settled else NO_PROGRESS)
 
 
 def say(text: str) -> None:

@@ -13,16 +13,21 @@ import threading
 import time
 
 import jax
+from jax._src import distributed
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 import numpy as np
 
+import heartbeat
 import launch
 import lifetime
 from muzero_jax.mesh import WHOLE, put_rows, sum_over_processes
 
-# How long a lost process goes unnoticed: then the others end, with their stacks.
-HEARTBEAT_SECONDS = 60
+# The library's own patience with a lost process, whose end is an abort in C++ (code 134): longer
+# than that of `heartbeat`, and within the two minutes that docs/scaling.md gives.
+JAX_HEARTBEAT_SECONDS = 100
+
+_hearts: list[heartbeat.Heart] = []  # That of this process, once it has joined others.
 
 
 def join(
@@ -61,13 +66,44 @@ def join(
             num_processes=num_processes,
             process_id=process_id,
             initialization_timeout=timeout_s + 60,
-            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            heartbeat_timeout_seconds=JAX_HEARTBEAT_SECONDS,
         )
-    except (RuntimeError, ValueError) as error:
+        _hearts.append(heartbeat.Heart(_connect(timeout_s), _end))
+    except (OSError, RuntimeError, ValueError) as error:
         told = " ".join(str(error).split())[:200]
         raise launch.BadInputError(f"--coordinator: {coordinator} cannot be used: {told}") from None
     finally:
         patience.cancel()
+
+
+def _connect(timeout_s: int):
+    """The connections of this process's heartbeats; where process 0 listens, its store says."""
+    # The public module has neither the address, which may be the cluster's, nor the store.
+    state, name = distributed.global_state, "muzero_jax/heartbeat"
+    return heartbeat.connect(
+        state.coordinator_address.rpartition(":")[0].strip("[]"),
+        state.process_id,
+        state.num_processes,
+        publish=lambda word: state.client.key_value_set(name, word),
+        look_up=lambda: state.client.blocking_key_value_get(name, 1000 * timeout_s),
+    )
+
+
+def _end(told: str) -> None:
+    lifetime.say(f"error: {told}, see its log; the same command goes on")
+    lifetime.give_up()
+
+
+def leave() -> None:
+    """Says that this process is about to end, as all of them are: it will not be lost."""
+    for heart in _hearts:
+        heart.leave()
+
+
+def fail() -> None:
+    """Says that this process ends by an error of its own; the others end, too."""
+    for heart in _hearts:
+        heart.fail()
 
 
 def _give_up(coordinator: str, num_processes: int | None, timeout_s: int) -> None:

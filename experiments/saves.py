@@ -109,13 +109,20 @@ class Saver:
         self.failed += 1
         self.failed_in_a_row += 1
         told = error if isinstance(error, SaveError) else f"saving step {step} failed: {error}"
-        if _is_of_peers(error):
-            raise launch.PeerError(
-                f"{told}; another process is gone or stuck, see its log; the same command goes on"
-            ) from None
-        if jax.process_count() > 1:  # The others may not have failed, and would wait.
-            raise launch.StorageError(f"{told}; with several processes that ends the run") from None
+        if _is_of_peers(error) or jax.process_count() > 1:  # The others may wait for this one.
+            raise as_ending(error, told=told) from None
         lifetime.say(f"warning: {told}; the run goes on and saves again at the next interval")
+
+
+def as_ending(error: OSError, *, told: str | None = None) -> Exception:
+    """What a failed save ends the run as, where it does: by another process, or by the disk."""
+    told = told or str(error)
+    if _is_of_peers(error):
+        return launch.PeerError(
+            f"{told}; another process is gone or stuck, see its log; the same command goes on"
+        )
+    several = "; with several processes that ends the run" if jax.process_count() > 1 else ""
+    return launch.StorageError(f"{told}{several}")
 
 
 def _is_of_peers(error: BaseException | None) -> bool:

@@ -26,6 +26,7 @@ from muzero_jax.streams import DatasetError
 from muzero_jax.types import Counters, RunState
 import peers
 import reanalysing
+import saves
 from saves import Saver
 import start
 from start import saved_tree
@@ -65,7 +66,7 @@ def train(
     except CheckpointError as error:
         raise launch.BadInputError(str(error)) from None
     except SaveError as error:
-        raise launch.StorageError(str(error)) from None
+        raise saves.as_ending(error) from None
     except EnvError as error:
         raise launch.BadInputError(f"env: {error}") from None
 

@@ -23,6 +23,7 @@ import peers
 from presets import config_of
 import processes
 from processes import ROOT, TINY_CONTROL
+import train
 
 _PATIENCE_SECONDS = 400
 _OPTIONS = TINY_CONTROL | {
@@ -134,16 +135,93 @@ def test_two_processes_train_leave_together_die_and_go_on(tmp_path, config):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_killed_process_ends_the_other_with_its_stacks(tmp_path, rank):
-    """Within the heartbeat's limit and 30 seconds more."""
+def test_a_killed_process_ends_a_run_with_one_line(tmp_path, rank):
+    """Seen to fail with the library's heartbeat alone: an abort with code 134 and all stacks."""
     started = _start(tmp_path, total=10**8)
     _wait_for_a_save(tmp_path, started)
     started[rank].kill()
-    begin = time.monotonic()
     codes = _wait(tmp_path, started)
-    assert time.monotonic() - begin < peers.HEARTBEAT_SECONDS + 30
-    assert codes[rank] == -signal.SIGKILL and codes[1 - rank] not in (0, 75), codes
-    assert "most recent call first" in (tmp_path / f"{1 - rank}.log").read_text()
+    assert codes[rank] == -signal.SIGKILL and codes[1 - rank] == 76, codes
+    last = (tmp_path / f"{1 - rank}.log").read_text().splitlines()[-1]
+    assert last == f"error: process {rank} is gone, see its log; the same command goes on"
+
+
+_TOGETHER = """
+import sys
+sys.path.insert(0, {folder!r})
+import peers
+peers.join("localhost:" + sys.argv[1], 3, int(sys.argv[2]), 120)
+peers.meet()
+print("ready", flush=True)
+while True:
+    peers.meet()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 2])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_lost_process_ends_all_others_within_two_minutes(tmp_path, rank, number):
+    """Killed or suspended, the coordinator or another one: code 76, one line each. The one that was
+    suspended ends, too, once it is continued. Seen to fail with the library's heartbeat alone (an
+    abort), and with one through its key-value store where the coordinator was killed."""
+    arguments = [sys.executable, "-c", _TOGETHER.format(folder=str(ROOT / "experiments"))]
+    environment = processes.environment() | {"JAX_PLATFORMS": "cpu"}
+    port, logs = _free_port(), [tmp_path / f"{i}.log" for i in range(3)]
+    started = [
+        subprocess.Popen(
+            [*arguments, str(port), str(i)],
+            cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=log.open("wb"), text=True,
+        )
+        for i, log in enumerate(logs)
+    ]
+    try:
+        for process in started:
+            assert any(line == "ready\n" for line in process.stdout)
+        started[rank].send_signal(number)
+        begin, others = time.monotonic(), [i for i in range(3) if i != rank]
+        codes = [started[i].wait(_PATIENCE_SECONDS) for i in others]
+        assert codes == [76, 76] and time.monotonic() - begin < 120
+        started[rank].send_signal(signal.SIGCONT)
+        code = started[rank].wait(_PATIENCE_SECONDS)
+        assert code == (76 if number == signal.SIGSTOP else -signal.SIGKILL)
+    finally:
+        for process in started:
+            process.kill()
+    told = "is gone" if number == signal.SIGKILL else "for 60 s"
+    lines = [[x for x in logs[i].read_text().splitlines() if "error: " in x] for i in others]
+    assert all(len(x) == 1 and "see its log; the same command goes on" in x[0] for x in lines)
+    assert any(f"process {rank} {told}" in x[0] for x in lines), lines
+
+
+_BROKEN = """
+import runpy, sys
+sys.argv = sys.argv[1:]
+sys.path.insert(0, {folder!r})
+import launch, peers
+real, calls = peers.Agreement.any_of, []
+def broken(self, *flags):
+    calls.append(1)
+    if len(calls) > 20:
+        raise {error}("planned")
+    return real(self, *flags)
+peers.Agreement.any_of = broken
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("error, code", [("ValueError", 1), ("launch.BadInputError", 78)])
+def test_a_process_that_fails_alone_ends_the_others(tmp_path, error, code):
+    """With its own code and words; the others name it. Seen to fail before: each waited for the
+    other, until the library lost its patience."""
+    script = tmp_path / "broken.py"
+    script.write_text(_BROKEN.format(folder=str(ROOT / "experiments"), error=error))
+    started = _start(tmp_path, total=10**8, script=script)
+    assert _wait(tmp_path, started) == [76, code], _said(tmp_path)
+    logs = [(tmp_path / f"{rank}.log").read_text() for rank in range(2)]
+    assert logs[0].splitlines()[-1].startswith("error: process 1 has failed, see its log")
+    assert "planned" in logs[1] and ("Traceback" in logs[1]) == (code == 1)
 
 
 _STUCK = """
@@ -163,17 +241,16 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 @pytest.mark.slow
-def test_a_stuck_process_ends_both_with_their_stacks(tmp_path):
-    """Its heart beats, its main thread sleeps for ever. Planted bug seen: no watchdog."""
+def test_a_stuck_process_ends_both(tmp_path):
+    """Its heart beats, its main thread sleeps for ever; the first watchdog ends both. Planted bug
+    seen: no watchdog."""
     script = tmp_path / "stuck.py"
     script.write_text(_STUCK.format(folder=str(ROOT / "experiments")))
     started = _start(tmp_path, total=10**8, script=script, words=["--watchdog_minutes=0.2"])
     codes = _wait(tmp_path, started)
-    assert 76 in codes and not {0, 75} & set(codes), _said(tmp_path)
+    assert codes == [76, 76], _said(tmp_path)
     logs = [(tmp_path / f"{rank}.log").read_text() for rank in range(2)]
-    assert "no progress" in logs[codes.index(76)]
-    assert all("most recent call first" in log for log in logs)
-    assert "in stuck" in logs[1]
+    assert any("no progress" in log and "most recent call first" in log for log in logs)
 
 
 def _refused(*words, **options):
@@ -251,6 +328,22 @@ def test_one_process_agrees_with_itself_at_once():
     assert agreement.any_of(True, False) == [True, False] == peers.any_of(True, False)
     assert peers.is_first() and peers.meet() is None
     assert np.array_equal(peers.sum_over_processes([1.5, 2]), [1.5, 2.0])
+
+
+def test_a_save_that_waited_for_a_lost_process_is_not_the_disks(tmp_path, monkeypatch):
+    """Wherever it fails: in the loop, or while the stores close. Planted bug seen: the latter told
+    as a full disk (74)."""
+    waited = jax.errors.JaxRuntimeError("DEADLINE_EXCEEDED: Barrier timed out. 1/2 tasks came")
+    for cause, kind in ((waited, launch.PeerError), (OSError("no room"), launch.StorageError)):
+        error = checkpoint.SaveError("saving step 3 failed")
+        error.__cause__ = cause
+
+        def build(*_, error=error):
+            raise error
+
+        monkeypatch.setattr(assemble, "build", build)
+        with pytest.raises(kind, match="saving step 3 failed"):
+            train.train(config_of("cartpole", "on_device"), tmp_path / "run")
 
 
 def test_the_watchdog_ends_a_process_that_gets_nowhere(tmp_path):
