@@ -11,10 +11,10 @@ that fails. Before that, all these tests have to pass on a copy without any plan
 the tree's cache of compiled programs.
 
 After each plant results/mutation.json is written: whether the plant was killed, by which test, in
-how many seconds, beside the plant itself. The command can be ended and given again: outcomes of the
-same commit are kept, where no Python file differs from it and the plant has not changed. --only
-runs one plant, prints its outcome and writes nothing. The exit code is 0 where every plant was
-killed, else 1, and 2 where the list or the tree itself is at fault.
+how many seconds, beside the plant itself. The command can be ended and given again: what it found
+of the same commit is kept, where no Python file differs from it and the plant has not changed.
+--only runs one plant, prints its outcome and writes nothing. The exit code is 0 where every plant
+was killed, else 1, and 2 where the list or the tree itself is at fault.
 """
 
 import argparse
@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PLANTS = ROOT / "benchmarks" / "data" / "plants.toml"
 RESULT = ROOT / "benchmarks" / "results" / "mutation.json"
 FIELDS = ("name", "part", "file", "find", "replace", "tests")
-LIMIT_SECONDS = 1200
+LIMIT_SECONDS = 1800
 
 
 class PlantError(Exception):
@@ -139,14 +139,17 @@ def try_plant(plant: dict, whole: Path) -> dict:
     return plant | {"outcome": outcome, "by": told, "seconds": seconds}
 
 
-def kept_outcomes(plants: list[dict], origin: dict) -> dict[str, dict]:
-    """Outcomes by name in the file of results that still hold."""
-    if not RESULT.is_file() or origin["uncommitted_changes"]:
+def found_before(origin: dict) -> dict:
+    """The file of results, if it is of this commit and no Python file differed from it, else {}."""
+    before = json.loads(RESULT.read_text()) if RESULT.is_file() else {"commit": None}
+    if before["commit"] != origin["commit"]:
         return {}
-    before = json.loads(RESULT.read_text())
-    if before["commit"] != origin["commit"] or before["uncommitted_changes"]:
-        return {}
-    done = {x["name"]: x for x in before["outcomes"] if x["outcome"] != "error"}
+    return {} if origin["uncommitted_changes"] or before["uncommitted_changes"] else before
+
+
+def kept_outcomes(plants: list[dict], before: dict) -> dict[str, dict]:
+    """Outcomes by name that still hold, from what `found_before` returns."""
+    done = {x["name"]: x for x in before.get("outcomes", ()) if x["outcome"] != "error"}
     return {
         plant["name"]: done[plant["name"]]
         for plant in plants
@@ -154,14 +157,15 @@ def kept_outcomes(plants: list[dict], origin: dict) -> dict[str, dict]:
     }
 
 
-def write(origin: dict, plants: list[dict], outcomes: dict[str, dict]) -> None:
-    """The file of results, in the order of the plants."""
+def write(origin: dict, plants: list[dict], passed: set[str], outcomes: dict[str, dict]) -> None:
+    """The file of results, in the order of the plants; `passed` are tests without any plant."""
     told = [outcomes[plant["name"]] for plant in plants if plant["name"] in outcomes]
     counts = collections.Counter(x["outcome"] for x in told)
     summary = {
         "plants": len(plants),
         **{name: counts[name] for name in ("killed", "survived", "error")},
         "seconds": round(sum(x["seconds"] for x in told), 1),
+        "passed_without_plants": sorted(passed),
     }
     RESULT.write_text(json.dumps({**origin, **summary, "outcomes": told}, indent=1) + "\n")
 
@@ -174,31 +178,33 @@ def run(only: str | None, jobs: int) -> int:
     for plant in plants:
         planted(plant, ROOT)
     origin = {**provenance(), "command": "python benchmarks/mutation.py", "jobs": jobs}
-    outcomes = {} if only else kept_outcomes(plants, origin)
+    before = {} if only else found_before(origin)
+    outcomes, passed = kept_outcomes(plants, before), set(before.get("passed_without_plants", ()))
     left = [x for x in plants if x["name"] not in outcomes and only in (None, x["name"])]
     if only and not left:
         raise PlantError(f"{only}: there is no plant of this name")
-    with tempfile.TemporaryDirectory() as folder:
+
+    def report(line):
+        print(line, flush=True)
+        if not only:
+            write(origin, plants, passed, outcomes)
+
+    with tempfile.TemporaryDirectory() as folder, futures.ThreadPoolExecutor(jobs) as pool:
         whole = Path(folder) / "tree"
         copy_tree(whole)
-        if left:
-            begin = time.perf_counter()
-            tests = {name for plant in left for name in plant["tests"]}
-            tests = sorted(x for x in tests if x.partition("::")[0] not in tests - {x})
-            outcome, told = run_tests(whole, tests, "-n", str(jobs))
+        tests = sorted({name for plant in left for name in plant["tests"]} - passed)
+        trials = {pool.submit(run_tests, whole, [name], "-n", "0"): name for name in tests}
+        for trial in futures.as_completed(trials):
+            outcome, told = trial.result()
             if outcome != "survived":
-                raise PlantError(f"the tree without any plant: {outcome}: {told}")
-            seconds = time.perf_counter() - begin
-            print(f"no plant: {', '.join(tests)} pass in {seconds:.0f} s", flush=True)
-        with futures.ThreadPoolExecutor(jobs) as pool:
-            trials = [pool.submit(try_plant, plant, whole) for plant in left]
-            for trial in futures.as_completed(trials):
-                done = trial.result()
-                outcomes[done["name"]] = done
-                print(f"{done['outcome']}: {done['name']} ({done['seconds']} s; {done['by']})",
-                      flush=True)
-                if not only:
-                    write(origin, plants, outcomes)
+                pool.shutdown(cancel_futures=True)
+                raise PlantError(f"without any plant, {trials[trial]}: {outcome}: {told}")
+            passed.add(trials[trial])
+            report(f"no plant: {trials[trial]} passes")
+        for trial in futures.as_completed([pool.submit(try_plant, plant, whole) for plant in left]):
+            done = trial.result()
+            outcomes[done["name"]] = done
+            report(f"{done['outcome']}: {done['name']} ({done['seconds']} s; {done['by']})")
     alive = [name for name, x in outcomes.items() if x["outcome"] != "killed"]
     print(f"{len(outcomes) - len(alive)} of {len(outcomes)} killed", *alive, sep="\n  ")
     return 1 if alive else 0

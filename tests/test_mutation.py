@@ -84,17 +84,20 @@ def test_only_outcomes_that_still_hold_are_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(mutation, "RESULT", tmp_path / "mutation.json")
     plants = [_plant(tmp_path, name=name) for name in ("dead", "alive", "fault", "changed", "new")]
     origin = {"commit": "abc", "uncommitted_changes": False}
-    assert mutation.kept_outcomes(plants, origin) == {}
+    changed = origin | {"uncommitted_changes": True}
+    assert mutation.found_before(origin) == {} == mutation.kept_outcomes(plants, {})
     ends = {"dead": "killed", "alive": "survived", "fault": "error", "changed": "killed"}
     outcomes = {
         plant["name"]: plant | {"outcome": ends[plant["name"]], "by": None, "seconds": 1.0}
         for plant in plants[:4]
     }
     outcomes["changed"] |= {"replace": "a = 3"}
-    mutation.write(origin, plants, outcomes)
-    kept = mutation.kept_outcomes(plants, origin)
+    mutation.write(origin, plants, {"test_part.py"}, outcomes)
+    before = mutation.found_before(origin)
+    kept = mutation.kept_outcomes(plants, before)
     assert kept == {name: outcomes[name] for name in ("dead", "alive")}
-    assert mutation.kept_outcomes(plants, origin | {"commit": "def"}) == {}
-    assert mutation.kept_outcomes(plants, origin | {"uncommitted_changes": True}) == {}
-    mutation.write(origin | {"uncommitted_changes": True}, plants, outcomes)
-    assert mutation.kept_outcomes(plants, origin) == {}
+    assert before["passed_without_plants"] == ["test_part.py"] and before["killed"] == 2
+    assert mutation.found_before(origin | {"commit": "def"}) == {}
+    assert mutation.found_before(changed) == {}
+    mutation.write(changed, plants, set(), outcomes)
+    assert mutation.found_before(origin) == {}
