@@ -32,7 +32,7 @@ class Range(NamedTuple):
 
     def _holds(self, x: float) -> bool:
         return (
-            math.isfinite(x)
+            (isinstance(x, int) or math.isfinite(x))
             and (self.low is None or x >= self.low)
             and (self.high is None or x <= self.high)
             and (self.above is None or x > self.above)
@@ -216,3 +216,51 @@ FIELDS: dict[str, str] = {
 }
 # Groups with fields besides these.
 OPEN = ("evaluation", "env", "network", "search")
+
+
+def describe(name: str) -> str:
+    """What a field may hold, as docs/fields.md has it."""
+    if name in RANGES:
+        field = RANGES[name]
+        text = "whole number" if field.whole else "number"
+        if field != Range():
+            text += f" {field}"
+        if field.int32 and field.high is None:
+            text += " and < 2^31"
+    else:
+        text = " or ".join(CHOICES[name]) if name in CHOICES else "True or False"
+    return text + (", or None" if name in OPTIONAL else "")
+
+
+# Fields that came after the first runs -> what these did without them, as JSON.
+LATER: dict[str, Any] = {
+    "max_wall_minutes": None,
+    "search.kind": "gumbel",
+    "explore.halve_temperature_at_updates": [],
+    "targets.shorten_every_updates": None,
+    "reanalyse.fraction": 0.0,
+    "reanalyse.fresh_values": False,
+    "reanalyse.num_simulations": 1,
+    "reanalyse.noise_scale": 1.0,
+    "reanalyse.target_params": False,
+    "optimizer.decay": "cosine",
+    "checkpoint.params_to_keep": 2,
+}
+# Fields that are gone -> the value with which they did nothing; with another one they stay, and are
+# refused by name.
+GONE: dict[str, Any] = {"loss.mirror": False}
+
+
+def complete(stored: dict[str, Any]) -> dict[str, Any]:
+    """The config of a run of an older version, as JSON, with the fields that it lacks."""
+    stored = {name: dict(x) if isinstance(x, dict) else x for name, x in stored.items()}
+    for name, value in (LATER | GONE).items():
+        group, _, field = name.rpartition(".")
+        holder = stored.setdefault(group, {}) if group else stored
+        if not isinstance(holder, dict):
+            continue
+        if name in LATER:
+            holder.setdefault(field, value)
+        elif field in holder and holder[field] == value:
+            del holder[field]
+    return stored

@@ -105,7 +105,8 @@ def run(main: Callable[..., Any], *, example: str | None = None, takes_words: bo
             raise RuntimeError(f"the program was left by sys.exit({error.code!r})") from error
     except tuple(_CODES) as error:
         kind = "" if isinstance(error, PreemptedError) else "error: "
-        lifetime.say(f"{kind}{error}")
+        hint = _other_version() if isinstance(error, BadInputError) else ""
+        lifetime.say(f"{kind}{error}{hint}")
         if isinstance(error, (StorageError, PeerError)):
             os._exit(_CODES[type(error)])  # The remains of failed saves complain when collected.
         lifetime.end(_CODES[type(error)])
@@ -115,6 +116,28 @@ def run(main: Callable[..., Any], *, example: str | None = None, takes_words: bo
         lifetime.say(f"error: {_flag_of(error.filename)}{error.strerror}: {error.filename}")
         lifetime.end(lifetime.BAD_INPUT)
     lifetime.end(lifetime.DONE)
+
+
+def _other_version() -> str:
+    """What a refusal adds where another version has made the run: it may be the reason."""
+    given = flags.FLAGS
+    workdir = given.is_parsed() and "workdir" in given and given.workdir
+    if not workdir or not os.path.isfile(Path(workdir) / "config.json"):
+        return ""
+    import muzero_jax
+    import workdirs
+
+    try:
+        version = workdirs.version_of(Path(workdir))
+    except BadInputError:
+        return ""
+    if version == muzero_jax.__version__:
+        return ""
+    made_by = f"version {version}" if version else "a version that did not write its number yet"
+    return (
+        f" (the run in {workdir} was begun by {made_by}, this is {muzero_jax.__version__}: go on"
+        " with that version, or begin a new run from its parameters by --init_from)"
+    )
 
 
 def _open_standard_streams() -> None:

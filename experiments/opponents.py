@@ -93,8 +93,8 @@ def _other_run(name: str, config, flag: str) -> Side:
         games = [(x.env.suite, x.env[TASK_FIELDS[x.env.suite]]) for x in (config, other)]
         if games[0] != games[1]:
             raise BadInputError(f"{flag}: {workdir} plays {games[1][1]}, this run {games[0][1]}")
-        experiment = assemble.build(other)
-        player = agent(experiment, other, "search")
+    experiment = assemble.build(other)
+    player = agent(experiment, other, "search")
     abstract = jax.eval_shape(experiment.parts.network.init, jax.random.key(0))
     step, params, _ = saved_params.newest_params(workdir, abstract, flag=flag, step=step)
     return Side(player, params, f"{workdir}@{step}")

@@ -171,6 +171,9 @@ def read_config(workdir: Path):
 def _check_flags(args, workdir: Path) -> None:
     if not args.out:
         raise launch.BadInputError("--out is required, e.g. --out=data/cartpole")
+    out = Path(args.out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):  # Before hours are spent on it.
+        raise launch.BadInputError(f"--out: {out} is there and not empty; give a new folder")
     if args.episodes is None:
         if (args.policy, args.noise) != ("search", "training"):
             raise launch.BadInputError("--policy and --noise are of fresh episodes: --episodes=N")

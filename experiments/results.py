@@ -12,7 +12,7 @@ import workdirs
 MIN_SEEDS = 3  # Fewer get no interval over seeds: two say too little about spread.
 
 # Where two runs may differ and still be seeds of one experiment; a trailing dot means a group.
-_NOT_THE_METHOD = ("seed", "env.game", "env.task", *workdirs.MAY_CHANGE)
+_NOT_THE_METHOD = ("seed", "version", "env.game", "env.task", *workdirs.MAY_CHANGE)
 
 # Fields of `env` that do not change the games that are scored.
 _NOT_THE_GAMES = (

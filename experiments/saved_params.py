@@ -7,7 +7,7 @@ from typing import Any
 
 from launch import BadInputError
 from muzero_jax import checkpoint
-from muzero_jax.types import Params
+from muzero_jax.types import Counters, Params
 
 _FOLDERS = ("params", "checkpoints")
 
@@ -31,9 +31,23 @@ def newest_params(
             faults.append(str(error))
             continue
         if found is not None:
+            counters_of(found[2], f"{flag}: step {found[0]} of {workdir}")
             return found[0], found[1]["params"], found[2]
     which = "no checkpoint" if step is None else f"no save of {step}"
     raise BadInputError(f"{flag}: {which} in {workdir} can be used: {faults}")
+
+
+def counters_of(meta: dict[str, Any], where: str) -> Counters:
+    """The counters that stand in a save.
+
+    Raises:
+      BadInputError: where there are others, or none; it begins with `where`.
+    """
+    stored = meta.get("counters")
+    right = isinstance(stored, dict) and stored.keys() == set(Counters._fields)
+    if not right or not all(type(x) is int and x >= 0 for x in stored.values()):
+        raise BadInputError(f"{where} has the counters {stored}, wanted {list(Counters._fields)}")
+    return Counters(**stored)
 
 
 def check_saved(workdir: Path, *, flag: str = "--workdir", step: int | None = None) -> list[int]:
@@ -64,6 +78,4 @@ def told_by_flag(workdir: Path, *, flag: str = "--workdir") -> Iterator[None]:
     try:
         yield
     except (AttributeError, LookupError, TypeError) as error:
-        raise BadInputError(
-            f"{flag}: config.json of {workdir} is not of a run of this version: {error}"
-        ) from None
+        raise BadInputError(f"{flag}: config.json of {workdir} cannot be used: {error}") from None

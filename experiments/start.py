@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 
 import assemble
+import launch
 from muzero_jax import mesh
 from muzero_jax.checkpoint import CheckpointStore
 from muzero_jax.types import Counters, Params, RunState
 import peers
-from saved_params import newest_params
+from saved_params import counters_of, newest_params
 
 
 def saved_tree(run: RunState) -> dict[str, Any]:
@@ -36,7 +37,9 @@ def start(
         run = new_run(experiment, warm)
         return run.replace(counters=Counters(resumes=resumes)), {"wall_s": 0.0}
     _, tree, meta = found
-    counters = Counters(**meta["counters"])
+    counters = counters_of(meta, "the newest resume point")
+    if not isinstance(meta.get("wall_s"), int | float):
+        raise launch.BadInputError(f"the newest resume point has wall_s {meta.get('wall_s')!r}")
     counters = counters._replace(resumes=max(resumes, counters.resumes + 1))
     run = tree["rest"]
     on_host = run.env is None and run.acting is not None

@@ -29,6 +29,13 @@ def check(config) -> None:
     Raises:
       BadInputError: with field, value and what is allowed.
     """
+    known = {*RANGES, *CHOICES, *SWITCHES}
+    groups = {name.rpartition(".")[0] for name in known} | {"codec"}
+    for name, value in leaves(config.to_dict()):
+        if name in groups:
+            raise BadInputError(f"{name} must be a group of fields (got {value!r})")
+        if (holder := name.rpartition(".")[0]) in known:
+            raise BadInputError(f"{holder} must be one value and no group of fields")
     _check_fields(config)
     for name, value in leaves(config.to_dict()):
         if value is None:

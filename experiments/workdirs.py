@@ -11,6 +11,7 @@ from typing import IO, Any
 
 from ml_collections import ConfigDict
 
+import fields
 import launch
 import lifetime
 
@@ -70,14 +71,14 @@ def check(
     if resume == "must" and not _entries(workdir / "checkpoints"):
         raise launch.BadInputError(f"--resume=must: no resume point in {workdir}")
     stored = load(workdir / "config.json") if used else {}
-    origin, former = stored.pop("init_from", None), stored.pop("data", None)
+    origin, former = stored.get("init_from"), stored.get("data")
     if used:
         if former != data:
             learned = "other data" if former and data else "data" if former else "environments"
             raise launch.BadInputError(
                 f"--data: the run in {workdir} learns from {learned}; use another folder"
             )
-        _check_same(workdir, stored, json.loads(config.to_json()))
+        _check_same(workdir, _config_in(stored), json.loads(config.to_json()))
         # Told early; the lock that lasts is taken by `claim`. Peers look at the same time.
         _lock(workdir, fcntl.LOCK_SH).close()
     before = origin["workdir"] if origin else None
@@ -138,8 +139,12 @@ def claim(
     Raises:
       BadInputError: where the folder cannot be written, or another process has it.
     """
-    unfinished = workdir / "config.json.tmp"
-    more = {"init_from": init_from, "data": data}
+    import muzero_jax  # Not at the top: it imports JAX, which reads its environment then.
+
+    unfinished, version = workdir / "config.json.tmp", muzero_jax.__version__
+    if (workdir / "config.json").exists():  # What began the run has made it.
+        version = version_of(workdir)
+    more = {"init_from": init_from, "data": data, "version": version}
     content = json.loads(config.to_json()) | {name: x for name, x in more.items() if x}
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -191,10 +196,21 @@ def read_config(workdir: Path) -> ConfigDict:
     path = workdir / "config.json"
     if not path.exists():
         raise launch.BadInputError(f"--workdir: no run in {workdir} (config.json is missing)")
-    stored = load(path)
-    for name in ("init_from", "data"):
-        stored.pop(name, None)
-    return ConfigDict(_tuples(stored))
+    return ConfigDict(_tuples(_config_in(load(path))))
+
+
+# What stands in `config.json` beside the config.
+_NO_FIELDS = ("init_from", "data", "version")
+
+
+def _config_in(stored: dict[str, Any]) -> dict[str, Any]:
+    kept = {name: x for name, x in stored.items() if name not in _NO_FIELDS}
+    return fields.complete(kept)
+
+
+def version_of(workdir: Path) -> str | None:
+    """The version of the library that began the run; None where it did not yet write its number."""
+    return load(workdir / "config.json").get("version")
 
 
 def _tuples(tree: Any) -> Any:

@@ -4,7 +4,7 @@ A chunk is a *stream*: rows in the convention of docs/conventions.md, the first 
 and the newest `last`. The device is never touched. docs/datasets.md has the table of fields.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 import dataclasses
 import hashlib
 import io
@@ -170,7 +170,9 @@ def read_chunk(dataset: Dataset, number: int) -> Transition:
             arrays = {name: file[name] for name in file.files}
     except DatasetError:
         raise
-    except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (
+        OSError, ValueError, LookupError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error
+    ) as error:
         raise DatasetError(f"{where} cannot be read: {_one_line(error)}") from None
     _check_columns(where, info, arrays, chunk.rows)
     leaves = tuple(arrays.pop(f"policy_{i}") for i in range(len(info.policy or ())))
@@ -279,6 +281,9 @@ def _parse(record: dict[str, Any]) -> DatasetInfo:
     if record["version"] != VERSION:
         raise ValueError(f"its version is {record['version']!r}, this program reads {VERSION}")
     fields = {name: x for name, x in record.items() if name not in ("format", "version")}
+    _check_types(fields, _TYPES)
+    for number, chunk in enumerate(fields["chunks"]):
+        _check_types(chunk, _CHUNK_TYPES, f"chunks[{number}].")
     policy = fields["policy"]
     fields |= {
         "observation_shape": tuple(fields["observation_shape"]),
@@ -286,13 +291,72 @@ def _parse(record: dict[str, Any]) -> DatasetInfo:
         "chunks": tuple(ChunkInfo(**chunk) for chunk in fields["chunks"]),
     }
     info = DatasetInfo(**fields)
-    if any(Path(chunk.file).name != chunk.file for chunk in info.chunks):
-        raise ValueError("a chunk lies in another folder")
     if min((chunk.rows for chunk in info.chunks), default=0) < 1:
         raise ValueError("there are no rows in it, or in one of its chunks")
     if sum(chunk.rows for chunk in info.chunks) != info.rows:
         raise ValueError(f"its chunks do not have {info.rows} rows")
     return info
+
+
+def _is_size(x: Any) -> bool:
+    return type(x) is int and 0 <= x < 2**63
+
+
+def _is_shape(x: Any) -> bool:
+    return isinstance(x, list) and all(_is_size(size) and size > 0 for size in x)
+
+
+def _is_dtype(x: Any) -> bool:
+    return isinstance(x, str) and x in {*np.sctypeDict, "bfloat16"}
+
+
+def _is_policy(x: Any) -> bool:
+    return x is None or (
+        isinstance(x, list)
+        and all(isinstance(leaf, list) and len(leaf) == 2 for leaf in x)
+        and all(_is_shape(shape) and _is_dtype(dtype) for shape, dtype in x)
+    )
+
+
+def _is_name(x: Any) -> bool:
+    """A file in the same folder, whose name every system takes."""
+    plain = isinstance(x, str) and x.isprintable() and len(x.encode(errors="replace")) < 256
+    return plain and Path(x).name == x
+
+
+_TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "observation_shape": (_is_shape, "a list of whole numbers >= 1"),
+    "observation_dtype": (_is_dtype, "the name of a NumPy dtype"),
+    "num_actions": (lambda x: _is_size(x) and x > 0, "a whole number >= 1"),
+    "turn_sign": (lambda x: type(x) is int and x in (1, -1), "1 or -1"),
+    "truncates": (lambda x: isinstance(x, bool), "true or false"),
+    "masked": (lambda x: isinstance(x, bool), "true or false"),
+    "policy": (_is_policy, "null, or a list of [shape, dtype]"),
+    "rows": (_is_size, "a whole number >= 0"),
+    "episodes": (_is_size, "a whole number >= 0"),
+    "return_mean": (lambda x: x is None or type(x) in (int, float), "a number or null"),
+    "chunks": (lambda x: isinstance(x, list), "a list"),
+}
+_CHUNK_TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "file": (_is_name, "the name of a file in this folder"),
+    "rows": (_is_size, "a whole number >= 0"),
+    "bytes": (_is_size, "a whole number >= 0"),
+    "sha256": (lambda x: isinstance(x, str), "a text"),
+}
+
+
+def _check_types(record: Any, types: dict[str, Any], prefix: str = "") -> None:
+    """Raises `ValueError` for the first entry that is missing, unknown or of another type."""
+    if not isinstance(record, dict):
+        raise ValueError(f"{prefix.rstrip('.')} is no JSON object")
+    for name in [*types, *record]:
+        if name not in record:
+            raise ValueError(f"{prefix}{name} is missing")
+        if name not in types:
+            raise ValueError(f"{prefix}{name}: there is no such entry")
+        holds, wanted = types[name]
+        if not holds(record[name]):
+            raise ValueError(f"{prefix}{name} must be {wanted} (got {str(record[name])[:80]!r})")
 
 
 def _one_line(error: Exception) -> str:

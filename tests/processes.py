@@ -73,6 +73,57 @@ def finish(arguments, *, output, patience_seconds=_PATIENCE_SECONDS):
     return start(arguments, output=output).wait(timeout=patience_seconds)
 
 
+# Imports are most of a start: they are made once, and each command is a fork of that process.
+_FORKS = """
+import json, os, runpy, signal, sys, traceback
+cases, scripts = json.loads(sys.stdin.read()), sys.argv[1]
+sys.path.insert(0, scripts)
+import jax
+import evaluate, record, train
+for script, words, variables, errors in cases:
+    child = os.fork()
+    if child:
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        continue
+    signal.alarm(200)
+    os.environ.update(variables)
+    if "JAX_PLATFORMS" in variables:
+        jax.config.update("jax_platforms", variables["JAX_PLATFORMS"])
+    os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT), 2)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.argv, code = [script, *words], 1
+    try:
+        runpy.run_path(f"{scripts}/{script}.py", run_name="__main__")
+    except SystemExit as error:
+        code = error.code
+    except BaseException:
+        traceback.print_exc()
+    sys.stderr.flush()
+    os._exit(code)
+"""
+
+
+def refusals(cases, *, cwd):
+    """[(exit code, standard error)] of commands that are expected to end before they train.
+
+    Each of `cases` is (script, words, environment variables). JAX tells of every compilation on
+    standard error.
+    """
+    errors = [cwd / f"errors_{number}" for number in range(len(cases))]
+    told = [(*case, str(path)) for case, path in zip(cases, errors, strict=True)]
+    ran = subprocess.run(
+        [sys.executable, "-c", _FORKS, str(ROOT / "experiments")],
+        cwd=cwd,
+        env=environment() | {"JAX_LOG_COMPILES": "1"},
+        input=json.dumps(told),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    codes = [int(line) for line in ran.stdout.splitlines()]
+    return [(code, path.read_text()) for code, path in zip(codes, errors, strict=True)]
+
+
 def kill_after_a_save(arguments, workdir, *, output):
     """Starts, waits for a new resume point, then kills -9 at a random moment soon after.
 

@@ -422,7 +422,8 @@ DAMAGE = {  # Name: (what is done to the folder, what the line has to say).
     "other rows": (_edit(rows=7), "its chunks do not have 7 rows"),
     "field missing": (lambda folder: _edit(chunks=3)(folder), "dataset.json: "),
     "another folder": (
-        _edit(rows=1, chunks=[dict(file="../x", rows=1, bytes=1, sha256="")]), "another folder"
+        _edit(rows=1, chunks=[dict(file="../x", rows=1, bytes=1, sha256="")]),
+        "chunks[0].file must be the name of a file in this folder (got '../x')",
     ),
     "empty folder": (_emptied, "is empty"),
     "no dataset.json": (lambda folder: (folder / "dataset.json").unlink(), "has no dataset.json"),
@@ -443,6 +444,40 @@ def test_damage_is_told_in_one_line(name, tmp_path):
         dataset.verify(dataset.open_dataset(tmp_path / "data"))
     text = str(error.value)
     assert said in text and str(tmp_path / "data") in text and "\n" not in text
+
+
+def test_any_other_structure_of_the_json_is_told_by_field(tmp_path):
+    """Each entry of `dataset.json`, and of its chunks, missing and of every wrong type, under no
+    hash that could show it. Planted bugs seen: types not looked at (a NUL in a file's name and a
+    text for a size were tracebacks; `true` for a number passed)."""
+    small(tmp_path)
+    path = tmp_path / "dataset.json"
+    whole = json.loads(path.read_text())
+    wrong = (None, True, -1, 1.5, "x", "a\0b", [], [-1], [[]], {}, [{}], "1" * 300)
+    count = 0
+    for holder, prefix in ((whole, ""), (whole["chunks"][0], "chunks[0].")):
+        for name, right in list(holder.items()):
+            if name in ("format", "version"):
+                continue
+            for value in (..., *wrong):
+                holder.pop(name)
+                holder.update({} if value is ... else {name: value})
+                path.write_text(json.dumps(whole))
+                try:
+                    dataset.open_dataset(tmp_path)
+                except DatasetError as error:
+                    count += 1
+                    assert "\n" not in str(error) and len(str(error)) < 600
+                    if value is ... or value == {}:
+                        assert f"{prefix}{name} " in str(error)
+                else:
+                    allowed = (name, value) in _ALSO_RIGHT
+                    assert allowed or type(value) is type(right), (name, value)
+                holder[name] = right
+    assert count > 100
+
+
+_ALSO_RIGHT = [("return_mean", None), ("return_mean", -1), ("policy", None), ("policy", [])]
 
 
 def test_no_flipped_bit_passes(tmp_path):

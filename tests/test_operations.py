@@ -21,8 +21,10 @@ import assemble
 from configs import cartpole
 import evaluate
 import fakes
+import fields
 import launch
 import lifetime
+import muzero_jax
 from muzero_jax import checkpoint, metrics
 from muzero_jax.loops import anakin
 import opponents
@@ -32,6 +34,7 @@ import results
 import saves
 from test_days import evaluations_before_each_program
 import train
+import validate
 import workdirs
 import writers
 
@@ -742,6 +745,30 @@ def test_a_folder_that_cannot_be_used_is_refused_in_one_line(name, whole, tmp_pa
         abstract = jax.eval_shape(assemble.build(_config()).fresh).train.params
         with pytest.raises(launch.BadInputError, match="--workdir: "):
             evaluate.newest_params(workdir, abstract)
+
+
+def test_a_run_of_an_older_version_goes_on_by_its_own_config(whole, tmp_path):
+    """Fields that came later have the value that did nothing before, one that is gone goes where it
+    did nothing; and `config.json` goes on saying who began the run. Planted bugs seen: a default
+    left out; the version of whoever went on written over it."""
+    assert json.loads((whole / "config.json").read_text())["version"] == muzero_jax.__version__
+    workdir = _copy(whole, tmp_path)
+    older = json.loads((workdir / "config.json").read_text())
+    del older["version"]
+    for name in fields.LATER:
+        group, _, field = name.rpartition(".")
+        del (older[group] if group else older)[field]
+    older.pop("reanalyse")
+    older["loss"]["mirror"] = False
+    (workdir / "config.json").write_text(json.dumps(older))
+    config = workdirs.read_config(workdir)
+    validate.check(config)
+    train.train(config, workdir, resume="must")
+    assert "version" not in json.loads((workdir / "config.json").read_text())
+    assert config.reanalyse.fraction == 0 and "mirror" not in config.loss
+    older["loss"]["mirror"] = True
+    (workdir / "config.json").write_text(json.dumps(older))
+    assert workdirs.read_config(workdir).loss.mirror, "and is refused by name when it is built"
 
 
 def test_a_folder_with_a_space_and_letters_of_any_kind_is_a_folder(whole, tmp_path):
