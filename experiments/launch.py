@@ -417,7 +417,7 @@ def load_config(given: str) -> ConfigDict:
     Raises:
       BadInputError: naming the file, where there is none or whatever it raises.
     """
-    path, colon, variant = given.partition(":")
+    path, colon, variant = local_path(given, "--config").partition(":")
     try:
         loader = importlib.machinery.SourceFileLoader("config_file", path)
         module = importlib.util.module_from_spec(

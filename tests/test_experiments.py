@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+import time
 from typing import Any, NamedTuple
 
 import jax
@@ -463,6 +464,29 @@ def test_bad_input_is_one_line_and_exit_code_78(name, refusals):
     assert errors.startswith("error: ") and errors.count("\n") == 1 and errors.endswith("\n")
     for part in _BAD[name][2]:
         assert part in errors
+
+
+@pytest.mark.slow
+def test_bad_input_of_real_processes(refusals):
+    """Each from its start to its end, which says in how many seconds: `pytest -m slow -s -k real`.
+    Planted bug seen: a config file's error let through, code 1."""
+    _, base = refusals
+    seconds = {}
+    for name, (script, words, _) in _BAD.items():
+        variables = dict(word.split("=") for word in words if word.startswith("JAX_"))
+        words = [word for word in words if not word.startswith("JAX_")]
+        begin = time.monotonic()
+        ran = subprocess.run(
+            processes.command(script, *words),
+            cwd=base,
+            env=processes.environment() | variables,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        seconds[name] = round(time.monotonic() - begin, 1)
+        assert ran.returncode == 78 and ran.stderr.count("\n") == 1, (name, ran.stderr)
+    print(f"median {np.median([*seconds.values()])} s, most {max(seconds.values())} s: {seconds}")
 
 
 def test_bad_input_leaves_nothing_behind(refusals):
