@@ -20,6 +20,7 @@ Prints JSON without its series; --write keeps all in results/soak.json (or soak_
 code is 1 where anything grows, or the upper bound of the slope is 20 MiB an hour or more.
 """
 
+import argparse
 import array
 import collections
 import contextlib
@@ -35,10 +36,7 @@ import time
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "experiments")]
 
-from absl import flags  # noqa: E402
 import numpy as np  # noqa: E402
-
-import launch  # noqa: E402
 
 LIMIT_MIB_PER_HOUR = 20.0
 SERIES = ("seconds", "rss_mib", "open_files", "live_arrays", "live_array_mib", "live_programs")
@@ -159,6 +157,8 @@ def judge(observed: Observer, begin_s: float, end_s: float) -> dict:
     slope, low, high = slope_interval(series["seconds"], series["rss_mib"])
     snapshots = [json.loads(text) for text in observed.snapshots]
     within = [counts for second, counts in snapshots if begin_s <= second <= end_s]
+    if len(within) < 3:
+        raise SystemExit(f"no more than {len(within)} looks at the objects; take more --minutes")
     objects = {name: [x.get(name, 0) for x in within] for name in set().union(*within)}
     names = ("open_files", "live_arrays", "live_array_mib", "live_programs")
     compiled = sum(begin_s <= second <= end_s for second in observed.compiled)
@@ -178,7 +178,8 @@ def judge(observed: Observer, begin_s: float, end_s: float) -> dict:
     return told | {"passes": not bad}
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> bool:
+    """Whether nothing grew."""
     from provenance import provenance
 
     import assemble
@@ -186,7 +187,14 @@ def main() -> None:
     import train
     import validate
 
-    args = flags.FLAGS
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--loop", choices=["device", "host"], default="device")
+    parser.add_argument("--minutes", type=float, default=15.0)
+    parser.add_argument("--write", action="store_true")
+    args = parser.parse_args(words)
+    gc.set_threshold(100_000, 10, 10)  # As the scripts do.
     config = cartpole.get_config({"device": "on_device", "host": "host"}[args.loop])
     config.update_from_flattened_dict(CHANGES | {"max_wall_minutes": args.minutes})
     validate.check(config)
@@ -226,11 +234,8 @@ def main() -> None:
         told["objects_that_change"] = moving
         name = "soak.json" if args.loop == "device" else "soak_host.json"
         (ROOT / "benchmarks" / "results" / name).write_text(json.dumps(told) + "\n")
-    sys.exit(0 if told["passes"] else 1)
+    return told["passes"]
 
 
 if __name__ == "__main__":
-    flags.DEFINE_enum("loop", "device", ["device", "host"], "Where the environments are.")
-    flags.DEFINE_float("minutes", 15.0, "How long the run goes on.", lower_bound=1.0)
-    flags.DEFINE_bool("write", False, "Keep the result in results/.")
-    launch.run(main)
+    sys.exit(0 if main() else 1)
