@@ -31,6 +31,8 @@ def get_config(game: str = "breakout") -> ConfigDict:
         value=dict(num_bins=41, low=-2.0, high=8.0, transform="muzero"),
         reward=dict(num_bins=3, low=-1.0, high=1.0, transform="identity"),
     )
+    if game == "seaquest":  # Up to 10 for divers that are brought up.
+        config.codec.reward.update(num_bins=12, high=10.0)
     config.search = dict(
         kind="gumbel",
         num_simulations=8,

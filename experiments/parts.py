@@ -55,6 +55,9 @@ class Parts(NamedTuple):
     masked: bool  # Whether time steps come with `invalid_actions`.
     row: Transition  # Shapes of one row as the replay stores it.
     network: Network
+    codecs: Codecs
+    reward_transform: Callable[[Array], Array] | None  # Of rewards before they are learned.
+    stored_returns: Callable[[Transition], Array]  # From `targets.make_stored_returns`.
     search: SearchFn
     replay: Replay
     loss: LossFn
@@ -97,7 +100,7 @@ def make_parts(
     optimizer = call(learner.make_optimizer, "optimizer", config.optimizer.to_dict())
     params = jax.eval_shape(network.init, init_key)
     row = acting.example_row(spec, search_fn, params, config.network.history_steps, masked=masked)
-    ring = _make_replay(config, row, initial_priority)
+    ring = _make_replay(config, row, codec, initial_priority)
     loss = _make_loss(config, spec, network, codec)
     again = make_search(config.reanalyse.num_simulations)
     update = learner.make_update(
@@ -114,6 +117,13 @@ def make_parts(
         masked=masked,
         row=row,
         network=network,
+        codecs=codec,
+        reward_transform=_reward_transform(config),
+        stored_returns=targets.make_stored_returns(
+            bootstrap_steps=config.targets.bootstrap_steps,
+            discount=config.targets.discount,
+            reward_transform=_reward_transform(config),
+        ),
         search=search_fn,
         replay=ring,
         loss=loss,
@@ -184,7 +194,7 @@ def make_explore_at(
     return explore_at
 
 
-def _make_replay(config, row: Transition, initial_priority) -> Replay:
+def _make_replay(config, row: Transition, codec: Codecs, initial_priority) -> Replay:
     target, history_steps = config.targets, config.network.history_steps
     future_steps = target.unroll_steps + target.bootstrap_steps
     # As many frames as targets read: those of the rows searched again, or valued by the network.
@@ -202,6 +212,7 @@ def _make_replay(config, row: Transition, initial_priority) -> Replay:
             bootstrap_steps=target.bootstrap_steps,
             discount=target.discount,
             reward_transform=_reward_transform(config),
+            value=codec.value,
         ),
         num_envs=config.env.num_envs,
         rows_per_env=config.replay.rows_per_env,

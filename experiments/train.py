@@ -30,6 +30,7 @@ import saves
 from saves import Saver
 import start
 from start import saved_tree
+import supports
 import workdirs
 import writers
 
@@ -159,6 +160,7 @@ class _Driver:
         # What was asked of this process, or of any other.
         self._asked = False
         self._reanalyse = reanalysing.Stopwatch(experiment.parts, experiment.mesh)
+        self._supports = supports.Supports(experiment.parts)
         self._score = evaluate.make_scorer(
             experiment,
             config,
@@ -194,6 +196,7 @@ class _Driver:
                 if late is not None:
                     self._read(interval, *late)
                     patience_s = self._watchdog_s  # An iteration is over, and all is compiled.
+                self._supports.look(run, interval)  # Before a save: what it refuses is no run.
                 late = (run.counters, news)
                 done = after >= total or late_enough
                 if done or self._asked or self._is_due(before, after):
@@ -209,6 +212,7 @@ class _Driver:
             self._params.wait()
             self._points.wait()
             self._read(interval, *late, end=True)
+            self._supports.look(run, interval)
             self._points.finish(run.counters.iteration)  # No run ends well without its last point.
             lifetime.settle(lifetime.PREEMPTED if preempted else lifetime.DONE)
             # The loop waits for its environments when it is closed, and they may be stuck.
@@ -256,6 +260,7 @@ class _Driver:
         """Books an iteration's metrics, and writes a line where one is due."""
         news = jax.device_get(news)
         interval.add(news)
+        self._supports.note(news)
         skipped_in_a_row = news.get("train/skipped_in_a_row", 0)
         hopeless = skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW
         if end or hopeless or interval.is_over(counters, self._config.logging.interval_env_steps):

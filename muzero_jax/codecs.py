@@ -67,7 +67,25 @@ def make_two_hot_codec(
     def loss(logits: Array, target: Array) -> Array:
         return optax.softmax_cross_entropy(logits.astype(jnp.float32), encode(target))
 
-    return Codec(num_logits=num_bins, encode=encode, decode=decode, loss=loss)
+    return Codec(
+        num_logits=num_bins,
+        encode=encode,
+        decode=decode,
+        loss=loss,
+        low=float(backward(jnp.float32(low))),
+        high=float(backward(jnp.float32(high))),
+    )
+
+
+def outside(codec: Codec, x: Array) -> Array:
+    """Whether scalars `[...]` lie beyond the codec's support, by more than rounding; bool."""
+    slack_low, slack_high = (1e-4 * max(1.0, abs(bound)) for bound in (codec.low, codec.high))
+    return (x < codec.low - slack_low) | (x > codec.high + slack_high)
+
+
+def clip(codec: Codec, x: Array) -> Array:
+    """Scalars `[...]` as the codec can write them; what is not finite stays, and is seen."""
+    return jnp.where(jnp.isfinite(x), jnp.clip(x, codec.low, codec.high), x)
 
 
 def identity_codec() -> Codec:

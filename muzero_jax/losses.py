@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from muzero_jax import frames
-from muzero_jax.types import Array, Codecs, History, LossFn, Network, Policy, Sample, Targets
+from muzero_jax.codecs import clip, outside
+from muzero_jax.types import Array, Codec, Codecs, History, LossFn, Network, Policy, Sample, Targets
 
 PolicyLoss = Callable[[Array, Policy], Array]
 Augment = Callable[[chex.PRNGKey, Array], Array]
@@ -47,7 +48,9 @@ def make_loss(
 
     Returns:
       `LossFn`: per-example loss `[B]` without importance weights, and aux of `[B]` arrays with
-      `priority` = |root value prediction - root value target|.
+      `priority` = |root value prediction - root value target|, the target as the codec can write
+      it; `value_outside` and `reward_outside` are the shares of each example's unmasked targets
+      that it cannot.
     """
 
     def loss(params, key, sample: Sample, targets: Targets) -> tuple[Array, dict[str, Array]]:
@@ -90,7 +93,10 @@ def make_loss(
             "value_target": targets.value[:, 0],
             "policy_age": targets.policy_age.astype(jnp.float32),
             "policy_entropy": _entropy(logits.policy_logits[:, 0]),
-            "priority": jnp.abs(root_value - targets.value[:, 0]),
+            "value_outside": _share_outside(codecs.value, targets.value, targets.value_mask),
+            "reward_outside": _share_outside(codecs.reward, targets.reward, targets.reward_mask),
+            # What a head cannot say is no error that learning could make smaller.
+            "priority": jnp.abs(root_value - clip(codecs.value, targets.value[:, 0])),
         }
         return value_weight * value + reward_weight * reward + policy_weight * policy, aux
 
@@ -128,6 +134,13 @@ def scale_gradient(x: Array, scale: float) -> Array:
     if not jnp.issubdtype(x.dtype, jnp.inexact):
         return x
     return x * scale + jax.lax.stop_gradient(x) * (1.0 - scale)
+
+
+def _share_outside(codec: Codec, target: Array, mask: Array) -> Array:
+    """`[B]`: how many of the unmasked targets `[B, K+1]` are beyond the support, as a share."""
+    known = mask > 0
+    beyond = jnp.sum(outside(codec, target) & known, axis=1)
+    return beyond / jnp.maximum(jnp.sum(known, axis=1), 1)
 
 
 def _entropy(logits: Array) -> Array:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from muzero_jax import frames
+from muzero_jax.codecs import clip
 from muzero_jax.returns import bootstrap_offsets, n_step_returns, unroll_masks
 from muzero_jax.types import (
     Array,
@@ -160,21 +161,42 @@ def make_initial_priority(
     bootstrap_steps: int,
     discount: float,
     reward_transform: RewardTransform | None = None,
+    value: Codec | None = None,
 ) -> Callable[[Transition], Array]:
     """|stored search value - n-step return| of rows, for `make_replay` (MuZero appendix G).
 
     The function takes `Transition` `[t + n]` and returns `[t]`: the same return and the same
-    reward transform as the targets that are learned.
+    reward transform as the targets that are learned. With the codec of the value the return is
+    what that can write, as in the priorities of `make_loss`.
     """
+    returns_of = make_stored_returns(
+        bootstrap_steps=bootstrap_steps, discount=discount, reward_transform=reward_transform
+    )
 
     def initial_priority(rows: Transition) -> Array:
+        returns = returns_of(rows)
+        if value is not None:
+            returns = clip(value, returns)
+        return jnp.abs(rows.value[: returns.shape[0]] - returns)
+
+    return initial_priority
+
+
+def make_stored_returns(
+    *,
+    bootstrap_steps: int,
+    discount: float,
+    reward_transform: RewardTransform | None = None,
+) -> Callable[[Transition], Array]:
+    """`(Transition [t + n] of scalars) -> [t]`: n-step returns from rewards and values stored."""
+
+    def returns_of(rows: Transition) -> Array:
         rewards = rows.reward if reward_transform is None else reward_transform(rows.reward)
         offsets = bootstrap_offsets(rows.last, rows.explored, bootstrap_steps)
         num_rows = offsets.shape[0]
         bootstraps = rows.value[jnp.arange(num_rows) + offsets]
-        returns = n_step_returns(
+        return n_step_returns(
             rewards, rows.discount, offsets, bootstraps, n=bootstrap_steps, gamma=discount
         )
-        return jnp.abs(rows.value[:num_rows] - returns)
 
-    return initial_priority
+    return returns_of

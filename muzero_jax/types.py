@@ -7,6 +7,7 @@ F frames. Rows: row j holds what *arrived with* its observation (reward, discoun
 
 from collections.abc import Callable
 import dataclasses
+import math
 from typing import Any, NamedTuple
 
 import chex
@@ -243,12 +244,16 @@ class Codec(NamedTuple):
       encode: scalar `[...]` -> distribution or scalar `[..., num_logits]`.
       decode: logits `[..., num_logits]` -> scalar `[...]`.
       loss: `(logits [..., num_logits], target scalar [...]) -> [...]`.
+      low, high: the least and the greatest scalar that can be written: the support. What is beyond
+        is learned as its edge; see `codecs.outside`.
     """
 
     num_logits: int
     encode: Callable[[Array], Array]
     decode: Callable[[Array], Array]
     loss: Callable[[Array, Array], Array]
+    low: float = -math.inf
+    high: float = math.inf
 
 
 class Codecs(NamedTuple):

@@ -132,7 +132,9 @@ def test_equals_numpy(history_steps, unroll_steps):
     """24 random examples with random masks, each recomputed alone.
 
     Planted: weight 1 instead of 1/K; the unroll's actions shifted by one; mean instead of sum over
-    steps; renormalising by the mask; the reward's mask for the value; weights of the heads swapped.
+    steps; renormalising by the mask; the reward's mask for the value; weights of the heads swapped;
+    masked targets counted as outside; shares of all steps, not of the unmasked ones; a priority of
+    what the support does not hold.
     """
     sample, targets = random_batch(24, history_steps, unroll_steps)
     network = linear_network()
@@ -150,7 +152,14 @@ def test_equals_numpy(history_steps, unroll_steps):
     np.testing.assert_allclose(aux["policy_loss"], policy, **close)
     np.testing.assert_allclose(got, 0.25 * value + 0.7 * reward + 1.3 * policy, **close)
     np.testing.assert_allclose(aux["root_value"], root_value, **close)
-    np.testing.assert_allclose(aux["priority"], np.abs(root_value - targets.value[:, 0]), **close)
+    learned = np.clip(targets.value[:, 0], *VALUE_SUPPORT[:2])
+    np.testing.assert_allclose(aux["priority"], np.abs(root_value - learned), **close)
+    for head, (low, high, _) in ("value", VALUE_SUPPORT), ("reward", REWARD_SUPPORT):
+        rows = zip(np.asarray(targets[head]), np.asarray(targets[head + "_mask"]), strict=True)
+        known = [[x for x, mask in zip(*row, strict=True) if mask] for row in rows]
+        beyond = [sum(not low <= x <= high for x in row) / max(len(row), 1) for row in known]
+        assert 0 < np.mean(beyond) < 1
+        np.testing.assert_allclose(aux[head + "_outside"], beyond, **close)
     assert all(x.shape == (24,) for x in aux.values())
 
 
