@@ -92,6 +92,7 @@ def run(main: Callable[..., Any], *, example: str | None = None, takes_words: bo
     _open_standard_streams()
     lifetime.listen()
     _quieten()
+    _promote_as_libraries_expect()
     # Tracing makes millions of objects that stay: a sixth of a start went into looking for garbage.
     gc.set_threshold(100_000, 10, 10)
     app.define_help_flags()
@@ -169,6 +170,15 @@ def _quieten() -> None:
     standard_logging.getLogger("asyncio").setLevel(standard_logging.CRITICAL)
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     sys.unraisablehook = _tell_unraisable
+
+
+def _promote_as_libraries_expect() -> None:
+    """Undoes stricter rules of the environment, under which mctx and optax cannot be traced."""
+    rules = {"jax_numpy_rank_promotion": "allow", "jax_numpy_dtype_promotion": "standard"}
+    os.environ.update({name.upper(): rule for name, rule in rules.items()})
+    if jax := sys.modules.get("jax"):  # It has read the environment already.
+        for name, rule in rules.items():
+            jax.config.update(name, rule)
 
 
 def _tell_unraisable(unraisable) -> None:
