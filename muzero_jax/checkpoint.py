@@ -135,7 +135,7 @@ class CheckpointStore:
 
     def _close(self):
         # One failed save leaves threads at work, and several errors that are raised one by one.
-        for _ in range(3):
+        for _ in range(3 if jax.process_count() == 1 else 1):
             try:
                 return self._manager.close()
             except Exception:

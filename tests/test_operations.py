@@ -827,7 +827,7 @@ def test_a_url_is_refused_at_once(tmp_path):
 
 def test_processes_of_one_run_share_its_folder(tmp_path):
     """Found by who has claimed it, whatever the name; a name made of the time is that of the first
-    process. Bugs seen: each its own name, and a wait without end at the first save."""
+    process. Planted bug seen: what the lock says not looked at."""
     with workdirs.claim(tmp_path, _config()):
         peers.check_shared(tmp_path)
     (tmp_path / "lock").write_text("elsewhere:1\n")
