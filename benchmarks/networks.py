@@ -165,6 +165,7 @@ def _sample(key, batch: int, history_steps: int, unroll_steps: int) -> Sample:
         index=jnp.zeros((batch, 2), jnp.int32),
         probability=jnp.full((batch,), 1e-3),
         num_drawable=jnp.float32(1_000),
+        total_weight=jnp.float32(1_000),
         newest_updates=jnp.int32(0),
     )
 

@@ -1,8 +1,10 @@
 """A dataset dealt to the lanes of a ring: every row once a round, in blocks `[E, t]`, for ever.
 
 The pieces of a dataset, whole episodes wherever they can be, go one after the other to the lane
-with the fewest rows. All lanes are then filled up to one length, so that a round takes as many
-blocks for each, and what a lane holds at a time is a function of the block's number alone.
+with the fewest rows, among equals so that all devices get about as many, whatever their number:
+what a lane holds does not depend on it. All lanes are then filled up to one length, so that a round
+takes as many blocks for each, and what a lane holds at a time is a function of the block's number
+alone.
 """
 
 from collections.abc import Iterator
@@ -26,6 +28,7 @@ class Lanes(NamedTuple):
       block_rows: t, rows of one lane in a block.
       num_blocks: of a round.
       pieces: of each file int64 `[pieces, 4]`: begin, end, lane, and where in the lane it begins.
+      actions: `[E]` int64, how many rows of each lane can be drawn in a round.
     """
 
     dataset: Dataset
@@ -33,6 +36,7 @@ class Lanes(NamedTuple):
     block_rows: int
     num_blocks: int
     pieces: tuple[np.ndarray, ...]
+    actions: np.ndarray
 
 
 def deal(
@@ -55,22 +59,49 @@ def deal(
     """
     # Small against a lane, so that lanes are about equal, and not many for short episodes.
     wanted = min(most, -(-dataset.info.rows // (8 * num_lanes)))
-    shortest = [(0, lane) for lane in range(num_lanes)]
-    pieces, actions = [], 0
+    order = _spread(num_lanes)
+    shortest = [(0, place) for place in range(num_lanes)]
+    pieces, actions = [], np.zeros(num_lanes, np.int64)
     for number in range(len(dataset.info.chunks)):
         rows = read_chunk(dataset, number)
-        actions += np.count_nonzero(~rows.last[:-1])
         dealt = []
         for begin, end in cut(rows.first, rows.last, most=most, wanted=wanted):
-            length, lane = shortest[0]
-            dealt.append((begin, end, lane, length))
-            heapq.heapreplace(shortest, (length + piece_size(rows.last, begin, end), lane))
+            length, place = shortest[0]
+            dealt.append((begin, end, order[place], length))
+            heapq.heapreplace(shortest, (length + piece_size(rows.last, begin, end), place))
+            # The newest row of a file only closes it.
+            actions[order[place]] += np.count_nonzero(~rows.last[:-1][begin:end])
         pieces.append(np.array(dealt, np.int64))
-    if not actions:
+    if not actions.any():
         raise DatasetError(f"{dataset.path}: there is no action in it to learn from")
     longest = max(length for length, _ in shortest) + future_steps
     num_blocks = -(-longest // block_rows)
-    return Lanes(dataset, num_lanes, block_rows, num_blocks, tuple(pieces))
+    return Lanes(dataset, num_lanes, block_rows, num_blocks, tuple(pieces), actions)
+
+
+def check_shards(lanes: Lanes, num_shards: int) -> None:
+    """Refuses data of which a device would get nothing to learn from.
+
+    Raises:
+      DatasetError: where one of `num_shards` equal blocks of lanes has no row that can be drawn.
+    """
+    found = lanes.actions.reshape(num_shards, -1).any(axis=1)
+    if not found.all():
+        raise DatasetError(
+            f"{lanes.dataset.path}: {num_shards - np.count_nonzero(found)} of {num_shards} devices"
+            f" would get no row of its {sum(map(len, lanes.pieces))} pieces (episodes, or parts of"
+            " long ones); train on fewer, by --devices"
+        )
+
+
+def _spread(num_lanes: int) -> list[int]:
+    """The lanes in an order in which the first of them lie far apart: in as many equal blocks of
+    lanes as there can be, exactly where the number of blocks is a power of two."""
+    if num_lanes == 1:
+        return [0]
+    factor = next(x for x in range(2, num_lanes + 1) if num_lanes % x == 0)
+    part = num_lanes // factor
+    return [lane + block * part for lane in _spread(part) for block in range(factor)]
 
 
 def read_blocks(

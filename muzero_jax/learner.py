@@ -116,25 +116,37 @@ def init_train_state(
     )
 
 
-def importance_weights(
-    probability: Array, num_drawable: Array, exponent: float, axis_name: str | None = None
-) -> Array:
+def importance_weights(sample: Sample, exponent: float, axis_name: str | None = None) -> Array:
     """w = (N·P)^-β `[B]`; for β < 1 divided by the batch's largest (Schaul et al. 2016, 3.4).
 
     At β = 1 the weighted loss is an unbiased estimate under uniform sampling, so that nothing is
-    divided; for β < 1 the division takes N out again. `axis_name` is a mesh axis over which the
-    batch is split, or None: N is then the sum over its shards, P a shard's own probability divided
-    by their number. Four bytes cross the mesh: N or the largest weight.
+    divided; for β < 1 the division takes N out again. A draw of probability 0 found no row: its
+    weight is 0, and it is nobody's largest.
+
+    `axis_name` is a mesh axis over which the batch is split, or None. Each of its D shards draws
+    as many rows, whatever its share s of the weights of all rows is. P is then the probability
+    among all rows, s times that in the shard, and every weight is multiplied by D·s, outside of
+    the exponent: so the expected loss is that of one device with all rows. Eight bytes of each
+    shard cross the mesh, or for β = 1, where s cancels, four.
     """
-    probability = jnp.maximum(probability, 1e-30)
-    if exponent < 1.0:
-        weights = probability**-exponent
-        largest = jnp.max(weights)
-        return weights / (largest if axis_name is None else jax.lax.pmax(largest, axis_name))
-    if axis_name is not None:
-        probability /= jax.lax.axis_size(axis_name)
-        num_drawable = jax.lax.psum(num_drawable, axis_name)
-    return (num_drawable * probability) ** -exponent
+    drawn = sample.probability > 0
+    probability = jnp.where(drawn, sample.probability, 1.0)
+    if exponent >= 1.0:
+        shards, num_drawable = 1, sample.num_drawable
+        if axis_name is not None:
+            shards = jax.lax.axis_size(axis_name)
+            num_drawable = jax.lax.psum(num_drawable, axis_name)
+        weights = (jnp.maximum(num_drawable, 1.0) * probability / shards) ** -exponent
+        return jnp.where(drawn, weights, 0.0)
+    least = jnp.min(jnp.where(drawn, probability, jnp.inf))
+    if axis_name is None:
+        return jnp.where(drawn, (probability / least) ** -exponent, 0.0)
+    told = jax.lax.all_gather(jnp.stack([sample.total_weight, least]), axis_name)
+    shares = told[:, 0] / jnp.maximum(jnp.sum(told[:, 0]), jnp.finfo(jnp.float32).tiny)
+    least = jnp.min(jnp.where(shares > 0, shares * told[:, 1], jnp.inf))
+    share = shares[jax.lax.axis_index(axis_name)]
+    weights = (probability * share / least) ** -exponent
+    return jnp.where(drawn, len(told) * share * weights, 0.0)
 
 
 def make_update(
@@ -146,7 +158,8 @@ def make_update(
     importance_exponent: float,
     axis_name: str | None = None,
 ) -> UpdateFn:
-    """One gradient step; an update that is not finite changes nothing but its counter.
+    """One gradient step; an update that is not finite, or for which no row could be drawn, changes
+    nothing but its counter.
 
     Args:
       targets: makes targets from a sample.
@@ -171,9 +184,7 @@ def make_update(
     def update(train: TrainState, key, sample: Sample) -> tuple[TrainState, UpdateOutput]:
         target_key, loss_key = jax.random.split(key)
         target = targets(train.params, train.target_params, target_key, sample)
-        weights = importance_weights(
-            sample.probability, sample.num_drawable, importance_exponent, axis_name
-        )
+        weights = importance_weights(sample, importance_exponent, axis_name)
 
         def objective(params):
             per_example, aux = loss(params, loss_key, sample, target)
@@ -182,13 +193,18 @@ def make_update(
 
         (value, aux), grads = jax.value_and_grad(objective, has_aux=True)(train.params)
         metrics = {name: jnp.mean(x) for name, x in aux.items()}
-        metrics |= {"loss": value, "importance_weight_min": jnp.min(weights)}
+        metrics |= {
+            "loss": value,
+            "importance_weight_min": jnp.min(weights),
+            "empty_draws": jnp.mean(sample.probability <= 0),
+        }
         metrics, grads = mean((metrics, grads))
         norm = optax.tree.norm(grads)
         # Judged on averages, so that every device decides alike.
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
         # A support clips an infinite target, so that the loss hides it; its priority does not.
         finite &= jnp.isfinite(metrics["priority"])
+        finite &= metrics["empty_draws"] < 1.0  # A batch without a row teaches nothing.
         finite &= train.skipped_in_a_row < MAX_SKIPPED_IN_A_ROW
         updates, opt_state = optimizer.update(grads, train.opt_state, train.params)
         params = optax.apply_updates(train.params, updates)

@@ -203,12 +203,14 @@ def _sample(layout: _Layout, state: ReplayState, key: chex.PRNGKey, batch_size: 
     observed = slots[:, 1 : 1 + layout.observed_steps]
     frames = state.rows.observation[env[:, None], observed]
     newest = (state.cursor - 1) % layout.ring
+    weights = _usable(state.weights)
     return Sample(
         rows=rows,
         observations=frames.reshape(*observed.shape, *layout.row.observation.shape),
         index=jnp.stack([env, slot], axis=-1),
         probability=probability,
-        num_drawable=jnp.sum(_usable(state.weights) > 0).astype(jnp.float32),
+        num_drawable=jnp.sum(weights > 0).astype(jnp.float32),
+        total_weight=jnp.sum(weights),
         newest_updates=jnp.max(state.rows.made_at_updates[jnp.arange(len(newest)), newest]),
     )
 

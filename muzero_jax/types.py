@@ -113,8 +113,10 @@ class Sample:
         S, so that the action that led to the oldest frame of its history is there.
       observations: `[B, F, ...]` frames of the rows from index 1 on (the root's is at S-1).
       index: `[B, 2]` int32, (environment, slot) of the root.
-      probability: `[B]` float32, the true probability of each draw.
-      num_drawable: `[]` float32, how many rows could have been drawn.
+      probability: `[B]` float32, the true probability of each draw among this shard's rows; 0
+        where there was nothing to draw: such an example is no row of the data, and weighs nothing.
+      num_drawable: `[]` float32, how many rows of this shard could have been drawn.
+      total_weight: `[]` float32, the sum of their weights, by which shards compare.
       newest_updates: `[]` int32, `made_at_updates` of the newest row: ages are reckoned from it.
     """
 
@@ -123,6 +125,7 @@ class Sample:
     index: Array
     probability: Array
     num_drawable: Array
+    total_weight: Array
     newest_updates: Array
 
 

@@ -194,3 +194,25 @@ def test_data_in_which_nothing_was_done_are_refused(tmp_path):
     """Planted bug seen: learned from, as a batch of padding."""
     with pytest.raises(DatasetError, match="no action"):
         deal(write(tmp_path, [0, 0]))
+
+
+@pytest.mark.parametrize("num_lanes", [8, 12])
+def test_few_pieces_are_spread_over_all_devices(tmp_path, num_lanes):
+    """By counting: of 1 to E long episodes, which nothing may cut, every device has as many as any
+    other, or one less; too few for all are refused. What a lane holds is the same for any number of
+    devices. Planted bugs seen: the lanes in their order (as it was: 4 episodes, 8 lanes, 2 devices
+    left one without a row); the last row of a file counted as one that can be drawn."""
+    for episodes in range(1, num_lanes + 1):
+        path = tmp_path / str(episodes)
+        dealt = deal(write(path, [30] * episodes), num_lanes=num_lanes)
+        filled = dealt.actions > 0
+        assert dealt.actions.sum() == 30 * episodes and filled.sum() == episodes
+        for devices in (1, 2, 4):
+            each = filled.reshape(devices, -1).sum(axis=1)
+            assert each.max() - each.min() <= 1
+            if episodes >= devices:
+                lanes.check_shards(dealt, devices)
+                continue
+            line = f"{devices - episodes} of {devices} devices would get no row of its {episodes} "
+            with pytest.raises(DatasetError, match=line):
+                lanes.check_shards(dealt, devices)

@@ -24,7 +24,8 @@ def sample_of(numbers, probability=None, num_drawable=4.0):
         rows=jnp.asarray(numbers, jnp.float32), observations=None,
         index=jnp.zeros((size, 2), jnp.int32),
         probability=jnp.full(size, 0.25) if probability is None else jnp.asarray(probability),
-        num_drawable=jnp.float32(num_drawable), newest_updates=jnp.int32(0))
+        num_drawable=jnp.float32(num_drawable), total_weight=jnp.float32(1.0),
+        newest_updates=jnp.int32(0))
 
 
 def linear_loss(params, key, sample, targets):
@@ -56,8 +57,8 @@ def test_importance_weights_literally():
 
     Planted: divided at β = 1 too; not divided below 1; the sign of the exponent.
     """
-    probability, count = jnp.array([0.5, 0.25, 0.125]), jnp.float32(4.0)  # N P = 2, 1, 1/2.
-    weights = functools.partial(learner.importance_weights, probability, count)
+    sample = sample_of([0, 0, 0], [0.5, 0.25, 0.125])  # N P = 2, 1, 1/2.
+    weights = functools.partial(learner.importance_weights, sample)
     np.testing.assert_allclose(weights(0.0), [1.0, 1.0, 1.0])
     np.testing.assert_allclose(weights(1.0), [0.5, 1.0, 2.0])
     np.testing.assert_allclose(weights(0.5), [0.5, 0.5**0.5, 1.0], rtol=1e-6)
@@ -508,3 +509,19 @@ def test_a_nan_in_replay_is_never_trained_and_leaves_the_priorities():
     assert_same(after, train.replace(skipped_in_a_row=jnp.int32(12)))
     assert_same(left, poisoned)
     assert np.isnan(metrics["loss"]) and metrics["skipped_in_a_row"] == 12.0
+
+
+@pytest.mark.parametrize("exponent", [0.0, 0.4, 1.0])
+def test_a_draw_of_nothing_weighs_nothing(exponent):
+    """And it is not the batch's largest weight, by which the others are divided. A batch of such
+    draws alone changes nothing but the counter. Planted bugs seen: their probability taken for
+    1e-30 (as it was), so that all others were crushed; a batch of them applied."""
+    x, probability = np.array([5.0, 1.0, -2.0]), np.array([0.0, 0.5, 0.25])
+    weights = {0.0: [0, 1, 1], 0.4: [0, 0.5**0.4, 1], 1.0: [0, 0.5, 1]}[exponent]
+    update, train = make_toy(plain_sgd(), exponent=exponent)
+    after, output = update(train, KEY, sample_of(x, probability))
+    np.testing.assert_allclose(after.params["w"], 2.0 - np.mean(weights * x), rtol=1e-6)
+    assert output.applied and output.metrics["empty_draws"] == pytest.approx(1 / 3)
+    after, output = update(train, KEY, sample_of(x, np.zeros(3)))
+    assert not output.applied and output.metrics["empty_draws"] == 1.0
+    assert_same(after, train.replace(skipped_in_a_row=jnp.int32(1)))

@@ -69,7 +69,8 @@ def random_batch(batch, history_steps, unroll_steps, bootstrap_steps=1, seed=0):
     sample = types.Sample(
         rows=rows, observations=rng.normal(size=(batch, length - 1, 2)).astype(np.float32) / 3,
         index=np.zeros((batch, 2), np.int32), probability=np.ones(batch, np.float32),
-        num_drawable=np.float32(batch), newest_updates=np.int32(0))
+        num_drawable=np.float32(batch), total_weight=np.float32(batch),
+        newest_updates=np.int32(0))
     targets = types.Targets(
         policy=rng.dirichlet(np.ones(ACTIONS), heads).astype(np.float32),
         value=rng.uniform(-2.5, 2.5, heads).astype(np.float32),

@@ -1,6 +1,8 @@
 """One program on several devices: equal to one device, with as little traffic as promised."""
 
+import functools
 import itertools
+import math
 import re
 
 import jax
@@ -108,15 +110,19 @@ def filled():
 
 def update_on(count, train, sample, exponent):
     """One update on the same batch, cut into `count` shards; arrays of the host."""
-    # Each shard tells the probability among its own rows, and how many it has.
-    whole = sample.num_drawable / count
-    sample = sample.replace(probability=sample.probability * count, num_drawable=whole)
+    # Each shard tells the probability among its own rows, how many it has, and what they weigh.
+    sample = sample.replace(
+        probability=sample.probability * count,
+        num_drawable=sample.num_drawable / count,
+        total_weight=sample.total_weight / count,
+    )
     specs = sample.replace(
         rows=mesh.SPLIT,
         observations=mesh.SPLIT,
         index=mesh.SPLIT,
         probability=mesh.SPLIT,
         num_drawable=mesh.WHOLE,
+        total_weight=mesh.WHOLE,
         newest_updates=mesh.WHOLE,
     )
     update = mesh.shard(
@@ -198,6 +204,55 @@ def test_counters_and_returns_are_those_of_all_devices(eight):
     assert sum(metrics["train/episodes"] for metrics in told) == first.sum() - NUM_ENVS > 0
 
 
+LANES, SLOTS, DRAWS = 4, 16, 2**17
+UNEQUAL = {  # The weight of each row, by lane: in one shard or several, or in none.
+    "unlike lanes": ((0.1, 0.1), (5.0, 0.2, 0.7, 0.1, 0.4), (30.0,), (1.0, 2.0, 3.0)),
+    "an empty shard": ((0.5, 2.0), (1.0, 0.25, 4.0), (), ()),
+}
+
+
+@functools.lru_cache
+def weigh(count, exponent):
+    """A compiled draw of DRAWS rows on `count` devices: (index in the whole ring, weights)."""
+    ring = fakes.make_replay(LANES, SLOTS)
+
+    def program(state, key):
+        sample = ring.sample(state, mesh.shard_key(key), DRAWS // count)
+        lanes = LANES // count * jax.lax.axis_index(mesh.AXIS)
+        index = (sample.index[:, 0] + lanes) * SLOTS + sample.index[:, 1]
+        return index, learner.importance_weights(sample, exponent, mesh.AXIS)
+
+    return jax.jit(mesh.shard(program, devices(count), (mesh.SPLIT, mesh.WHOLE), mesh.SPLIT))
+
+
+@pytest.mark.parametrize("name", UNEQUAL)
+@pytest.mark.parametrize("exponent", [0.0, 0.4, 1.0])
+def test_no_row_weighs_more_because_of_its_shard(name, exponent):
+    """What each row adds to the loss on average, P·w, over 1, 2 and 4 devices: that of one device
+    by NumPy, within 5 standard errors, where shards have unequal weights, or numbers of rows, or
+    no row at all.
+
+    Planted bugs seen: no share of the shard (as it was); the share inside of the exponent alone;
+    the least probability compared before the shares; a draw of nothing as the largest weight.
+    """
+    weights = np.zeros((LANES, SLOTS))
+    for lane, row in enumerate(UNEQUAL[name]):
+        weights[lane, 3 : 3 + len(row)] = row
+    chance = weights.ravel() / weights.sum()
+    rows = np.flatnonzero(chance)
+    chance = chance[rows]
+    wanted = (len(rows) * chance) ** -exponent
+    wanted = chance * (wanted if exponent == 1.0 else wanted / wanted.max())
+    state = fakes.make_replay(LANES, SLOTS).init().replace(weights=np.float32(weights))
+    for count in (1, 2, 4):
+        index, drawn = jax.device_get(weigh(count, exponent)(state, jax.random.key(5)))
+        assert set(index[drawn > 0]) == set(rows)
+        for row, want in zip(rows, wanted):
+            added = np.where(index == row, drawn.astype(np.float64), 0.0)
+            error = added.std() / np.sqrt(DRAWS)
+            assert abs(added.mean() - want) < 5 * error + 1e-9, (count, row, added.mean(), want)
+
+
 def collectives(program, *args):
     """(kind, shape) of every operation of the compiled program that talks to other devices."""
     text = program.lower(*args).compile().as_text()
@@ -206,8 +261,9 @@ def collectives(program, *args):
     return [(found[2], found[1].split("{")[0]) for found in re.finditer(pattern, text)]
 
 
-@pytest.mark.parametrize("exponent", [0.5, 1.0])
-def test_an_update_is_one_all_reduce_and_four_bytes(exponent):
+@pytest.mark.parametrize("exponent, kind, numbers_of_all", [
+    (0.5, "all-gather", 2 * 4), (1.0, "all-reduce", 1)])
+def test_an_update_is_one_all_reduce_and_eight_bytes(exponent, kind, numbers_of_all):
     """Read from the compiled program. Planted bugs seen: metrics averaged one by one; a replay
     that is sampled outside of `shard` (all-gathers)."""
     run = mesh.place(jax.eval_shape(fresh), devices(4))
@@ -216,9 +272,12 @@ def test_an_update_is_one_all_reduce_and_four_bytes(exponent):
     program = jax.jit(mesh.shard_learn(learn, devices(4)), donate_argnums=(0, 1))
     found = collectives(program, run.train, run.replay, jax.random.key(0))
     numbers = sum(x.size for x in jax.tree.leaves(run.train.params))
-    assert {kind for kind, _ in found} == {"all-reduce"} and len(found) == 2
-    four_bytes, vector = sorted(int(shape[4:-1] or 1) for _, shape in found)
-    assert four_bytes == 1 and numbers < vector < numbers + 20  # Gradients and metrics.
+    (few, small), (vector, large) = sorted(
+        (math.prod(int(x) for x in re.findall(r"\d+", shape.split("[")[1])), kind)
+        for kind, shape in found
+    )
+    assert (small, large) == (kind, "all-reduce") and few == numbers_of_all
+    assert numbers < vector < numbers + 20  # Gradients and metrics.
 
 
 def test_acting_and_sampling_talk_to_nobody():

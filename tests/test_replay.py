@@ -173,6 +173,7 @@ def assert_sample(sample, model):
     sizes, total = model.sizes, model.weights().sum()
     drawable = {(row.env, row.number % sizes.ring): row for row in model.drawable()}
     assert sample.num_drawable == len(drawable)
+    np.testing.assert_allclose(sample.total_weight, total, rtol=1e-5)
     if not drawable:
         np.testing.assert_array_equal(sample.probability, 0.0)
         return
@@ -431,7 +432,7 @@ def test_importance_weights_undo_the_priorities():
     sizes = Sizes(history=1, unroll=2, bootstrap=3, ring=200, chunks=(1,))
     ring, state, model = filled_ring(sizes, exponent=1.0)
     sample = jax.jit(ring.sample, static_argnums=2)(state, jax.random.key(5), 200_000)
-    weights = np.asarray(importance_weights(sample.probability, sample.num_drawable, 1.0))
+    weights = np.asarray(importance_weights(sample, 1.0))
     f = np.asarray(sample.rows.value)[:, sizes.history]
     rows = model.drawable()
     for got, want in (weights, 1.0), (weights * f, np.mean([row.value for row in rows])):

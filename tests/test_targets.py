@@ -45,6 +45,7 @@ def make_sample(rows, roots, *, history_steps, unroll_steps, bootstrap_steps, nu
         index=jnp.zeros((batch, 2), jnp.int32),
         probability=jnp.ones(batch),
         num_drawable=jnp.float32(batch),
+        total_weight=jnp.float32(batch),
         newest_updates=jnp.int32(0),
     )
 
@@ -495,7 +496,8 @@ def test_random_moves_bias_no_value():
     sample = types.Sample(
         rows=rows.replace(observation=None), observations=rows.observation[:, 1:2],
         index=jnp.zeros((num_envs, 2), jnp.int32), probability=jnp.ones(num_envs),
-        num_drawable=jnp.float32(num_envs), newest_updates=jnp.int32(0))
+        num_drawable=jnp.float32(num_envs), total_weight=jnp.float32(num_envs),
+        newest_updates=jnp.int32(0))
     make = jax.jit(targets_lib.make_targets(
         history_steps=1, unroll_steps=0, bootstrap_steps=3, discount=1.0))
     naive = sample.replace(rows=sample.rows.replace(explored=jnp.zeros_like(rows.explored)))
