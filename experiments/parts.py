@@ -63,6 +63,7 @@ class Parts(NamedTuple):
     loss: LossFn
     learn: Callable[..., Any]
     search_again: Callable[..., Any] | None  # What reanalysing adds to `learn`, see below.
+    simulations_per_update: int  # Of these searches, on all shards.
     init_train: Callable[[], TrainState]
     explore_at: Callable[[int], Explore]
     env_key: chex.PRNGKey
@@ -112,6 +113,12 @@ def make_parts(
         axis_name=mesh.AXIS,
     )
     batch_size = config.replay.batch_size // num_shards
+    search_again = _make_search_again(config, again, ring, batch_size)
+    simulations_per_update = 0
+    if search_again is not None:
+        state = jax.eval_shape(ring.init)
+        searched = jax.eval_shape(search_again, params, state, run_key)
+        simulations_per_update = searched.size * num_shards * config.reanalyse.num_simulations
     return Parts(
         spec=spec,
         masked=masked,
@@ -128,7 +135,8 @@ def make_parts(
         replay=ring,
         loss=loss,
         learn=learner.make_learn(ring, update, batch_size=batch_size),
-        search_again=_make_search_again(config, again, ring, batch_size),
+        search_again=search_again,
+        simulations_per_update=simulations_per_update,
         init_train=lambda: learner.init_train_state(network, optimizer, init_key),
         explore_at=call(make_explore_at, "explore", config.explore.to_dict()),
         env_key=env_key,
@@ -285,9 +293,10 @@ def explore_again(config) -> Explore:
 
 
 def _make_search_again(config, again: SearchFn, ring: Replay, batch_size: int):
-    """`(params, replay state, key) -> ` the fresh values of one batch of one shard, and nothing
-    else of an update, so that their cost can be told; None where nothing is searched again."""
-    num_fresh = round(config.reanalyse.fraction * batch_size)
+    """`(params, replay state, key) -> ` the fresh values `[B, P]` of one batch of one shard, and
+    nothing else of an update, so that their cost can be told; None where nothing is searched again.
+    """
+    num_fresh, _ = reanalyse.num_searched(config.reanalyse.fraction, batch_size)
     if not num_fresh:
         return None
     options = windows(config)

@@ -23,15 +23,21 @@ def unplug(experiment, config, data: Dataset):
 
     Raises:
       DatasetError: where the data do not fit the environment, or are damaged.
-      ArgumentError: where a block of rows does not fit into the ring.
+      ArgumentError: where a block of rows does not fit into the ring, or the ages of rows are asked
+        for.
     """
+    if config.targets.shorten_every_updates is not None:
+        raise ArgumentError(
+            "targets.shorten_every_updates must be None for learning from stored data: when their"
+            f" rows were made is not known (got {config.targets.shorten_every_updates})"
+        )
     spec, masked = experiment.parts.spec, experiment.parts.masked
     check_spec(data, spec, masked=masked)
     searched = _reads_search(config)
     if searched:
         _check_search(data, experiment.parts, config)
     updates, block_rows = iteration_size(config)
-    plan = _plan(config, data, block_rows)
+    plan = _plan(config, data, block_rows, experiment.mesh.size)
     ring_config = config.copy_and_resolve_references()
     ring_config.replay.rows_per_env = plan.rows_per_env
     parts = make_parts(
@@ -86,7 +92,7 @@ class _Plan(NamedTuple):
     blocks_at_first: int
 
 
-def _plan(config, data: Dataset, block_rows: int) -> _Plan:
+def _plan(config, data: Dataset, block_rows: int, num_shards: int) -> _Plan:
     """As a whole where they are no more rows than the ring of the config has, else as a stream."""
     num_envs, ring, target = config.env.num_envs, config.replay, config.targets
     history_steps = config.network.history_steps
@@ -99,6 +105,7 @@ def _plan(config, data: Dataset, block_rows: int) -> _Plan:
         most=max(ring.rows_per_env // 2, 2),
     )
     window = block_rows + history_steps + 1 + future_steps
+    lanes.check_shards(dealt, num_shards)
     streams = data.info.rows > num_envs * ring.rows_per_env
     if streams:
         rows_per_env, at_first = ring.rows_per_env, ring.rows_per_env // block_rows

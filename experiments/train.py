@@ -267,7 +267,10 @@ class _Driver:
             fault = interval.fault(counters)
             values = interval.take(counters, self._config)
             if self._experiment.data is not None:  # Nobody acts.
-                del values["speed/simulations_per_s"], values["train/episodes"]
+                values["speed/simulations_per_s"] = 0.0
+                del values["train/episodes"]
+            again = self._experiment.parts.simulations_per_update
+            values["speed/simulations_per_s"] += again * values["speed/updates_per_s"]
             values |= self._reanalyse.share(values["speed/updates_per_s"])
             values["checkpoint/age_s"] = self._points.age_s()
             values["checkpoint/failed_saves"] = self._points.failed + self._params.failed

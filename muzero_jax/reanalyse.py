@@ -1,5 +1,7 @@
 """Reanalyse: stored rows are searched again with newer parameters, inside the update."""
 
+import math
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -33,10 +35,12 @@ def with_reanalyse(
 ) -> TargetFn:
     """The same targets from fresh searches, for a part of each batch (MuZero, appendix H).
 
-    The first round(fraction · B) examples of a batch B, whose draws are independent, take the
-    policies of searches made now in place of those stored; with `fresh_values` their returns
-    bootstrap from the values of such searches too. All positions are searched as one batch, and
-    nothing is searched for the other examples.
+    The first fraction · B examples of a batch B, whose draws are independent, take the policies of
+    searches made now in place of those stored; with `fresh_values` their returns bootstrap from the
+    values of such searches too. Where that is no whole number, one more example is searched and
+    takes them with the probability of the rest: the fraction is exact on average, however many
+    devices share a batch. All positions are searched as one batch, and nothing is searched for the
+    other examples.
 
     Args:
       targets: what learns from the rows; with `fresh_values` it must read stored values.
@@ -70,8 +74,11 @@ def with_reanalyse(
     steps = slice(history_steps, history_steps + unroll_steps + 1)
 
     def reanalysed(params, old_params, key, sample: Sample) -> Targets:
-        search_key, target_key = jax.random.split(key)
-        part = slice(0, round(fraction * sample.index.shape[0]))
+        search_key, target_key, chance_key = jax.random.split(key, 3)
+        number, chance = num_searched(fraction, sample.index.shape[0])
+        part = slice(0, number)
+        is_last = jnp.arange(number) == number - 1
+        taken = ~is_last | (jax.random.uniform(chance_key) < chance)
         searched = part_of(sample, part)
         positions = positions_of(searched)
         output = search_at(
@@ -84,19 +91,34 @@ def with_reanalyse(
             explore,
         )
         rows = sample.rows
+
+        def take(old, new):
+            return jnp.where(taken.reshape(-1, *[1] * (old.ndim - 1)), new.astype(old.dtype), old)
+
         policy = jax.tree.map(
-            lambda old, new: old.at[part, steps].set(new[:, : unroll_steps + 1].astype(old.dtype)),
+            lambda old, new: old.at[part, steps].set(
+                take(old[part, steps], new[:, : unroll_steps + 1])
+            ),
             rows.policy,
             output.policy,
         )
         rows = rows.replace(policy=policy)
         if fresh_values:
             value = _at_rows(searched.rows.value, positions, output.value)
-            rows = rows.replace(value=rows.value.at[part].set(value))
+            rows = rows.replace(value=rows.value.at[part].set(take(searched.rows.value, value)))
         made = targets(params, old_params, target_key, sample.replace(rows=rows))
-        return made.replace(policy_age=made.policy_age.at[part].set(0))
+        age = made.policy_age
+        return made.replace(policy_age=age.at[part].set(take(age[part], jnp.zeros_like(age[part]))))
 
     return reanalysed
+
+
+def num_searched(fraction: float, batch_size: int) -> tuple[int, float]:
+    """(how many examples of a batch are searched, with which probability the last one counts)."""
+    share = fraction * batch_size
+    if round(share) and abs(share - round(share)) < 1e-6:  # 0.7 of 10 is 7, to the last bit or not.
+        return round(share), 1.0
+    return math.floor(share) + 1, share - math.floor(share)
 
 
 def make_positions(

@@ -1,6 +1,7 @@
 """Board games and MinAtar from the command line: tiny runs, masks in the ring, refusals."""
 
 import importlib.util
+import json
 
 import jax
 import jax.numpy as jnp
@@ -59,6 +60,17 @@ def test_a_tiny_run_trains_evaluates_and_saves(script, tmp_path):
     assert any("eval/return_mean" in record for record in records)
     shares = [r["speed/share_reanalyse"] for r in records if "speed/share_reanalyse" in r]
     assert bool(shares) == ("reanalyse.fraction" in options) and all(x > 0 for x in shares)
+    # Half a batch is searched again at K + 1 + n rows, or at 2(K + 1).
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    target, again, per_update = config["targets"], config["reanalyse"], 0
+    if shares:
+        searched = target["unroll_steps"] + 1
+        searched += min(searched, target["bootstrap_steps"]) if again["fresh_values"] else 0
+        per_update = config["replay"]["batch_size"] // 2 * searched * again["num_simulations"]
+    for line in (r for r in records if "speed/simulations_per_s" in r):
+        acted = line["speed/env_steps_per_s"] * config["search"]["num_simulations"]
+        told = acted + per_update * line["speed/updates_per_s"]
+        assert line["speed/simulations_per_s"] == pytest.approx(told, rel=1e-6)
     for name, kept in ("checkpoints", 1), ("params", 3):
         steps = checkpoint.committed_steps(tmp_path / "run" / name)
         assert len(steps) == kept, (name, steps)

@@ -257,7 +257,8 @@ def test_a_killed_run_that_learns_from_data_ends_like_one_that_was_not(learned, 
 
 def test_what_a_run_writes_that_learns_from_data(learned, recorded):
     """The same files; evaluations and cadences count rows of data; nothing claims to have acted.
-    Planted bugs seen: `config.json` without the identity; simulations told for rows."""
+    Planted bugs seen: `config.json` without the identity; simulations told for rows; those of
+    reanalysing left out (as it was)."""
     config = json.loads((learned / "config.json").read_text())
     assert config["data"] == dataset.open_dataset(recorded).identity
     assert config["reanalyse"]["fraction"] == 1.0 and config["reanalyse"]["fresh_values"]
@@ -265,8 +266,15 @@ def test_what_a_run_writes_that_learns_from_data(learned, recorded):
     records = metrics.read_jsonl(learned / "metrics.jsonl")
     assert [x["env_steps"] for x in records if "eval/return_mean" in x] == [144, 288]
     lines = [x for x in records if "train/loss" in x]
-    acted = {"speed/simulations_per_s", "train/episodes"}
-    assert len(lines) >= 5 and not acted & set().union(*lines)
+    assert len(lines) >= 5 and "train/episodes" not in set().union(*lines)
+    # Of B examples the K + 1 rows of the unroll are searched, and those where returns stop.
+    target, batch = config["targets"], config["replay"]["batch_size"]
+    searched = target["unroll_steps"] + 1
+    searched += min(searched, target["bootstrap_steps"])
+    simulations = batch * searched * config["reanalyse"]["num_simulations"]
+    for line in lines:
+        told, updates = line["speed/simulations_per_s"], line["speed/updates_per_s"]
+        assert told == pytest.approx(simulations * updates, rel=1e-6)
     assert all(x["train/policy_age"] == 0 and np.isfinite(x["train/loss"]) for x in lines)
 
 
@@ -302,6 +310,27 @@ def test_two_devices_learn_from_data_that_the_ring_holds(recorded):
     acted = ~rows.last & (np.arange(rows.last.shape[1]) < rows.last.shape[1] - _S)
     assert (np.asarray(run.replay.weights) > 0).sum() == acted.sum() == info.rows - _ends(recorded)
     assert rows.policy[acted].sum(axis=-1) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_data_that_leave_a_device_without_a_row_are_refused(tmp_path):
+    """One episode, two devices; before anything is compiled. Seen before: trained on one shard of
+    padding, whose weight made the loss of the other 5e-11."""
+    rows = streams.rows_of_episode(
+        _SPEC, jnp.zeros((9, 4), jnp.float32), np.zeros(8, int), np.ones(8), terminated=True
+    )
+    dataset.write_dataset(tmp_path, _SPEC, [rows])
+    assert _build(tmp_path).data is not None
+    line = r"^--data: .*: 1 of 2 devices would get no row of its 1 pieces .* by --devices$"
+    with pytest.raises(launch.BadInputError, match=line):
+        _build(tmp_path, jax.devices("cpu")[:2])
+
+
+def test_returns_that_shorten_with_age_are_refused(tmp_path):
+    """Stored rows do not tell when they were made. Seen before: every age 0, so that nothing was
+    ever shortened."""
+    line = r"^targets.shorten_every_updates must be None for learning from stored data: .*got 7\)$"
+    with pytest.raises(launch.BadInputError, match=line):
+        _build(_write(tmp_path, _SPEC), **{"targets.shorten_every_updates": 7})
 
 
 def _ends(data):
