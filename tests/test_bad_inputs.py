@@ -2,6 +2,7 @@
 
 import math
 import re
+import subprocess
 
 import jax
 from ml_collections.config_flags import config_path
@@ -121,3 +122,14 @@ def test_programs_are_traced_under_strict_promotion(tmp_path):
         last = errors.splitlines()[-1]
         assert code == 78 and last.endswith("lower replay.rows_per_env"), errors
         assert "Finished tracing learn" in errors
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-"])
+def test_a_program_runs_with_closed_streams(closed):
+    """Its code is told all the same. Planted bug seen: the streams left closed (code 1, and the
+    next file that is opened gets what libraries say)."""
+    arguments = processes.command("control")
+    ran = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}', "sh", *arguments], cwd=processes.ROOT, check=False
+    )
+    assert ran.returncode == 78
