@@ -141,8 +141,7 @@ def test_each_fault_of_a_row_is_one_line(step, field, index, value, line):
 @pytest.mark.parametrize("step", [0, 2, 3, 4])
 @pytest.mark.parametrize("field", ["reward", "observation"])
 def test_what_is_not_finite_passes_and_check_finite_names_it(step, field):
-    """Also on the reset rows 0 and 3: a run counts such rows and learns of none. Planted bugs
-    seen: a reward that is not finite refused on reset rows; the limit of 1e18 left out."""
+    """Also on the reset rows 0 and 3: a run counts such rows and learns of none."""
     for value in (np.nan, np.inf, 2e18):
         rows = _rows(NEXT_STEP)
         getattr(rows[step], field)[0] = value

@@ -133,9 +133,7 @@ def test_equals_numpy(history_steps, unroll_steps):
     """24 random examples with random masks, each recomputed alone.
 
     Planted: weight 1 instead of 1/K; the unroll's actions shifted by one; mean instead of sum over
-    steps; renormalising by the mask; the reward's mask for the value; weights of the heads swapped;
-    masked targets counted as outside; shares of all steps, not of the unmasked ones; a priority of
-    what the support does not hold.
+    steps; renormalising by the mask; the reward's mask for the value; weights of the heads swapped.
     """
     sample, targets = random_batch(24, history_steps, unroll_steps)
     network = linear_network()

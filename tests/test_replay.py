@@ -218,9 +218,7 @@ def test_equals_lists_of_rows_under_random_operations(name):
     drawable; the last duplicate's priority kept instead of the largest; one cursor for all
     environments; abandoning the row at the write head; the window shifted by one; the initial
     priority without the reward transform, or through random moves. Of what is not finite: windows
-    that begin one row too late, or end one too early; the newest of several matured rows left out;
-    the group's own environments not looked up; a priority that is NaN written; an observation not
-    looked at; the mark still there in a sample.
+    that begin one row too late, or end one too early; a priority that is NaN written.
     """
     sizes = RINGS[name]
     rng = np.random.default_rng(7)
@@ -395,8 +393,8 @@ def test_small_and_odd_rings_are_drawn_right(shape):
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf, -1.0])
 def test_weights_that_are_not_finite_are_never_drawn(poison):
     """In whichever block they lie, the others keep their shares; where there are no others,
-    nothing is drawable. Planted bugs seen: as it was (NaN drew one block of rows, inf one row);
-    the sums of blocks cleaned and the rows in them not; the weight of a draw not cleaned."""
+    nothing is drawable. Planted bugs seen: as it was; the sums of blocks cleaned and the rows in
+    them not."""
     weights = np.arange(1.0, 13.0, dtype=np.float32).reshape(3, 4)
     never = np.zeros((3, 4), bool)
     never[0, 1] = never[2, 0] = never[2, 3] = True

@@ -116,8 +116,7 @@ def test_a_replay_is_recorded_from_the_oldest_whole_episode_on(tmp_path):
 
 @pytest.mark.parametrize("same_step", [False, True])
 def test_rows_that_are_not_finite_are_not_recorded(same_step, tmp_path):
-    """A stream ends before such a row, and the next one begins with the next episode. Planted bugs
-    seen: the marked row recorded; the episode that it spoils gone on with; the last one lost."""
+    """A stream ends before such a row, and the next one begins with the next episode."""
     spoilt = (3, 40, 41, 77, 99)
     experiment, envs = _stored_run(
         tmp_path / "run", 100, rows_per_env=512, same_step=same_step, spoilt=spoilt

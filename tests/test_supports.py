@@ -23,8 +23,7 @@ import train
 @pytest.mark.parametrize("transform", ["identity", "muzero"])
 def test_the_support_is_what_the_codec_can_write(transform):
     """Its ends in the units of rewards and returns: they decode to themselves, and what is a little
-    further is learned as the end. Planted bugs seen: the ends before the transform is undone; no
-    room for rounding; `and` for `or`."""
+    further is learned as the end. Planted bug seen: no room for rounding."""
     codec = codecs.make_two_hot_codec(num_bins=11, low=-3.0, high=2.0, transform=transform)
     ends = np.array([codec.low, codec.high], np.float32)
     np.testing.assert_allclose(codec.decode(jnp.log(codec.encode(ends) + 1e-30)), ends, rtol=1e-4)
@@ -80,9 +79,7 @@ def _run(rewards, *, updates=1, rows_per_env=64):
 def test_rewards_that_all_lie_outside_are_refused(length):
     """Also where the ring has wrapped; the zeros of resets are no rewards. One line names the field
     and the range that was seen, in the units in which rewards are learned; with one reward inside,
-    or before the first update, the run goes on. Planted bugs seen: rows that were never written
-    counted; the rewards of resets counted; the range of raw rewards; the look made before there
-    was an update, and not again."""
+    or before the first update, the run goes on."""
     rewards = np.full(length, -10.0)
     rewards[-7] = -20.0
     supports = _supports(0.0, 1.0)
@@ -104,9 +101,7 @@ def test_rewards_that_all_lie_outside_are_refused(length):
 
 
 def test_each_head_is_warned_of_once_with_the_range_of_the_replay(monkeypatch):
-    """Rewards -1 and 3, learned as a tenth; returns of one step are the same, as values are 0.
-    Planted bugs seen: a warning in every iteration; one where no update was made (NaN); both heads
-    told when one is; the newest rows, which are not drawable yet, in the range."""
+    """Rewards -1 and 3, learned as a tenth; returns of one step are the same, as values are 0."""
     told = []
     monkeypatch.setattr(peers, "tell", told.append)
     rewards = np.where(np.arange(64) % 2, -10.0, 30.0)
@@ -129,8 +124,7 @@ def test_each_head_is_warned_of_once_with_the_range_of_the_replay(monkeypatch):
 
 
 def test_a_run_whose_rewards_do_not_fit_is_refused_before_it_is_saved(tmp_path, monkeypatch):
-    """CartPole's rewards are 1, the support ends at 0.5. Planted bug seen: as it was (trained to
-    its end, exit 0)."""
+    """CartPole's rewards are 1, the support ends at 0.5."""
     config = config_of(
         "cartpole", "on_device",
         **processes.TINY_CONTROL | {"env.num_groups": 1, "codec.reward.high": 0.5},
@@ -165,7 +159,7 @@ def test_a_run_whose_rewards_do_not_fit_is_refused_before_it_is_saved(tmp_path, 
     ],
 )
 def test_a_configs_support_holds_the_same_reward_in_every_step(name, arg, most):
-    """r / (1 - γ). Planted bug seen: configs/atari.py ended at 117, where 333 can be reached."""
+    """r / (1 - γ)."""
     config = config_of(name, arg)
     made = {
         head: codecs.make_two_hot_codec(**config.codec[head].to_dict())
