@@ -17,7 +17,7 @@ def make(config, workdir: Path) -> metrics.Writer:
     lines, board = workdir / "metrics.jsonl", workdir / "tensorboard"
 
     def make_lines():
-        workdir.stat()  # A run folder that was removed does not come back without its run.
+        (workdir / "config.json").stat()  # A run folder that was removed is not made again.
         return metrics.make_jsonl_writer(lines)
 
     made = [

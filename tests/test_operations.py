@@ -593,6 +593,7 @@ def test_a_full_disk_costs_lines_of_metrics_and_not_the_run(tmp_path, capfd):
     Planted bug seen: the fault raised."""
     workdir = tmp_path / "run"
     workdir.mkdir()
+    (workdir / "config.json").write_text("{}")
     path = workdir / "metrics.jsonl"
     config = _config()
     writer = writers.make(config, workdir)
