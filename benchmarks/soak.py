@@ -16,10 +16,6 @@ what leaks only goes up. Programs grow where any is compiled at all. For residen
 is that of least squares, its 95 % interval that of a bootstrap over its residuals in blocks of a
 minute (2,000 resamples), because samples of one minute are not independent.
 
-One thing is known to grow and left out: TensorStore's `experimental_collect_matching_metrics`,
-which orbax calls for each save, leaves some 12 lists behind each time (0.04 to 0.7 KiB). It is
-replaced here by a function that collects nothing, so that every other list is still counted.
-
 Prints JSON without its series; --write keeps all in results/soak.json (or soak_host.json). The exit
 code is 1 where anything grows, or the upper bound of the slope is 20 MiB an hour or more.
 """
@@ -185,7 +181,6 @@ def judge(observed: Observer, begin_s: float, end_s: float) -> dict:
 def main(words: list[str] | None = None) -> bool:
     """Whether nothing grew."""
     from provenance import provenance
-    import tensorstore
 
     import assemble
     from configs import cartpole
@@ -200,7 +195,6 @@ def main(words: list[str] | None = None) -> bool:
     parser.add_argument("--write", action="store_true")
     args = parser.parse_args(words)
     gc.set_threshold(100_000, 10, 10)  # As the scripts do.
-    tensorstore.experimental_collect_matching_metrics = lambda *_: []  # It leaks, see above.
     config = cartpole.get_config({"device": "on_device", "host": "host"}[args.loop])
     config.update_from_flattened_dict(CHANGES | {"max_wall_minutes": args.minutes})
     validate.check(config)
