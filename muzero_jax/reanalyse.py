@@ -116,8 +116,10 @@ def with_reanalyse(
 def num_searched(fraction: float, batch_size: int) -> tuple[int, float]:
     """(how many examples of a batch are searched, with which probability the last one counts)."""
     share = fraction * batch_size
-    if round(share) and abs(share - round(share)) < 1e-6:  # 0.7 of 10 is 7, to the last bit or not.
-        return round(share), 1.0
+    whole = round(share)
+    # 0.7 of 10 is 7, to the last bit or not; but what is above 0 is searched.
+    if share == 0 or (whole and abs(share - whole) < 1e-6):
+        return whole, 1.0
     return math.floor(share) + 1, share - math.floor(share)
 
 

@@ -304,7 +304,8 @@ def test_samples_hold_as_many_frames_as_are_read(fraction, fresh_values, source,
 
 @pytest.mark.parametrize("fields, line", [
     ({"reanalyse.fraction": 1.5}, "reanalyse.fraction must be >= 0 and <= 1 (got 1.5)"),
-    ({"reanalyse.num_simulations": 0}, "reanalyse.num_simulations must be >= 1 (got 0)"),
+    ({"reanalyse.num_simulations": 0},
+     "reanalyse.num_simulations must be >= 1 and <= 10000 (got 0)"),
     ({"reanalyse.fraction": 0.5, "reanalyse.fresh_values": True,
       "targets.value_source": "target_network"},
      "reanalyse.fresh_values must be False where targets.value_source is not 'search'"
