@@ -356,8 +356,8 @@ def _parse(example: str | None, takes_words: bool) -> list[str]:
     With an `example` the flag `config` holds a `ConfigDict` afterwards.
     """
     given = flags.FLAGS
-    given.set_gnu_getopt(bool(example))  # Fields of the config are no flags yet.
     try:
+        # Fields of the config are no flags yet.
         rest = given(sys.argv, known_only=bool(example))
         if example:
             config = _config(given, example)

@@ -146,10 +146,10 @@ def kill_after_a_save(arguments, workdir, *, output):
 def ask_to_leave(arguments, workdir, *, output):
     """Starts, waits for a new line of metrics, then sends SIGTERM; nothing may be lost."""
     path = workdir / "metrics.jsonl"
-    size = path.stat().st_size
+    seen = path.read_bytes() if path.exists() else b""  # A kill may come before the first line.
     process = start(arguments, output=output)
     give_up = time.monotonic() + _PATIENCE_SECONDS
-    while path.stat().st_size == size:
+    while not path.exists() or path.read_bytes() == seen:
         assert process.poll() is None, Path(output).read_text()
         assert time.monotonic() < give_up, "no line of metrics"
         time.sleep(0.02)

@@ -16,6 +16,7 @@ import launch
 from muzero_jax import matches, statistics
 from muzero_jax.checkpoint import CheckpointStore
 from muzero_jax.envs import host
+from muzero_jax.types import Counters
 import opponents
 from opponents import Side
 from presets import config_of
@@ -63,9 +64,9 @@ def workdir(experiment, tmp_path_factory):
         (base / name / "config.json").write_text(config.to_json())
     with CheckpointStore(base / "run" / "params", max_to_keep=5) as store:
         for step in _STEPS:
-            counters = {"env_steps": 100 * step, "updates": 10 * step}
+            counters = Counters(iteration=step, env_steps=100 * step, updates=10 * step)
             tree = {"params": jax.tree.map(jnp.asarray, _params(experiment, step))}
-            store.save(step, tree, {"counters": counters})
+            store.save(step, tree, {"counters": counters._asdict()})
     return base / "run"
 
 
