@@ -351,7 +351,7 @@ def test_what_is_older_than_a_usable_step_may_go(copied, caplog):
 
 
 def test_a_store_that_nobody_resumes_from_sets_all_damage_aside(copied, caplog):
-    """Be it every step, which another store refuses. Planted bug seen: the error raised."""
+    """Be it every step, which another store refuses."""
     for step in "12":
         _flip_a_bit_of_the_frames(copied / step)
     with checkpoint.CheckpointStore(copied, max_to_keep=5) as store:

@@ -97,8 +97,7 @@ def test_who_fails_says_so_and_an_error_of_all_is_that_of_each():
 
 
 def test_strangers_do_not_count():
-    """Something connects, says a wrong word and leaves, before the second process comes. Planted
-    bug seen: a stranger taken for it."""
+    """Something connects, says a wrong word and leaves, before the second process comes."""
     word, made = queue.Queue(), []
     options = {"publish": word.put, "look_up": word.get}
     thread = threading.Thread(

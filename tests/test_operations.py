@@ -189,8 +189,7 @@ def test_saved_is_said_of_a_resume_point_that_is_there(tmp_path, monkeypatch):
 def test_a_run_that_ends_well_says_what_it_reached_and_how_it_is_scored(
     end, whole, tmp_path, capfd
 ):
-    """Whichever the way to end, and again when it is started again. Planted bugs seen: nothing said
-    by a run that was done already; the first score."""
+    """Whichever the way to end, and again when it is started again."""
     workdir = Path(shutil.copytree(whole, tmp_path / "a copy"))
     if end == "all steps":
         train.train(_config(total_env_steps=500), workdir)

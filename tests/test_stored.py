@@ -256,8 +256,7 @@ def test_a_killed_run_that_learns_from_data_ends_like_one_that_was_not(learned, 
 
 def test_what_a_run_writes_that_learns_from_data(learned, recorded):
     """The same files; evaluations and cadences count rows of data; nothing claims to have acted.
-    Planted bugs seen: `config.json` without the identity; simulations told for rows; those of
-    reanalysing left out (as it was)."""
+    Planted bugs seen: `config.json` without the identity; simulations told for rows."""
     config = json.loads((learned / "config.json").read_text())
     assert config["data"] == dataset.open_dataset(recorded).identity
     assert config["reanalyse"]["fraction"] == 1.0 and config["reanalyse"]["fresh_values"]
