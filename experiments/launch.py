@@ -5,6 +5,7 @@ import contextlib
 import errno
 import gc
 import importlib.machinery
+import importlib.metadata
 import importlib.util
 import logging as standard_logging
 import os
@@ -99,6 +100,7 @@ def run(main: Callable[..., Any], *, example: str | None = None, takes_words: bo
     if example:
         _define_flags(example)
     try:
+        _check_versions()
         words = _parse(example, takes_words)
         try:
             main(words) if takes_words else main()
@@ -117,6 +119,30 @@ def run(main: Callable[..., Any], *, example: str | None = None, takes_words: bo
         lifetime.say(f"error: {_flag_of(error.filename)}{error.strerror}: {error.filename}")
         lifetime.end(lifetime.BAD_INPUT)
     lifetime.end(lifetime.DONE)
+
+
+def _check_versions() -> None:
+    """Refuses packages that are older than those with which the library can be installed."""
+    try:
+        needs = importlib.metadata.requires("muzero_jax") or []
+    except importlib.metadata.PackageNotFoundError:  # A checkout that is not installed.
+        return
+    for need in needs:
+        bound = re.fullmatch(r"([\w.-]+)>=([\d.]+)", need)  # Extras have more behind it.
+        if not bound:
+            continue
+        name, least = bound.groups()
+        try:
+            found = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # Its import says so.
+        if _numbers(found) < _numbers(least):
+            raise BadInputError(f"{name} {found} is installed; {need} is needed: pip install -e .")
+
+
+def _numbers(version: str) -> list[int]:
+    """Of a version like 0.10.2rc1: its release, [0, 10, 2]."""
+    return [int(x) for x in re.match(r"\d+(\.\d+)*", version)[0].split(".")]
 
 
 def _other_version() -> str:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 import assemble
-from fields import TASK_FIELDS
+from fields import RANGES, TASK_FIELDS
 from launch import BadInputError, local_path
 from muzero_jax import matches
 from muzero_jax.matches import MatchPlayer, Outcomes
@@ -62,8 +62,12 @@ def make(name: str, config, env: Env, *, flag: str = "--opponent") -> Side:
             raise BadInputError(f"{flag}: {error}") from None
     kind, _, number = name.partition(":")
     if kind == "mcts":
-        if not number.isdecimal() or int(number) < 1:
-            raise BadInputError(f"{flag}: mcts needs its simulations, e.g. mcts:400 (got {name!r})")
+        most = RANGES["search.num_simulations"].high
+        if not (number.isdecimal() and len(number) < 10 and 1 <= int(number) <= most):
+            raise BadInputError(
+                f"{flag}: mcts needs its simulations, 1 to {most}, e.g. mcts:400"
+                f" (got {name[:40]!r})"
+            )
         return Side(_true_model_search(env, int(number)), (), name)
     return _other_run(name, config, flag)
 

@@ -1,7 +1,11 @@
 """Bad input ends in one line that names the field and what it may be; a bug keeps its traceback."""
 
+import importlib.util
 import math
+import os
+from pathlib import Path
 import re
+import shutil
 import subprocess
 
 import jax
@@ -133,3 +137,58 @@ def test_a_program_runs_with_closed_streams(closed):
         ["sh", "-c", f'exec "$@" {closed}', "sh", *arguments], cwd=processes.ROOT, check=False
     )
     assert ran.returncode == 78
+
+
+def _pretend_installed(folder, **versions):
+    """Metadata of packages in a folder, which is found before the real ones of these names."""
+    needs = ["jax>=0.10", "mctx>=0.0.71", 'pgx>=2.6.0; extra == "pgx"']
+    for name, version in versions.items():
+        (folder / f"{name}-{version}.dist-info").mkdir()
+        lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
+        if name == "muzero_jax":
+            lines += [f"Requires-Dist: {need}" for need in needs]
+        (folder / f"{name}-{version}.dist-info" / "METADATA").write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize(
+    "name, version, said",
+    [
+        ("jax", "0.9.2", "jax 0.9.2 is installed; jax>=0.10 is needed: pip install -e ."),
+        ("mctx", "0.0.8", "mctx 0.0.8 is installed; mctx>=0.0.71 is needed: pip install -e ."),
+        ("jax", "0.10.0rc1", None),
+        ("pgx", "1.0", None),
+    ],
+)
+def test_a_package_that_is_too_old_is_refused(tmp_path, name, version, said):
+    """By what the library asks for when it is installed; what only an extra needs is let be.
+    Planted bugs seen: versions compared as text (0.9 comes after 0.10); extras taken for needs."""
+    _pretend_installed(tmp_path, **{"muzero_jax": "0.1.0", name: version})
+    path = os.pathsep.join([str(tmp_path), processes.environment()["PYTHONPATH"]])
+    ran = subprocess.run(
+        processes.command("control"),
+        env=processes.environment() | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 78
+    assert ran.stderr.startswith(f"error: {said}" if said else "error: --config is required")
+    assert ran.stderr.count("\n") == 1
+
+
+def test_a_game_without_its_rom_is_named(tmp_path):
+    """envpool does not register it. Bug seen: "unknown env 'Pong-v5'; did you mean 'Pooyan-v5'"."""
+    assets = Path(importlib.util.find_spec("envpool_assets").origin).parent
+    shutil.copytree(assets, tmp_path / assets.name, copy_function=os.symlink)
+    (tmp_path / assets.name / "atari" / "roms" / "pong.bin").unlink()
+    path = os.pathsep.join([str(tmp_path), processes.environment()["PYTHONPATH"]])
+    ran = subprocess.run(
+        processes.command("atari", "--config=configs/atari.py:Pong", f"--workdir={tmp_path}/run"),
+        cwd=processes.ROOT,
+        env=processes.environment() | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = "error: env 'Pong-v5': its ROM is missing; pip install --force-reinstall envpool-assets"
+    assert ran.returncode == 78 and ran.stderr.splitlines()[-1] == said

@@ -296,6 +296,7 @@ sys.exit(lifetime.PREEMPTED if "hold" in sys.argv else 1)
 
 def _signalled(words, signals, wrapper=()):
     """(exit code, what it said, seconds) of a process that gets (seconds to wait, signal)s."""
+    inherited = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # These tests may be under `nohup`.
     process = subprocess.Popen(
         [*wrapper, sys.executable, "-c", _STUCK, *words],
         stdin=subprocess.DEVNULL,
@@ -304,6 +305,7 @@ def _signalled(words, signals, wrapper=()):
         stderr=subprocess.PIPE,
         text=True,
     )
+    signal.signal(signal.SIGHUP, inherited)
     try:
         assert process.stdout.readline() == "ready\n"
         for pause, number in signals:

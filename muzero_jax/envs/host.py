@@ -187,6 +187,10 @@ def _make_pool(task: str, seeds: Sequence[int], **options: Any):
     import envpool  # Takes seconds: only programs that need it pay.
 
     if task not in (known := envpool.list_all_envs()):
+        if task.removesuffix("-v5") in atari_games.GAMES:
+            raise types.ArgumentError(
+                f"env {task!r}: its ROM is missing; pip install --force-reinstall envpool-assets"
+            )
         near = difflib.get_close_matches(task, known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise types.ArgumentError(f"unknown env {task!r}{hint}")
