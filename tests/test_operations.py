@@ -857,6 +857,44 @@ def test_the_page_and_the_code_agree():
         subprocess.run(["bash", "-n"], input=script, text=True, check=True)
 
 
+_CLOCK = """
+import itertools, os, time
+real, looks, begin = time.time, itertools.count(), float(os.environ["BEGIN"])
+time.time = lambda: real() + begin - 86_400 * (next(looks) // 100)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.envpool
+def test_a_run_survives_a_clock_that_jumps_and_few_file_handles(tmp_path, monkeypatch):
+    """The clock is set back by a day at each hundredth look, and was two years ahead when the run
+    is taken up; no more than 64 files may be open. Planted bug seen: `wall_s` by `time.time`.
+
+    (A clock that leaps ahead within a save of orbax lets that one fail: the run says so and goes
+    on.)
+    """
+    (tmp_path / "clock").mkdir()
+    (tmp_path / "clock" / "sitecustomize.py").write_text(_CLOCK)
+    variables = dict(processes.environment())
+    variables["PYTHONPATH"] = os.pathsep.join([str(tmp_path / "clock"), variables["PYTHONPATH"]])
+    monkeypatch.setattr(processes, "environment", lambda: variables)
+    workdir, log = tmp_path / "run", tmp_path / "log"
+    options = _STORY | {"total_env_steps": 600, "evaluation.interval_env_steps": 200}
+    arguments = processes.command(
+        "control", "--config=configs/cartpole.py", f"--workdir={workdir}", **options
+    )
+    arguments = ["sh", "-c", 'ulimit -n 64; exec "$@"', "sh", *arguments]
+    variables["BEGIN"] = "0"
+    processes.ask_to_leave(arguments, workdir, output=log)
+    variables["BEGIN"] = str(2 * 365 * 86_400)
+    assert processes.finish(arguments, output=log) == 0, log.read_text()
+    records = metrics.read_jsonl(workdir / "metrics.jsonl")
+    wall_s = [record["wall_s"] for record in records]
+    assert wall_s == sorted(wall_s) and 0 < wall_s[-1] < 600 and records[-1]["env_steps"] >= 600
+    assert all(record.get("checkpoint/failed_saves", 0) == 0 for record in records)
+    assert "no progress" not in log.read_text() and "failed" not in log.read_text()
+
+
 @pytest.mark.slow
 def test_a_broken_compile_cache_costs_time_only(tmp_path, monkeypatch):
     """Every entry cut in half: the second process compiles again. Planted bug seen: none; this is a
