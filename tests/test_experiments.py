@@ -33,7 +33,7 @@ _RUNS = {
 }
 _SLOW = [pytest.mark.envpool, pytest.mark.slow]
 _KILLS = [  # (script, how often it is killed); each kill is ten seconds of processes that start.
-    pytest.param(("control", 1), marks=pytest.mark.envpool, id="control"),
+    pytest.param(("control", 1), marks=_SLOW, id="control"),
     pytest.param(("control", 3), marks=_SLOW, id="control-thrice"),
     pytest.param(("atari", 1), marks=_SLOW, id="atari-once"),
     pytest.param(("atari", 3), marks=_SLOW, id="atari-thrice"),

@@ -318,6 +318,7 @@ _RUN = processes.TINY_CONTROL | {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("spoilt_cartpole")
 def test_a_run_with_some_such_rewards_trains_and_saves_nothing_of_them(tmp_path):
     """In 1 of 128 steps, less than 1 %: the run is done, every number of every resume point is

@@ -135,7 +135,12 @@ def update_on(count, train, sample, exponent):
     return jax.device_get(jax.jit(update)(train, jax.random.key(2), sample))
 
 
-@pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0])
+_SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "exponent", [pytest.param(0.0, marks=_SLOW), 0.5, pytest.param(1.0, marks=_SLOW)]
+)
 def test_one_update_is_the_same_on_1_and_on_4_devices(filled, exponent):
     """Loss to 1e-5, each gradient to 1e-4, priorities and metrics too; each shard has other data,
     so that its own gradient is another. Planted bugs seen: gradients not averaged; summed; the
@@ -333,7 +338,9 @@ def test_a_resume_point_of_4_devices_is_read_by_any_number(eight, count):
     assert [shard.data.shape[0] for shard in shards] == [NUM_ENVS // count] * count
 
 
-@pytest.mark.parametrize("count", [1, 2, 4, 8])
+@pytest.mark.parametrize(
+    "count", [1, pytest.param(2, marks=_SLOW), 4, pytest.param(8, marks=_SLOW)]
+)
 def test_a_resume_point_of_4_devices_goes_on_with_any_number(eight, count):
     """On as many devices as before to the bit as if it had not been stopped."""
     _, whole, folder, _ = eight

@@ -19,7 +19,7 @@ GAMES = {
     "chess": ("chess", 6, 6, False, 73),
     "shogi": ("shogi", 14, 31, True, 20),
 }
-SLOW = ("chess", "shogi")
+SLOW = ("animal_shogi", "chess", "shogi")
 
 
 def _random_games(game, plies):

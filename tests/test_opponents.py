@@ -214,6 +214,7 @@ def _run(script, *words, base):
     return json.loads(line)
 
 
+@pytest.mark.slow
 def test_a_match_is_one_line(experiment, workdir, tmp_path):
     """Between two saves of a run. Planted bugs seen: `--step` not used; the interval over games of
     both colors in one; `--simulations` not read, or used for the opponent too."""

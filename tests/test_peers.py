@@ -194,20 +194,27 @@ def test_a_lost_process_ends_all_others_within_two_minutes(tmp_path, rank, numbe
     assert any(f"process {rank} {told}" in x[0] for x in lines), lines
 
 
-_BROKEN = """
-import runpy, sys
+_FAULTY = """
+import runpy, sys, time
 sys.argv = sys.argv[1:]
 sys.path.insert(0, {folder!r})
 import launch, peers
 real, calls = peers.Agreement.any_of, []
-def broken(self, *flags):
+def faulty(self, *flags):
     calls.append(1)
     if len(calls) > 20:
-        raise {error}("planned")
+        {fault}
     return real(self, *flags)
-peers.Agreement.any_of = broken
+peers.Agreement.any_of = faulty
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
+
+
+def _start_faulty(folder, fault, **options):
+    """Two processes, of which the second does `fault` (a statement) in place of its 21st vote."""
+    script = folder / "faulty.py"
+    script.write_text(_FAULTY.format(folder=str(ROOT / "experiments"), fault=fault))
+    return _start(folder, total=10**8, script=script, **options)
 
 
 @pytest.mark.slow
@@ -215,38 +222,18 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 def test_a_process_that_fails_alone_ends_the_others(tmp_path, error, code):
     """With its own code and words; the others name it. Seen to fail before: each waited for the
     other, until the library lost its patience."""
-    script = tmp_path / "broken.py"
-    script.write_text(_BROKEN.format(folder=str(ROOT / "experiments"), error=error))
-    started = _start(tmp_path, total=10**8, script=script)
+    started = _start_faulty(tmp_path, f'raise {error}("planned")')
     assert _wait(tmp_path, started) == [76, code], _said(tmp_path)
     logs = [(tmp_path / f"{rank}.log").read_text() for rank in range(2)]
     assert logs[0].splitlines()[-1].startswith("error: process 1 has failed, see its log")
     assert "planned" in logs[1] and ("Traceback" in logs[1]) == (code == 1)
 
 
-_STUCK = """
-import runpy, sys, time
-sys.argv = sys.argv[1:]
-sys.path.insert(0, {folder!r})
-import peers
-real, calls = peers.Agreement.any_of, []
-def stuck(self, *flags):
-    calls.append(1)
-    while len(calls) > 20:
-        time.sleep(1)
-    return real(self, *flags)
-peers.Agreement.any_of = stuck
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-
-
 @pytest.mark.slow
 def test_a_stuck_process_ends_both(tmp_path):
     """Its heart beats, its main thread sleeps for ever; the first watchdog ends both. Planted bug
     seen: no watchdog."""
-    script = tmp_path / "stuck.py"
-    script.write_text(_STUCK.format(folder=str(ROOT / "experiments")))
-    started = _start(tmp_path, total=10**8, script=script, words=["--watchdog_minutes=0.2"])
+    started = _start_faulty(tmp_path, "time.sleep(10**6)", words=["--watchdog_minutes=0.2"])
     codes = _wait(tmp_path, started)
     assert codes == [76, 76], _said(tmp_path)
     logs = [(tmp_path / f"{rank}.log").read_text() for rank in range(2)]

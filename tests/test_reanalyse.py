@@ -120,15 +120,15 @@ def test_bit_equal_to_a_fresh_search(bootstrap_steps, masked):
 
     index = np.asarray(reanalyse.make_positions(fresh_values=True, **sizes)(sample))
     assert index.shape[1] == (6 if bootstrap_steps == 2 else 8)
-    windows = [jax.tree.map(lambda x, b=b: x[b], (sample.observations, sample.rows))
-               for b in range(len(index))]
-    histories = [history_from_window(*windows[b], row, 2)
+    window = jax.tree.map(np.asarray, (sample.observations, sample.rows))
+    one = jax.jit(lambda observations, rows, row: history_from_window(observations, rows, row, 2))
+    histories = [one(*jax.tree.map(lambda x, b=b: x[b], window), row)
                  for (b, _), row in np.ndenumerate(index)]
-    histories = jax.tree.map(lambda *x: jnp.stack(x), *histories)
+    histories = jax.tree.map(lambda *x: np.stack(x), *histories)
     masks = None
     if masked:
-        masks = jnp.stack([sample.rows.invalid_actions[b[0], row]
-                           for b, row in np.ndenumerate(index)])
+        masks = np.stack([window[1].invalid_actions[b, row]
+                          for (b, _), row in np.ndenumerate(index)])
     fresh = jax.jit(search_fn)(params, jax.random.split(KEY)[0], histories, masks, explore)
     policy = np.asarray(fresh.policy).reshape(*index.shape, 3)
     known = np.asarray(got.policy_mask) > 0

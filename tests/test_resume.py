@@ -56,6 +56,7 @@ def experiment(folders):
     return processes.build(folders[0])[1]
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_bit_for_bit_like_one_that_was_not(folders, experiment):
     """Two processes against one, which is also: same seed, same bits in any process. Planted bug
     seen: a step of `params/` saved again, which ended the second process."""
@@ -69,6 +70,7 @@ def test_a_killed_run_ends_bit_for_bit_like_one_that_was_not(folders, experiment
     assert checkpoint.committed_steps(folders[0] / "params")[-1] == step
 
 
+@pytest.mark.slow
 def test_a_killed_run_records_the_evaluations_of_the_other(folders):
     """But for clocks. Planted bug seen: evaluation games drawn by the count of resumes."""
 

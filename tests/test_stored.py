@@ -224,10 +224,15 @@ def _build(data, *args, **options):
     return assemble.build(_config(**options), *args, data=dataset.open_dataset(data))
 
 
-@pytest.fixture(scope="module")
-def learned(recorded, tmp_path_factory):
-    """A run from the data: the script, killed -9; then its driver, to the end."""
+@pytest.fixture(scope="module", params=["stopped", pytest.param("killed", marks=pytest.mark.slow)])
+def learned(request, recorded, tmp_path_factory):
+    """A run from the data in two stretches: the driver twice; or the script, killed -9, and then
+    the driver to the end."""
     base = tmp_path_factory.mktemp("learned")
+    if request.param == "stopped":
+        train.train(_config(total_env_steps=144), base / "run", data=str(recorded))
+        train.train(_config(), base / "run", data=str(recorded))
+        return base / "run"
     words = [f"--data={recorded}", f"--workdir={base / 'run'}"]
     arguments = processes.command(
         "unplugged", "--config=configs/cartpole.py:on_device", *words, **_LEARN
