@@ -57,8 +57,8 @@ def assert_targets(got, want, atol=1e-3):
         expected = [[getattr(target, name) for target in steps] for steps in want]
         mask = np.array([[target is not None for target in steps] for steps in expected])
         values, values_mask = getattr(got, name), getattr(got, name + "_mask")
-        if name == "reward":  # The root's own reward is not a target.
-            assert np.all((values_mask[:, 0] == 0) | (values[:, 0] == 0))
+        if name == "reward":  # The reward into the root is no target, be it 0.
+            np.testing.assert_array_equal(values_mask[:, 0], 0.0)
             mask, values, values_mask = mask[:, 1:], values[:, 1:], values_mask[:, 1:]
             expected = [steps[1:] for steps in expected]
         np.testing.assert_array_equal(values_mask, mask.astype(np.float32), err_msg=name)
