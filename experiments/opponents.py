@@ -62,10 +62,11 @@ def make(name: str, config, env: Env, *, flag: str = "--opponent") -> Side:
             raise BadInputError(f"{flag}: {error}") from None
     kind, _, number = name.partition(":")
     if kind == "mcts":
-        most = RANGES["search.num_simulations"].high
-        if not (number.isdecimal() and len(number) < 10 and 1 <= int(number) <= most):
+        allowed = RANGES["search.num_simulations"]
+        # Python reads no number of thousands of digits.
+        if not number.isdecimal() or len(number) > 9 or allowed.wanted(int(number)):
             raise BadInputError(
-                f"{flag}: mcts needs its simulations, 1 to {most}, e.g. mcts:400"
+                f"{flag}: mcts needs its simulations, 1 to {allowed.high}, e.g. mcts:400"
                 f" (got {name[:40]!r})"
             )
         return Side(_true_model_search(env, int(number)), (), name)

@@ -139,6 +139,19 @@ def test_a_program_runs_with_closed_streams(closed):
     assert ran.returncode == 78
 
 
+def _run_with_packages(folder, script, *words):
+    """A script's process that finds packages in this folder before those that are installed."""
+    path = os.pathsep.join([str(folder), processes.environment()["PYTHONPATH"]])
+    return subprocess.run(
+        processes.command(script, *words),
+        cwd=processes.ROOT,
+        env=processes.environment() | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 def _pretend_installed(folder, **versions):
     """Metadata of packages in a folder, which is found before the real ones of these names."""
     needs = ["jax>=0.10", "mctx>=0.0.71", 'pgx>=2.6.0; extra == "pgx"']
@@ -163,14 +176,7 @@ def test_a_package_that_is_too_old_is_refused(tmp_path, name, version, said):
     """By what the library asks for when it is installed; what only an extra needs is let be.
     Planted bugs seen: versions compared as text (0.9 comes after 0.10); extras taken for needs."""
     _pretend_installed(tmp_path, **{"muzero_jax": "0.1.0", name: version})
-    path = os.pathsep.join([str(tmp_path), processes.environment()["PYTHONPATH"]])
-    ran = subprocess.run(
-        processes.command("control"),
-        env=processes.environment() | {"PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    ran = _run_with_packages(tmp_path, "control")
     assert ran.returncode == 78
     assert ran.stderr.startswith(f"error: {said}" if said else "error: --config is required")
     assert ran.stderr.count("\n") == 1
@@ -181,14 +187,7 @@ def test_a_game_without_its_rom_is_named(tmp_path):
     assets = Path(importlib.util.find_spec("envpool_assets").origin).parent
     shutil.copytree(assets, tmp_path / assets.name, copy_function=os.symlink)
     (tmp_path / assets.name / "atari" / "roms" / "pong.bin").unlink()
-    path = os.pathsep.join([str(tmp_path), processes.environment()["PYTHONPATH"]])
-    ran = subprocess.run(
-        processes.command("atari", "--config=configs/atari.py:Pong", f"--workdir={tmp_path}/run"),
-        cwd=processes.ROOT,
-        env=processes.environment() | {"PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    words = ["--config=configs/atari.py:Pong", f"--workdir={tmp_path}/run"]
+    ran = _run_with_packages(tmp_path, "atari", *words)
     said = "error: env 'Pong-v5': its ROM is missing; pip install --force-reinstall envpool-assets"
     assert ran.returncode == 78 and ran.stderr.splitlines()[-1] == said

@@ -207,7 +207,7 @@ RINGS = {
 
 @pytest.mark.parametrize("name", RINGS)
 def test_equals_lists_of_rows_under_random_operations(name):
-    """400 adds (of two groups at different times, or all), draws, new priorities and abandonments.
+    """600 adds (of two groups at different times, or all), draws, new priorities and abandonments.
 
     After each of them every weight, and so the set of drawable rows, is the model's. Where rows
     hold what is not finite, no window with one is drawn, nothing of the kind is in the ring, and a
@@ -227,7 +227,7 @@ def test_equals_lists_of_rows_under_random_operations(name):
     add, update, abandon = map(jax.jit, (ring.add, ring.update_priorities, ring.abandon))
     sample = jax.jit(ring.sample, static_argnums=2)
     state = ring.init()
-    for step in range(400):
+    for step in range(600):
         choice = rng.choice(["add", "sample", "abandon"], p=[0.6, 0.36, 0.04])
         if choice == "add":
             envs = [[0, 1], [2, 3], [2, 3], [0, 1, 2, 3]][rng.integers(4)]
@@ -265,7 +265,7 @@ def test_equals_lists_of_rows_under_random_operations(name):
         for x in (state.rows.reward, state.rows.value, state.rows.discount, state.weights,
                   state.rows.observation, state.rows.policy["weights"]):
             assert np.isfinite(x).all()
-    assert min(lengths) > 6 * sizes.ring  # Far past wrap-around.
+    assert min(lengths) > 10 * sizes.ring  # Far past wrap-around.
 
 
 def filled_ring(sizes, seed=0, **kwargs):
