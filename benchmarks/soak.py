@@ -4,7 +4,7 @@
   python benchmarks/soak.py --loop=host --write
 
 CartPole with the driver of the training scripts, in this process, for 15 minutes, with an
-evaluation every 4,000 env steps and a resume point every 8,000. It is looked at from inside: once
+evaluation every 8,000 env steps and a resume point every 16,000. It is looked at from inside: once
 a second, by a thread, its resident memory, its open files, the arrays and the compiled programs
 that JAX holds; twice a minute, between two iterations and after a collection of garbage, its Python
 objects by type. What counts is the time after the first third, when all is compiled and the replay
@@ -42,10 +42,10 @@ LIMIT_MIB_PER_HOUR = 20.0
 SERIES = ("seconds", "rss_mib", "open_files", "live_arrays", "live_array_mib", "live_programs")
 CHANGES = {
     "replay.rows_per_env": 1_000,  # Full within the first third, whose pages are then all touched.
-    "evaluation.interval_env_steps": 4_000,
+    "evaluation.interval_env_steps": 8_000,
     "evaluation.stop_at": 1e9,
-    "checkpoint.resume_interval_env_steps": 8_000,
-    "checkpoint.params_interval_env_steps": 8_000,
+    "checkpoint.resume_interval_env_steps": 16_000,
+    "checkpoint.params_interval_env_steps": 16_000,
     "total_env_steps": 10**9,
 }
 
