@@ -14,6 +14,7 @@ import jax
 
 import assemble
 import budget
+import collapse
 import evaluate
 from intervals import Interval, crossed
 import launch
@@ -110,7 +111,9 @@ def _train(
     )
     for saver in savers:  # Booked before the stores close: it must not hide how the run ended.
         stack.callback(saver.wait)
-    driver = _Driver(config, experiment, *savers, writer, meta["wall_s"], watchdog_s)
+    # Of a process that was killed there may be lines from after its last resume point.
+    so_far = [record for record in written if record["env_steps"] <= run.counters.env_steps]
+    driver = _Driver(config, experiment, *savers, writer, meta["wall_s"], watchdog_s, so_far)
     counters, preempted = driver.drive(run, start.is_owed(meta, written))
     if preempted:
         raise launch.PreemptedError(
@@ -150,6 +153,7 @@ class _Driver:
         writer,
         wall_s: float,
         watchdog_s: float,
+        written: list[dict[str, Any]],
     ):
         self._config = config
         self._experiment = experiment
@@ -162,6 +166,7 @@ class _Driver:
         self._asked = False
         self._reanalyse = reanalysing.Stopwatch(experiment.parts, experiment.mesh)
         self._supports = supports.Supports(experiment.parts)
+        self._collapse = _make_collapse(config, experiment, written)
         self._score = evaluate.make_scorer(
             experiment,
             config,
@@ -282,15 +287,16 @@ class _Driver:
         _check_finite(skipped_in_a_row, counters)
 
     def _write(self, counters: Counters, values: dict[str, Any]) -> None:
-        self._writer.write(
-            {
-                "env_steps": counters.env_steps,
-                "updates": counters.updates,
-                "wall_s": time.perf_counter() - self._begin,
-                "resumes": counters.resumes,
-                **values,
-            }
-        )
+        record = {
+            "env_steps": counters.env_steps,
+            "updates": counters.updates,
+            "wall_s": time.perf_counter() - self._begin,
+            "resumes": counters.resumes,
+            **values,
+        }
+        self._writer.write(record)
+        if self._collapse is not None:
+            self._collapse.look(record)
 
     def _evaluate(self, run: RunState) -> bool:
         """Scores the parameters and writes the score; whether it ends the run."""
@@ -336,6 +342,20 @@ class _Driver:
         if last or crossed(before, after, cadence.resume_interval_env_steps):
             self._points.save(step, saved_tree(run), meta)
         return True
+
+
+def _make_collapse(config, experiment, written) -> collapse.Collapse | None:
+    """What looks for a collapse; not where the agent plays itself, or data that others made."""
+    spec = experiment.parts.spec
+    if spec.turn_sign == -1 or experiment.data is not None:
+        return None
+    fields = "raise explore.random_move"
+    if "min_value_range" in config.search:
+        fields = "raise search.min_value_range, below which differences of Q count as noise, or"
+        fields += " explore.random_move"
+    return collapse.Collapse(
+        num_actions=spec.num_actions, num_envs=config.env.num_envs, advice=fields, before=written
+    )
 
 
 def _check_finite(skipped_in_a_row, counters: Counters) -> None:

@@ -1,0 +1,82 @@
+"""Warnings of a policy that has collapsed, from a run's lines of metrics.
+
+A policy that became certain before it was good makes its own data, sees no more rewards, and
+confirms itself: a run can go on like this to its end. The returns of the first episodes stand for
+those of random play.
+"""
+
+from collections.abc import Iterable
+import math
+from typing import Any
+
+import peers
+
+FIRST_EPISODES = 20  # So many tell the level of random play.
+LINES = 3  # So many lines in a row make a collapse.
+CERTAIN = 0.05  # An entropy below this share of that of the uniform policy is near 0.
+SILENCE = 10  # Episodes that take so many times as long as the first ones have stopped ending.
+
+
+class Collapse:
+    """Warns once of each sign of a collapse.
+
+    Args:
+      num_actions: A.
+      num_envs: E, environments that play at the same time.
+      advice: the fields to change, as the end of a sentence.
+      before: the lines of metrics of the run so far.
+    """
+
+    def __init__(
+        self, *, num_actions: int, num_envs: int, advice: str, before: Iterable[dict[str, Any]] = ()
+    ):
+        self._uniform = math.log(num_actions)
+        self._num_envs = num_envs
+        self._advice = advice
+        self._first = {"episodes": 0.0, "returns": 0.0, "env_steps": 0}
+        self._certain = 0  # Lines in a row.
+        self._ended_at = 0  # Env steps of the newest line in which an episode has ended.
+        self._warned: set[str] = set()
+        for record in before:
+            self._signs(record)
+
+    def look(self, record: dict[str, Any]) -> None:
+        """Takes a line of metrics, and warns of what it shows for the first time."""
+        for sign, text in self._signs(record).items():
+            if sign not in self._warned:
+                self._warned.add(sign)
+                peers.tell(f"warning: {text}; {self._advice}")
+
+    def _signs(self, record: dict[str, Any]) -> dict[str, str]:
+        """The signs of a collapse after one more line."""
+        episodes, entropy = record.get("train/episodes"), record.get("train/policy_entropy")
+        if episodes is None:  # An evaluation.
+            return {}
+        env_steps, first = record["env_steps"], self._first
+        if episodes:
+            self._ended_at = env_steps
+        if first["episodes"] < FIRST_EPISODES:
+            if episodes:
+                first["episodes"] += episodes
+                first["returns"] += episodes * record["train/return_mean"]
+            first["env_steps"] = env_steps
+            return {}
+        level, length = first["returns"] / first["episodes"], first["env_steps"] / first["episodes"]
+        signs = {}
+        if episodes and entropy is not None:  # Without an episode there is no return to compare.
+            worthless = record["train/return_mean"] <= level
+            certain = entropy < CERTAIN * self._uniform
+            self._certain = self._certain + 1 if worthless and certain else 0
+            if self._certain >= LINES:
+                signs["certain"] = (
+                    f"the policy is certain (entropy {entropy:.2g} of at most {self._uniform:.3g})"
+                    f" and its return of {record['train/return_mean']:.4g} no better than the"
+                    f" {level:.4g} of the first episodes"
+                )
+        silent = env_steps - self._ended_at
+        if silent > SILENCE * self._num_envs * length:
+            signs["silent"] = (
+                f"no episode has ended for {silent} env steps, the first ones took {length:.0f}"
+                " each: if the agent does not play that well, it idles"
+            )
+        return signs
