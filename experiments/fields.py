@@ -93,6 +93,7 @@ RANGES: dict[str, Range] = {
     "search.value_scale": _POSITIVE,
     "search.maxvisit_init": _NOT_NEGATIVE,
     "search.min_value_range": _POSITIVE,
+    "search.value_error_scale": _NOT_NEGATIVE,
     "search.pb_c_init": _NOT_NEGATIVE,
     "search.pb_c_base": _POSITIVE,
     "search.dirichlet_alpha": _POSITIVE,

@@ -21,6 +21,7 @@ from muzero_jax import (
     replay,
     search,
     targets,
+    value_error,
 )
 from muzero_jax.networks.conv import make_conv_network
 from muzero_jax.networks.convolve import convolve_for_cpu_loops
@@ -95,6 +96,9 @@ def make_parts(
     if config.network.kind == "conv" and in_loop and jax.default_backend() == "cpu":
         more = {"convolve": convolve_for_cpu_loops}
     network = call(make_network, "network", options, spec, codec, **more)
+    track = None
+    if config.search.get("value_error_scale", 0.0) > 0:
+        network, track = value_error.with_value_error(network), value_error.track
     make_search = functools.partial(_make_search, config, spec, network, codec)
     search_fn = make_search(config.search.num_simulations)
     init_key, env_key, run_key = jax.random.split(jax.random.key(config.seed), 3)
@@ -110,6 +114,7 @@ def make_parts(
         optimizer,
         target_interval_updates=config.targets.target_interval_updates,
         importance_exponent=config.replay.importance_exponent,
+        track=track,
         axis_name=mesh.AXIS,
     )
     batch_size = config.replay.batch_size // num_shards

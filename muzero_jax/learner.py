@@ -156,6 +156,7 @@ def make_update(
     *,
     target_interval_updates: int,
     importance_exponent: float,
+    track: Callable[[Params, Array], Params] | None = None,
     axis_name: str | None = None,
 ) -> UpdateFn:
     """One gradient step; an update that is not finite, or for which no row could be drawn, changes
@@ -167,6 +168,9 @@ def make_update(
       optimizer: an optax chain.
       target_interval_updates: applied updates between copies into `target_params`.
       importance_exponent: β.
+      track: `(params, mean square []) -> params` after the gradient step, for what is measured and
+        not learned, such as `value_error.track`. The mean square is that of the priorities, the
+        root values' errors, as if rows had been drawn uniformly. None: nothing is.
       axis_name: mesh axis over which the batch is split, or None. Losses, gradients and metrics
         are averaged over it, all of them in one all-reduce.
 
@@ -197,6 +201,7 @@ def make_update(
             "loss": value,
             "importance_weight_min": jnp.min(weights),
             "empty_draws": jnp.mean(sample.probability <= 0),
+            "value_error": _uniform_mean(jnp.square(aux["priority"]), sample.probability),
         }
         metrics, grads = mean((metrics, grads))
         norm = optax.tree.norm(grads)
@@ -208,6 +213,8 @@ def make_update(
         finite &= train.skipped_in_a_row < MAX_SKIPPED_IN_A_ROW
         updates, opt_state = optimizer.update(grads, train.opt_state, train.params)
         params = optax.apply_updates(train.params, updates)
+        if track is not None:
+            params = track(params, metrics["value_error"])
         step = train.step + 1
         refresh = step % target_interval_updates == 0
         target_params = jax.tree.map(
@@ -223,6 +230,7 @@ def make_update(
         before = train.replace(skipped_in_a_row=train.skipped_in_a_row + 1)
         train = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, before)
         metrics |= {
+            "value_error": jnp.sqrt(metrics["value_error"]),
             "grad_norm": norm,
             "applied_updates": train.step.astype(jnp.float32),
             "skipped_in_a_row": train.skipped_in_a_row.astype(jnp.float32),
@@ -230,6 +238,13 @@ def make_update(
         return train, UpdateOutput(aux["priority"], finite, metrics)
 
     return update
+
+
+def _uniform_mean(x: Array, probability: Array) -> Array:
+    """The mean of `x` `[B]` over rows drawn uniformly, `[B]` being drawn by `probability`."""
+    weight = jnp.where(probability > 0, 1.0 / jnp.where(probability > 0, probability, 1.0), 0.0)
+    weight /= jnp.maximum(jnp.max(weight), jnp.finfo(jnp.float32).tiny)  # No sum overflows.
+    return jnp.sum(weight * x) / jnp.maximum(jnp.sum(weight), jnp.finfo(jnp.float32).tiny)
 
 
 def make_learn(replay: Replay, update: UpdateFn, *, batch_size: int):

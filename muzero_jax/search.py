@@ -1,6 +1,7 @@
 """Gumbel search on mctx, and what all searches share: signature `SearchFn` of `types.py`."""
 
 from collections.abc import Callable
+import functools
 
 import chex
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import mctx
 
 from muzero_jax.types import Array, Codecs, Explore, Network, Params, SearchFn, SearchOutput
+from muzero_jax.value_error import value_error
 
 MIN_LOGIT = -1e30  # Finite: a row without legal actions must not turn into NaN.
 
@@ -25,6 +27,7 @@ def make_gumbel_search(
     value_scale: float = 0.1,
     maxvisit_init: float = 50.0,
     min_value_range: float = 1e-8,
+    value_error_scale: float = 0.0,
 ) -> SearchFn:
     """Gumbel MuZero (Danihelka et al. 2022): sequential halving at the root, completed Q-values.
 
@@ -41,11 +44,21 @@ def make_gumbel_search(
       maxvisit_init: c_visit of the paper's σ.
       min_value_range: Q-values are rescaled by their range, but by no less than this; it keeps
         differences that are mere noise from ruling the policy before any reward has been seen.
+      value_error_scale: > 0: nor by less than so many times the error of the network's values,
+        which `value_error.with_value_error` keeps beside its parameters. Before the first update
+        the policy is then the prior. Muesli, too, divides advantages by such an error (Hessel et
+        al. 2021, arXiv 2104.06159).
 
     Returns:
       `SearchFn`; its `policy` is `[B, A]` float32, the improved policy.
     """
     recurrent_fn = make_recurrent_fn(network, codecs, signed_discount=discount * turn_sign)
+
+    def least_range(params):
+        if value_error_scale == 0:
+            return min_value_range
+        return jnp.maximum(min_value_range, value_error_scale * value_error(params))
+
     plan = make_gumbel_plan(
         num_actions=num_actions,
         num_simulations=num_simulations,
@@ -53,7 +66,7 @@ def make_gumbel_search(
         max_depth=max_depth,
         value_scale=value_scale,
         maxvisit_init=maxvisit_init,
-        min_value_range=min_value_range,
+        least_range=least_range,
     )
 
     def search(params, key, history, invalid_actions, explore: Explore) -> SearchOutput:
@@ -71,25 +84,24 @@ def make_gumbel_plan(
     max_depth: int | None,
     value_scale: float,
     maxvisit_init: float,
-    min_value_range: float,
+    least_range: Callable[[Params], Array | float],
 ) -> Callable[..., SearchOutput]:
     """Gumbel search of any model; the numbers are those of `make_gumbel_search`.
+
+    `least_range` says of parameters by what the Q-values of a node are divided at least.
 
     Returns:
       `plan(params, key, root, recurrent_fn, invalid_actions, explore) -> SearchOutput`, root and
       `recurrent_fn` being what mctx wants.
     """
 
-    def qtransform(tree, node_index):
-        return mctx.qtransform_completed_by_mix_value(
-            tree,
-            node_index,
+    def plan(params, key, root, recurrent_fn, invalid_actions, explore: Explore) -> SearchOutput:
+        qtransform = functools.partial(
+            mctx.qtransform_completed_by_mix_value,
             value_scale=value_scale,
             maxvisit_init=maxvisit_init,
-            epsilon=min_value_range,
+            epsilon=least_range(params),
         )
-
-    def plan(params, key, root, recurrent_fn, invalid_actions, explore: Explore) -> SearchOutput:
         search_key, action_key = jax.random.split(key)
         chex.assert_axis_dimension(root.prior_logits, -1, num_actions)
         output = mctx.gumbel_muzero_policy(

@@ -72,7 +72,7 @@ def make_true_model_search(
         max_depth=max_depth,
         value_scale=value_scale,
         maxvisit_init=maxvisit_init,
-        min_value_range=min_value_range,
+        least_range=lambda params: min_value_range,
     )
 
     def expand(params, key, action, node):

@@ -18,6 +18,7 @@ _LEVELS = {
     "returns": 1,
     "frames": 1,
     "finite": 1,
+    "value_error": 1,
     "replay": 2,
     "checkpoint": 1,
     "metrics": 1,
