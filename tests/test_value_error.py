@@ -7,7 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from muzero_jax import learner, search, types, value_error
+import assemble
+import fakes
+from muzero_jax import learner, metrics, search, types, value_error
+from presets import config_of
+import processes
+from saved_params import newest_params
+import train
 from worlds import CODECS, WORLD_NETWORK, explore, history_of, make_world
 
 KEY = jax.random.key(0)
@@ -113,3 +119,23 @@ def test_a_network_without_it_is_refused_by_field():
     history = history_of(np.zeros((2, 5), np.float32))
     with pytest.raises(types.ArgumentError, match=r"^search\.value_error_scale must be 0 for"):
         _search(WORLD_NETWORK, value_error_scale=1.0)(world, KEY, history, None, explore())
+
+
+def test_a_run_keeps_it_over_a_resume_and_among_its_parameters(tmp_path):
+    """By `search.value_error_scale` in the config; bit for bit what an undisturbed run has."""
+    fields = processes.TINY_CONTROL | {
+        "env.num_groups": 1, "search.value_error_scale": 1.0, "logging.interval_env_steps": 50,
+    }
+    kept = []
+    for name, stretches in (("at once", (300,)), ("resumed", (150, 300))):
+        for env_steps in stretches:
+            config = config_of("cartpole", "on_device", **fields | {"total_env_steps": env_steps})
+            train.train(config, tmp_path / name)
+        network = assemble.build(config).parts.network
+        _, params, _ = newest_params(tmp_path / name, jax.eval_shape(network.init, KEY))
+        kept.append(params)
+    fakes.assert_trees_equal(*kept)
+    assert np.isfinite(value_error.value_error(kept[0])) and kept[0]["value_error"][1] > 0
+    lines = metrics.read_jsonl(tmp_path / "at once" / "metrics.jsonl")
+    errors = [x for line in lines if (x := line.get("train/value_error")) is not None]
+    assert len(errors) > 1 and all(0 < x < np.inf for x in errors)
