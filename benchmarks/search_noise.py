@@ -134,7 +134,7 @@ def summarise(seen: dict[str, np.ndarray]) -> dict:
     whole = seen["whole"]
     predicted = (played - np.sum(prior * q, axis=-1))[whole]
     predicted = predicted - predicted.mean()
-    told = {
+    result = {
         "entropy_prior": entropy(prior).mean(),
         "entropy_improved": entropy(improved).mean(),
         "change_of_policy": change.mean(),  # KL(improved, prior).
@@ -148,13 +148,13 @@ def summarise(seen: dict[str, np.ndarray]) -> dict:
     }
     for i, n in enumerate(STEPS):
         error = (seen["realised"][:, i] - seen["value"])[whole]
-        told[f"value_error_{n}"] = np.sqrt(np.mean(error**2))
+        result[f"value_error_{n}"] = np.sqrt(np.mean(error**2))
         variance = max(predicted @ predicted, 1e-12)
         slope = predicted @ error / variance
         residual = error - error.mean() - slope * predicted
-        told[f"signal_{n}"] = slope
-        told[f"signal_{n}_se"] = np.sqrt(np.mean(residual**2) / variance)
-    return {name: float(x) for name, x in told.items()}
+        result[f"signal_{n}"] = slope
+        result[f"signal_{n}_se"] = np.sqrt(np.mean(residual**2) / variance)
+    return {name: float(x) for name, x in result.items()}
 
 
 def main() -> None:
@@ -180,7 +180,8 @@ def main() -> None:
             changes[field] = value
     config.update_from_flattened_dict(changes)
     validate.check(config)
-    told = provenance() | {"command": f"python benchmarks/search_noise.py {' '.join(sys.argv[1:])}"}
+    command = f"python benchmarks/search_noise.py {' '.join(sys.argv[1:])}"
+    result = provenance() | {"command": command}
     looks: list[dict] = []
     build = assemble.build
 
@@ -214,12 +215,12 @@ def main() -> None:
         lines = [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()]
     kept = ("env_steps", "wall_s", "train/return_mean", "train/episodes", "train/policy_entropy")
     kept += ("eval/return_mean", "eval/returns", "eval/episodes_cut")
-    told["looks"] = looks
-    told["curve"] = [{name: line[name] for name in kept if name in line} for line in lines]
+    result["looks"] = looks
+    result["curve"] = [{name: line[name] for name in kept if name in line} for line in lines]
     if args.write:
         path = ROOT / "benchmarks" / "results" / "search_noise" / f"{args.write}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(told | {"config": config.to_dict()}) + "\n")
+        path.write_text(json.dumps(result | {"config": config.to_dict()}) + "\n")
 
 
 if __name__ == "__main__":
