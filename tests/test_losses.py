@@ -137,7 +137,7 @@ def test_equals_numpy(history_steps, unroll_steps):
     """
     sample, targets = random_batch(24, history_steps, unroll_steps)
     network = linear_network()
-    params = network.init(jax.random.key(0))
+    params = jax.jit(network.init)(jax.random.key(0))
     weights = {"value_weight": 0.25, "reward_weight": 0.7, "policy_weight": 1.3}
     loss = jax.jit(losses.make_loss(network, CODECS, history_steps=history_steps,
                                     unroll_steps=unroll_steps, **weights))
@@ -320,7 +320,7 @@ def test_no_gradient_flows_through_targets():
         network, CODECS.value))
     loss = losses.make_loss(network, CODECS, history_steps=2, unroll_steps=3)
     sample, _ = random_batch(6, 2, 3, bootstrap_steps=2)
-    params = network.init(jax.random.key(0))
+    params = jax.jit(network.init)(jax.random.key(0))
 
     def through(params):
         return loss(params, None, sample, make(params, params, None, sample))[0].sum()
@@ -364,7 +364,7 @@ def test_a_masked_target_poisons_neither_loss_nor_gradient(poison):
     sample, targets = random_batch(6, 1, 3)
     network = linear_network()
     loss = losses.make_loss(network, CODECS, history_steps=1, unroll_steps=3)
-    params = network.init(jax.random.key(0))
+    params = jax.jit(network.init)(jax.random.key(0))
     # The root's value is the priority, so that it is never masked.
     targets = targets.replace(value_mask=targets.value_mask.at[:, 0].set(1.0))
     bad = targets.replace(
@@ -384,7 +384,7 @@ def test_examples_do_not_touch_each_other():
     """
     sample, targets = random_batch(5, 2, 3)
     network = linear_network()
-    params = network.init(jax.random.key(0))
+    params = jax.jit(network.init)(jax.random.key(0))
     loss = jax.jit(losses.make_loss(network, CODECS, history_steps=2, unroll_steps=3))
     together, _ = loss(params, None, sample, targets)
 

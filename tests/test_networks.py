@@ -128,14 +128,14 @@ def test_all_logits_are_zero_at_the_start(kind):
     Planted: the default initialiser in the last layer.
     """
     network, _ = built(kind)
-    params = network.init(jax.random.key(1))
+    params = jax.jit(network.init)(jax.random.key(1))
     root = network.initial_inference(params, history_of(kind))
     after = network.recurrent_inference(params, root.embedding, jnp.zeros(BATCH, jnp.int32))
     for prediction in (root, after):
         for name in ("policy_logits", "value_logits", "reward_logits"):
             np.testing.assert_array_equal(getattr(prediction, name), 0.0)
     assert np.std(root.embedding) > 0.01  # The body is alive.
-    other = network.init(jax.random.key(2))
+    other = jax.jit(network.init)(jax.random.key(2))
     assert any(not np.array_equal(x, y) for x, y in zip(
         jax.tree.leaves(params), jax.tree.leaves(other)))
 
@@ -293,7 +293,7 @@ def test_one_frame_of_twice_the_size_is_another(kind):
     """Planted, and found in a network that stalled on CartPole: nothing but the observation goes
     into a Dense layer without bias, whose LayerNorm then makes x and 2x the same."""
     network = make(kind, history_steps=1)
-    params = network.init(jax.random.key(0))
+    params = jax.jit(network.init)(jax.random.key(0))
     history = jax.tree.map(lambda x: x[:, :1], history_of(kind))
     history = history.replace(valid=jnp.ones_like(history.valid))
     large = history.replace(observation=2 * history.observation)

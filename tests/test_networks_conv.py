@@ -41,7 +41,7 @@ def shapes_of(network, history_steps, shape, dtype):
         valid=jax.ShapeDtypeStruct((2, history_steps), bool))
 
     def play(key, history):
-        params = network.init(key)
+        params = jax.jit(network.init)(key)
         root = network.initial_inference(params, history)
         return params, root, network.recurrent_inference(
             params, root.embedding, history.action[:, -1])
@@ -331,7 +331,7 @@ def test_a_network_for_loops_has_the_same_params_outputs_and_gradients():
     codec = types.Codecs(value=SCALAR, reward=SCALAR)
     plain, other = (make_conv_network(spec, codec, convolve=convolve, **options)
                     for convolve in (None, convolve_for_cpu_loops))
-    params, same = (network.init(jax.random.key(0)) for network in (plain, other))
+    params, same = (jax.jit(network.init)(jax.random.key(0)) for network in (plain, other))
     jax.tree.map(np.testing.assert_array_equal, params, same)
     history = types.History(
         observation=jax.random.normal(jax.random.key(1), (3, 2, 9, 8, 2)),

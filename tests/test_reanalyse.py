@@ -74,7 +74,7 @@ def test_equals_brute_force_over_episodes(name):
 
 def random_params(network, seed):
     """Heads begin at 0, where all networks agree: noise tells them apart."""
-    params = network.init(jax.random.key(seed))
+    params = jax.jit(network.init)(jax.random.key(seed))
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda x: x + 0.3 * rng.normal(size=x.shape).astype(np.float32), params)
 
@@ -158,8 +158,8 @@ def test_only_the_first_part_is_fresh(fraction, num_fresh):
         return search_of_history(params, key, history, invalid_actions, explore)
 
     again = reanalyse.with_reanalyse(make, counting, fraction=fraction, fresh_values=True, **sizes)
-    stored = make(None, None, KEY, sample)
-    got = again({"scale": 2.0}, None, KEY, sample)
+    stored = jax.jit(make)(None, None, KEY, sample)
+    got = jax.jit(again)({"scale": 2.0}, None, KEY, sample)
     assert searched == ([11 * num_fresh] if num_fresh else [])  # K+1+n rows of each.
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[num_fresh:], b[num_fresh:]),
                  got, stored)
@@ -182,7 +182,7 @@ def test_the_fraction_is_exact_on_average_for_any_batch(fraction, batch):
     make = targets_lib.make_targets(discount=rule["gamma"], **sizes)
     again, whole = (reanalyse.with_reanalyse(make, search_of_history, fraction=x, fresh_values=True,
                                              **sizes) for x in (fraction, 1.0))
-    stored, fresh = (f({"scale": 2.0}, None, KEY, sample) for f in (make, whole))
+    stored, fresh = (jax.jit(f)({"scale": 2.0}, None, KEY, sample) for f in (make, whole))
     keys = jax.random.split(KEY, 4000)
     got = jax.jit(jax.vmap(lambda key: again({"scale": 2.0}, None, key, sample)))(keys)
     taken = np.asarray(got.policy_age) == 0
@@ -201,10 +201,10 @@ def test_policies_alone_read_few_frames():
     frames = sizes["history_steps"] + sizes["unroll_steps"]
     sample = make_sample(rows, roots, num_frames=frames, **sizes)
     make = targets_lib.make_targets(discount=rule["gamma"], **sizes)
-    again = reanalyse.with_reanalyse(
-        make, search_of_history, fraction=1.0, fresh_values=False, **sizes)
+    again = jax.jit(reanalyse.with_reanalyse(
+        make, search_of_history, fraction=1.0, fresh_values=False, **sizes))
     got = again({"scale": 2.0}, None, KEY, sample)
-    stored = make(None, None, KEY, sample)
+    stored = jax.jit(make)(None, None, KEY, sample)
     np.testing.assert_array_equal(got.value, stored.value)
     assert np.abs(np.asarray(got.policy - stored.policy)).max() > 0.1
     # A frame more or less is seen: reads clamp at the end, so that the last policy goes wrong.
@@ -221,8 +221,9 @@ def test_target_parameters():
     make = targets_lib.make_targets(discount=rule["gamma"], **sizes)
     options = dict(fraction=1.0, fresh_values=True, **sizes)
     new, old = {"scale": 2.0}, {"scale": 3.0}
-    newest = reanalyse.with_reanalyse(make, search_of_history, **options)
-    slow = reanalyse.with_reanalyse(make, search_of_history, target_params=True, **options)
+    newest = jax.jit(reanalyse.with_reanalyse(make, search_of_history, **options))
+    slow = jax.jit(
+        reanalyse.with_reanalyse(make, search_of_history, target_params=True, **options))
     a, b = newest(old, new, KEY, sample), slow(new, old, KEY, sample)
     jax.tree.map(np.testing.assert_array_equal, a, b)
     assert np.abs(np.asarray(a.value - newest(new, old, KEY, sample).value)).max() > 0.1
@@ -240,14 +241,14 @@ def test_an_unchanged_network_changes_no_value():
     roots = [i for i in range(2, len(rows) - 12) if not rows[i].last][:40]
     sample = make_sample(rows, roots, num_frames=sum(sizes.values()), **sizes)
     positions = jnp.broadcast_to(jnp.arange(2, 10), (40, 8))
-    values = targets_lib.make_network_bootstrap(network, codec.value)(
-        params, targets_lib.histories_at(sample, positions, 2)).reshape(40, 8)
+    bootstrap = targets_lib.make_network_bootstrap(network, codec.value)
+    values = jax.jit(
+        lambda params, sample: bootstrap(params, targets_lib.histories_at(sample, positions, 2))
+    )(params, sample).reshape(40, 8)
     sample = sample.replace(rows=sample.rows.replace(
         value=sample.rows.value.at[:, 2:].set(values)))
-    stored = targets_lib.make_targets(discount=0.9, **sizes)
-    fresh = targets_lib.make_targets(
-        discount=0.9, bootstrap_value=targets_lib.make_network_bootstrap(network, codec.value),
-        **sizes)
+    stored = jax.jit(targets_lib.make_targets(discount=0.9, **sizes))
+    fresh = jax.jit(targets_lib.make_targets(discount=0.9, bootstrap_value=bootstrap, **sizes))
     a, b = (make(params, params, KEY, sample).value for make in (stored, fresh))
     np.testing.assert_allclose(a, b, atol=1e-6)
     other = fresh(params, random_params(network, 9), KEY, sample).value

@@ -69,9 +69,9 @@ def _run(rewards, *, updates=1, rows_per_env=64):
     rows.discount[:] = ~first
     rows.first[:] = first
     rows.last[:, :-1] = first[1:]
-    state = replay.init()
+    state, add = replay.init(), jax.jit(replay.add)
     for begin in range(0, len(rewards), 8):
-        state = replay.add(state, 0, jax.tree.map(lambda x, b=begin: x[:, b : b + 8], rows))
+        state = add(state, 0, jax.tree.map(lambda x, b=begin: x[:, b : b + 8], rows))
     return types.SimpleNamespace(replay=state, counters=Counters(updates=updates))
 
 
@@ -130,12 +130,13 @@ def test_a_run_whose_rewards_do_not_fit_is_refused_before_it_is_saved(tmp_path, 
         **processes.TINY_CONTROL | {"env.num_groups": 1, "codec.reward.high": 0.5},
     )
     experiment = assemble.build(config)
+    add = jax.jit(experiment.parts.replay.add)
 
     def iterate(run):
         rows = jax.tree.map(lambda x: jnp.zeros((4, 16, *x.shape), x.dtype), experiment.parts.row)
         rows = rows.replace(reward=rows.reward + 1, discount=rows.discount + 1)
         for _ in range(3):
-            replay = experiment.parts.replay.add(run.replay, 0, rows)
+            replay = add(run.replay, 0, rows)
             counters = run.counters._replace(
                 iteration=run.counters.iteration + 1, env_steps=10**6, rows=10**6, updates=7
             )
