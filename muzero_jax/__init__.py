@@ -29,6 +29,7 @@ from muzero_jax.search import make_gumbel_search
 from muzero_jax.search_muzero import make_muzero_search
 from muzero_jax.search_true_model import make_true_model_search, make_uct_search
 from muzero_jax.targets import make_initial_priority, make_network_bootstrap, make_targets
+from muzero_jax.value_error import with_value_error
 
 __version__ = "0.1.0"
 
@@ -69,4 +70,5 @@ __all__ = (
     "types",
     "with_augmentation",
     "with_reanalyse",
+    "with_value_error",
 )
