@@ -201,20 +201,26 @@ def make_update(
             "loss": value,
             "importance_weight_min": jnp.min(weights),
             "empty_draws": jnp.mean(sample.probability <= 0),
-            "value_error": _uniform_mean(jnp.square(aux["priority"]), sample.probability),
         }
-        metrics, grads = mean((metrics, grads))
+        # 1/P of each draw: with them a batch, of all shards, stands for rows drawn uniformly.
+        drawn = sample.probability > 0
+        inverse = jnp.where(drawn, 1.0 / jnp.where(drawn, sample.probability, 1.0), 0.0)
+        squares = jnp.mean(inverse * jnp.square(aux["priority"])), jnp.mean(inverse)
+        metrics, squares, grads = mean((metrics, squares, grads))
+        mean_square = squares[0] / jnp.maximum(squares[1], jnp.finfo(jnp.float32).tiny)
         norm = optax.tree.norm(grads)
         # Judged on averages, so that every device decides alike.
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
         # A support clips an infinite target, so that the loss hides it; its priority does not.
         finite &= jnp.isfinite(metrics["priority"])
         finite &= metrics["empty_draws"] < 1.0  # A batch without a row teaches nothing.
+        if track is not None:  # Of what is kept, one number that is not finite would stay for ever.
+            finite &= jnp.isfinite(mean_square)
         finite &= train.skipped_in_a_row < MAX_SKIPPED_IN_A_ROW
         updates, opt_state = optimizer.update(grads, train.opt_state, train.params)
         params = optax.apply_updates(train.params, updates)
         if track is not None:
-            params = track(params, metrics["value_error"])
+            params = track(params, mean_square)
         step = train.step + 1
         refresh = step % target_interval_updates == 0
         target_params = jax.tree.map(
@@ -230,7 +236,7 @@ def make_update(
         before = train.replace(skipped_in_a_row=train.skipped_in_a_row + 1)
         train = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, before)
         metrics |= {
-            "value_error": jnp.sqrt(metrics["value_error"]),
+            "value_error": jnp.sqrt(mean_square),
             "grad_norm": norm,
             "applied_updates": train.step.astype(jnp.float32),
             "skipped_in_a_row": train.skipped_in_a_row.astype(jnp.float32),
@@ -238,13 +244,6 @@ def make_update(
         return train, UpdateOutput(aux["priority"], finite, metrics)
 
     return update
-
-
-def _uniform_mean(x: Array, probability: Array) -> Array:
-    """The mean of `x` `[B]` over rows drawn uniformly, `[B]` being drawn by `probability`."""
-    weight = jnp.where(probability > 0, 1.0 / jnp.where(probability > 0, probability, 1.0), 0.0)
-    weight /= jnp.maximum(jnp.max(weight), jnp.finfo(jnp.float32).tiny)  # No sum overflows.
-    return jnp.sum(weight * x) / jnp.maximum(jnp.sum(weight), jnp.finfo(jnp.float32).tiny)
 
 
 def make_learn(replay: Replay, update: UpdateFn, *, batch_size: int):

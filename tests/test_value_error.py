@@ -70,10 +70,11 @@ def test_it_is_the_error_of_uniform_rows_in_newest_updates():
         assert train.params["network"]["w"] != before
     # The target is of the second update.
     assert value_error.value_error(train.target_params) > value_error.value_error(train.params)
-    # An update that cannot be applied leaves it.
-    after, output = update(train, KEY, _sample([np.inf, 1.0, 1.0], [0.2, 0.1, 0.1]))
-    assert not output.applied
-    np.testing.assert_array_equal(after.params["value_error"], train.params["value_error"])
+    # An update that cannot be applied leaves it; so does one whose square is beyond float32.
+    for large in (np.inf, 1e30):
+        after, output = update(train, KEY, _sample([large, 1.0, 1.0], [0.2, 0.1, 0.1]))
+        assert not output.applied
+        np.testing.assert_array_equal(after.params["value_error"], train.params["value_error"])
 
 
 @functools.cache
@@ -121,6 +122,7 @@ def test_a_network_without_it_is_refused_by_field():
         _search(WORLD_NETWORK, value_error_scale=1.0)(world, KEY, history, None, explore())
 
 
+@pytest.mark.slow
 def test_a_run_keeps_it_over_a_resume_and_among_its_parameters(tmp_path):
     """By `search.value_error_scale` in the config; bit for bit what an undisturbed run has."""
     fields = processes.TINY_CONTROL | {
