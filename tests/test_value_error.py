@@ -13,6 +13,7 @@ from muzero_jax import learner, metrics, search, types, value_error
 from presets import config_of
 import processes
 from saved_params import newest_params
+from test_learner import sample_of
 import train
 from worlds import CODECS, WORLD_NETWORK, explore, history_of, make_world
 
@@ -23,14 +24,6 @@ def _params_of(world, error):
     """The parameters of a world whose values are off by `error`."""
     params = value_error.with_value_error(WORLD_NETWORK).init(KEY) | {"network": world}
     return value_error.track(params, jnp.float32(error**2))
-
-
-def _sample(numbers, probability):
-    return types.Sample(
-        rows=jnp.asarray(numbers, jnp.float32), observations=None,
-        index=jnp.zeros((len(numbers), 2), jnp.int32),
-        probability=jnp.asarray(probability, jnp.float32),
-        num_drawable=jnp.float32(9.0), total_weight=jnp.float32(1.0), newest_updates=jnp.int32(0))
 
 
 def _loss(params, key, sample, targets):
@@ -58,7 +51,7 @@ def test_it_is_the_error_of_uniform_rows_in_newest_updates():
     assert np.isinf(value_error.value_error(train.params))
     total = weight = 0.0
     for scale in (1.0, 3.0, 0.5):
-        sample = _sample([4.0 * scale, -1.0 * scale, 100.0], [0.2, 0.1, 0.0])
+        sample = sample_of([4.0 * scale, -1.0 * scale, 100.0], [0.2, 0.1, 0.0])
         before = train.params["network"]["w"]
         train, output = update(train, KEY, sample)
         square = scale**2 * (16.0 * 5.0 + 1.0 * 10.0) / (5.0 + 10.0)
@@ -72,7 +65,7 @@ def test_it_is_the_error_of_uniform_rows_in_newest_updates():
     assert value_error.value_error(train.target_params) > value_error.value_error(train.params)
     # An update that cannot be applied leaves it; so does one whose square is beyond float32.
     for large in (np.inf, 1e30):
-        after, output = update(train, KEY, _sample([large, 1.0, 1.0], [0.2, 0.1, 0.1]))
+        after, output = update(train, KEY, sample_of([large, 1.0, 1.0], [0.2, 0.1, 0.1]))
         assert not output.applied
         np.testing.assert_array_equal(after.params["value_error"], train.params["value_error"])
 
@@ -90,7 +83,7 @@ def _search(network, **options):
 @pytest.mark.parametrize("error, scale, floor", [(0.7, 2.0, 0.01), (0.7, 2.0, 3.0)])
 def test_a_range_below_the_error_is_not_stretched(error, scale, floor):
     """The same search as with a constant range: that of the error, or `min_value_range` where
-    that is more. Planted: the error without its scale; the smaller of the two."""
+    that is more. Planted: the error without its scale; `min_value_range` not looked at."""
     world, key = make_world(5, seed=3), jax.random.key(1)
     history = history_of(np.random.default_rng(0).normal(size=(16, 5)).astype(np.float32))
     options = {"min_value_range": floor, "value_error_scale": scale}
