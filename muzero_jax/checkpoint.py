@@ -53,6 +53,7 @@ class CheckpointStore:
         self._in_flight: int | None = None
         self._newest = math.inf  # No step above it is to be trusted.
         self._has_failed = False  # Then the manager is closed, and the next save makes another.
+        self._may_be_littered = False  # By a failed save: its threads go on for a while.
         self._manager = self._make_manager()
 
     def _make_manager(self):
@@ -81,6 +82,7 @@ class CheckpointStore:
             self.wait()
         finally:  # A failed last save is raised even on top of another error; Python shows both.
             self._close()
+            self._remove_litter()
 
     def steps(self) -> list[int]:
         """Returns the committed steps that can be used as far as is known, oldest first.
@@ -99,8 +101,11 @@ class CheckpointStore:
         """
         self.wait()
         if self._has_failed:
-            # It also removes what the failed save has left behind.
-            self._manager, self._has_failed = self._make_manager(), False
+            self._remove_litter()  # Orbax would raise if a thread still writes there.
+            try:
+                self._manager, self._has_failed = self._make_manager(), False
+            except Exception as error:
+                raise self._failure(step, error) from error
         self._set_aside_unusable()
         newest = max(self.steps(), default=-1)
         if step <= newest:
@@ -133,9 +138,10 @@ class CheckpointStore:
                 raise OSError("no intact manifest was written")
         except Exception as error:
             raise self._failure(step, error) from error
+        self._remove_litter()
 
     def _failure(self, step, error):
-        self._has_failed = True
+        self._has_failed = self._may_be_littered = True
         if jax.process_count() == 1:  # Of several, the others may be waited for inside.
             self._close()
         return SaveError(f"saving step {step} failed: {_one_line(error)}")
@@ -148,6 +154,18 @@ class CheckpointStore:
             except Exception:
                 if not self._has_failed:
                     raise
+
+    def _remove_litter(self):
+        # The threads of a failed save cannot be waited for, and put back what is removed too early:
+        # hence at once, after each later save, and at the end.
+        if self._may_be_littered and jax.process_count() == 1:
+            for _ in range(40):
+                found = list(self._directory.glob("*.orbax-checkpoint-tmp*"))
+                if not found:
+                    break
+                for path in found:
+                    shutil.rmtree(path, ignore_errors=True)
+                time.sleep(0.05)
 
     def restore(self, target: Any, *, partial: bool = False) -> tuple[int, Any, dict] | None:
         """Like `restore_newest`; the steps that it passed over are set aside."""

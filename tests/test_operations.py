@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import types
 
@@ -208,6 +209,7 @@ def test_a_run_that_ends_well_says_what_it_reached_and_how_it_is_scored(
 
 _EXITS = """
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 sys.path.insert(0, "experiments")
 import launch
@@ -507,8 +509,9 @@ def test_a_failed_save_is_booked_and_the_next_one_is_made(tmp_path, capfd, monke
 def test_a_full_disk_fails_each_save_once_and_leaves_nothing(size, tmp_path, capfd):
     """Files may not grow beyond a size, which stops the manifest, or the arrays alone: one line and
     one count for each save, three until the run is given up; the next save is whole, and nothing of
-    the failed ones is left. Bugs seen: the errors of one save counted again, as `step None` and as
-    the step after it; the folders of failed saves kept until the next process."""
+    the failed ones is left, though a thread of theirs goes on to write. Bugs seen: the errors of
+    one save counted again, as `step None` and as the step after it; the folders of failed saves
+    kept until the next process; the next save failed where one was written to while removed."""
     tree = {"x": jax.random.bits(jax.random.key(0), (100_000,), "uint8"), "y": jax.numpy.arange(9)}
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     (tmp_path / "config.json").write_text("{}")
@@ -528,12 +531,23 @@ def test_a_full_disk_fails_each_save_once_and_leaves_nothing(size, tmp_path, cap
         with pytest.raises(launch.StorageError, match="3 in a row"):
             saver.save(5, tree, {})
         saver.failed_in_a_row = 2
+        late = threading.Thread(target=_write_for_a_while, args=(folder / "4.orbax-checkpoint-tmp",))
+        late.start()
         saver.save(6, tree, {})
+        late.join()
         saver.finish(6)
         assert (saver.failed, saver.failed_in_a_row) == (3, 0)
     assert sorted(path.name for path in folder.iterdir()) == ["1", "6"]
     said = [line for line in capfd.readouterr().err.splitlines() if "saving step" in line]
     assert all(line.startswith("warning: saving step ") for line in said) and len(said) <= 3
+
+
+def _write_for_a_while(folder):
+    for i in range(200):
+        with contextlib.suppress(OSError):  # Removed between the two.
+            folder.mkdir(exist_ok=True)
+            (folder / f"{i}").write_text("late")
+        time.sleep(0.002)
 
 
 def test_a_run_folder_that_was_removed_is_never_saved_into(tmp_path, capfd):
