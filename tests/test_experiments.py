@@ -3,14 +3,13 @@
 import json
 import math
 import subprocess
-import sys
-import time
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import pytest
 
+import bad_commands
 import fakes
 from muzero_jax import checkpoint, metrics
 from muzero_jax.checkpoint import CheckpointStore
@@ -61,9 +60,7 @@ def killed(request, tmp_path_factory):
     options = options | _CADENCES | {"total_env_steps": total}
     if script == "control":
         options["evaluation.stop_at"] = 1000.0
-    arguments = processes.command(
-        script, f"--config={config}", f"--workdir={workdir}", **options
-    )
+    arguments = processes.command(script, f"--config={config}", f"--workdir={workdir}", **options)
     points, lines, experiment = [], [], None
     for _ in range(kills):
         processes.kill_after_a_save(arguments, workdir, output=log)
@@ -224,237 +221,17 @@ def test_ten_updates_that_are_not_finite_end_the_run(tmp_path):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(tree["params"]))
 
 
-_CARTPOLE, _PONG = "--config=configs/cartpole.py", "--config=configs/atari.py:Pong"
-_LONG = "x" * 300
-_OPTIONAL = ("max_wall_minutes", "search.max_depth", "targets.shorten_every_updates")
-_OPTIONAL += ("optimizer.decay_updates", "optimizer.max_grad_norm", "optimizer.momentum")
-_OPTIONAL += ("evaluation.stop_at",)
-_BAD = {  # Name: (script, words, what the line has to say).
-    "unknown field": (
-        "control",
-        [_CARTPOLE, "--config.optimizer.learning_rat=1"],
-        ["'learning_rat'", "did you mean 'learning_rate'"],
-    ),
-    "new field": ("control", [_CARTPOLE, "--config.zzz=1"], ["unknown field 'zzz'"]),
-    "not a float": (
-        "control",
-        [_CARTPOLE, "--config.optimizer.learning_rate=abc"],
-        ["optimizer.learning_rate", "float", "'abc'"],
-    ),
-    "not an int": (
-        "control",
-        [_CARTPOLE, "--config.search.num_simulations=5.5"],
-        ["search.num_simulations", "int", "'5.5'"],
-    ),
-    "zero simulations": (
-        "control",
-        [_CARTPOLE, "--config.search.num_simulations=0"],
-        ["search.num_simulations must be >= 1 and <= 10000 (got 0)"],
-    ),
-    "wrong script": ("atari", [_CARTPOLE], ["env.suite", "experiments/control.py"]),
-    "no config": ("control", [], ["--config is required", "--config=configs/cartpole.py"]),
-    "no file": (
-        "control",
-        ["--config=configs/nowhere.py"],
-        ["config file not found", "configs/nowhere.py"],
-    ),
-    "a config that raises": (
-        "control",
-        ["--config=setup_raises.py"],
-        ["--config: setup_raises.py: ZeroDivisionError: ", "(line 6)"],
-    ),
-    "a config that leaves": ("control", ["--config=setup_leaves.py"], ["setup_leaves.py: SystemE"]),
-    "no python": ("control", ["--config=setup_syntax.py"], ["setup_syntax.py: SyntaxError: "]),
-    "no config returned": ("control", ["--config=setup_none.py"], ["returns NoneType and no Conf"]),
-    "a folder for a config": ("control", ["--config=used"], ["--config: used: IsADirectoryError"]),
-    "wrong variant": (
-        "control",
-        [_CARTPOLE + ":nope"],
-        ["--config: configs/cartpole.py:nope: ValueError: configs/cartpole.py takes ':host'", "24"],
-    ),
-    "None of every optional field": (
-        "control",
-        [_CARTPOLE]
-        + [f"--config.{name}=None" for name in _OPTIONAL]
-        + ["--config.replay.batch_size=0"],
-        ["error: replay.batch_size must be >= 1 (got 0)"],
-    ),
-    "the last word of a field": (
-        "control",
-        [_CARTPOLE, "--config.max_wall_minutes=None", "--config.max_wall_minutes=-1"],
-        ["max_wall_minutes must be > 0 (got -1.0)"],
-    ),
-    "None as the last word": (
-        "control",
-        [_CARTPOLE, "--config.max_wall_minutes=-1", "--config.max_wall_minutes=None"]
-        + ["--config.replay.batch_size=0"],
-        ["error: replay.batch_size must be >= 1 (got 0)"],
-    ),
-    "a run's own config": (
-        "control",
-        ["--resume=must", "--workdir=older", "--config.max_wall_minutes=-1"],
-        ["max_wall_minutes must be > 0 (got -1.0) (the run in older was begun by version 0.0.1"],
-    ),
-    "no run's own config": ("control", ["--resume=must", "--workdir=nowhere"], ["no run in nowh"]),
-    "None of no optional field": (
-        "control",
-        [_CARTPOLE, "--config.search.num_simulations=None"],
-        ["search.num_simulations: expected int, got 'None'"],
-    ),
-    "None of no field": ("control", [_CARTPOLE, "--config.search.max_dept=None"], ["'max_depth'?"]),
-    "platform that is not there": (
-        "control",
-        [_CARTPOLE, "JAX_PLATFORMS=cuda"],
-        ["--platform: JAX_PLATFORMS=cuda: JAX finds no such device"],
-    ),
-    "platform that is none": (
-        "evaluate",
-        ["--workdir=used", "--policy=random", "JAX_PLATFORMS=nope"],
-        ["--platform: JAX_PLATFORMS=nope: JAX finds no such device"],
-    ),
-    "watchdog of nan": ("control", [_CARTPOLE, "--watchdog_minutes=nan"], ["must be > 0 and <= "]),
-    "watchdog of 0": ("control", [_CARTPOLE, "--watchdog_minutes=0"], ["must be > 0 and <= "]),
-    "long workdir": (
-        "control",
-        [_CARTPOLE, f"--workdir={_LONG}"],
-        [f"--workdir: File name too long: {_LONG}"],
-    ),
-    "long source": (
-        "control",
-        [_CARTPOLE, f"--init_from={_LONG}"],
-        ["--init_from: ", _LONG],
-    ),
-    "long data": (
-        "unplugged",
-        [_CARTPOLE, f"--data={_LONG}"],
-        ["--data: ", _LONG],
-    ),
-    "long config": ("control", [f"--config={_LONG}"], ["--config: ", "File name too long", _LONG]),
-    "long run": ("evaluate", [f"--workdir={_LONG}"], ["--workdir: ", _LONG]),
-    "long out": (
-        "record",
-        ["--workdir=used", "--policy=random", "--episodes=2", f"--out={_LONG}"],
-        ["--out: ", "File name too long", _LONG],
-    ),
-    "simulations without end": (
-        "control",
-        [_CARTPOLE, "--config.search.num_simulations=1000000000"],
-        ["search.num_simulations must be >= 1 and <= 10000 (got 1000000000)"],
-    ),
-    "layers without end": (
-        "control",
-        [_CARTPOLE, "--config.network.num_layers=100000"],
-        ["network.num_layers must be >= 1 and <= 100 (got 100000)"],
-    ),
-    "more rows than a device can number": (
-        "control",
-        [
-            _CARTPOLE + ":on_device",
-            "--config.env.num_envs=65536",
-            "--config.replay.rows_per_env=40000",
-            "--config.replay.min_rows=20000000",
-            "--config.replay.rows_per_update=65536",
-        ],
-        ["replay.rows_per_env x env.num_envs must be < 2^31 on each device (got 2621440000)"],
-    ),
-    "older version": (
-        "evaluate",
-        ["--workdir=older"],
-        ["no checkpoint in older", "was begun by version 0.0.1, this is ", "--init_from"],
-    ),
-    "no get_config": ("control", ["--config=setup_nothing.py"], ["defines no get_config()"]),
-    "words left over": (
-        "control",
-        [_CARTPOLE, "search.num_simulations=4"],
-        ["unexpected argument 'search.num_simulations=4'", "--config.a.b=c"],
-    ),
-    "used folder": (
-        "control",
-        [_CARTPOLE, "--workdir=used", "--config.targets.discount=0.9"],
-        ["targets.discount (was 0.5, now 0.9)", "another folder"],
-    ),
-    "no resume point": (
-        "control",
-        [_CARTPOLE, "--resume=must"],
-        ["--resume=must: no resume point in fresh"],
-    ),
-    "used": (
-        "control",
-        [_CARTPOLE, "--workdir=used", "--resume=never"],
-        ["--resume=never: used holds a run"],
-    ),
-    "kind of resume": ("control", [_CARTPOLE, "--resume=maybe"], ["resume", "auto|must|never"]),
-    "file": ("control", [_CARTPOLE, "--workdir=setup_nothing.py"], ["setup_nothing.py is no fol"]),
-    "below a file": (
-        "control",
-        [_CARTPOLE, "--workdir=setup_nothing.py/run"],
-        ["setup_nothing.py/run cannot be written"],
-    ),
-    "no device": ("control", [_CARTPOLE, "--platform=tpu"], ["--platform: tpu is wanted", "cpu"]),
-    "wrong types": ("control", ["--config=setup_types.py"], ["env.num_envs", "(got '32')"]),
-    "missing field": ("control", ["--config=setup_fields.py"], ["optimizer is missing"]),
-    "huge": (
-        "control",
-        [_CARTPOLE, "--config.search.num_simulations=1" + "0" * 400],
-        ["search.num_simulations must be >= 1 and <= 10000 (got 1000"],
-    ),
-    "no checkpoint": ("evaluate", ["--workdir=used"], ["no checkpoint in", "used"]),
-    "no run": ("evaluate", ["--workdir=nowhere"], ["no run in", "nowhere", "config.json"]),
-    "no folder": ("evaluate", [], ["--workdir is required"]),
-    "no episodes": ("evaluate", ["--workdir=used", "--episodes=0"], ["episodes", "0"]),
-}
-
-
 @pytest.fixture(scope="module")
 def refusals(tmp_path_factory):
     """Name -> (exit code, standard error) of every bad input, run with JAX telling of compiles."""
     base = tmp_path_factory.mktemp("bad")
-    (base / "configs").symlink_to(processes.ROOT / "configs")
-    (base / "setup_nothing.py").write_text("x = 1\n")
-    for name, change in (
-        ("types", 'config.env.num_envs = "32"'),
-        ("fields", "del config.optimizer"),
-        ("raises", "1 / 0"),
-        ("leaves", "raise SystemExit(0)"),
-        ("syntax", "x = ("),
-        ("none", "return"),
-    ):
-        (base / f"setup_{name}.py").write_text(_CHANGED_CONFIG.format(change=change))
-    (base / "used").mkdir()
-    arguments = [sys.executable, "-c", _STORED_CONFIG]
-    stored = subprocess.run(arguments, cwd=processes.ROOT, capture_output=True, check=True)
-    (base / "used" / "config.json").write_bytes(stored.stdout)
-    (base / "older").mkdir()
-    older = json.loads(stored.stdout) | {"version": "0.0.1"}
-    (base / "older" / "config.json").write_text(json.dumps(older))
-
-    cases = []
-    for script, words, _ in _BAD.values():
-        variables = dict(word.split("=") for word in words if word.startswith("JAX_"))
-        words = [word for word in words if not word.startswith("JAX_")]
-        if script != "evaluate" and not any(word.startswith("--workdir") for word in words):
-            words = [*words, "--workdir=fresh"]
-        cases.append((script, words, variables))
-    return dict(zip(_BAD, processes.refusals(cases, cwd=base), strict=True)), base
+    bad_commands.make_folder(base)
+    cases = [bad_commands.command(name) for name in bad_commands.COMMANDS]
+    found = processes.refusals(cases, cwd=base)
+    return dict(zip(bad_commands.COMMANDS, found, strict=True)), base
 
 
-_CHANGED_CONFIG = """
-from configs import cartpole
-def get_config():
-    config = cartpole.get_config()
-    with config.ignore_type():
-        {change}
-    return config
-"""
-_STORED_CONFIG = """
-from configs import cartpole
-config = cartpole.get_config()
-config.targets.discount = 0.5
-print(config.to_json())
-"""
-
-
-@pytest.mark.parametrize("name", _BAD)
+@pytest.mark.parametrize("name", bad_commands.COMMANDS)
 def test_bad_input_is_one_line_and_exit_code_78(name, refusals):
     """JAX tells of every program it compiles on standard error: one line means that none was.
     Planted bugs seen: ranges without their lower end; words left over ignored."""
@@ -462,31 +239,8 @@ def test_bad_input_is_one_line_and_exit_code_78(name, refusals):
     code, errors = told[name]
     assert code == 78, errors
     assert errors.startswith("error: ") and errors.count("\n") == 1 and errors.endswith("\n")
-    for part in _BAD[name][2]:
+    for part in bad_commands.COMMANDS[name][2]:
         assert part in errors
-
-
-@pytest.mark.slow
-def test_bad_input_of_real_processes(refusals):
-    """Each from its start to its end, which says in how many seconds: `pytest -m slow -s -k real`.
-    Planted bug seen: a config file's error let through, code 1."""
-    _, base = refusals
-    seconds = {}
-    for name, (script, words, _) in _BAD.items():
-        variables = dict(word.split("=") for word in words if word.startswith("JAX_"))
-        words = [word for word in words if not word.startswith("JAX_")]
-        begin = time.monotonic()
-        ran = subprocess.run(
-            processes.command(script, *words),
-            cwd=base,
-            env=processes.environment() | variables,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        seconds[name] = round(time.monotonic() - begin, 1)
-        assert ran.returncode == 78 and ran.stderr.count("\n") == 1, (name, ran.stderr)
-    print(f"median {np.median([*seconds.values()])} s, most {max(seconds.values())} s: {seconds}")
 
 
 def test_bad_input_leaves_nothing_behind(refusals):

@@ -531,7 +531,8 @@ def test_a_full_disk_fails_each_save_once_and_leaves_nothing(size, tmp_path, cap
         with pytest.raises(launch.StorageError, match="3 in a row"):
             saver.save(5, tree, {})
         saver.failed_in_a_row = 2
-        late = threading.Thread(target=_write_for_a_while, args=(folder / "4.orbax-checkpoint-tmp",))
+        failed = folder / "4.orbax-checkpoint-tmp"
+        late = threading.Thread(target=_write_for_a_while, args=(failed,))
         late.start()
         saver.save(6, tree, {})
         late.join()
