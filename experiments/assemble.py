@@ -198,7 +198,7 @@ def _on_device(config, mesh: Mesh) -> Experiment:
         raise ArgumentError(f"env.suite {config.env.suite!r} is not for this number of players")
     timestep = jax.eval_shape(env.reset, jax.random.key(0))[1]
     masked = timestep.invalid_actions is not None
-    parts = make_parts(config, env.spec, masked=masked, in_loop=True, num_shards=mesh.size)
+    parts = make_parts(config, env.spec, masked=masked, num_shards=mesh.size)
     num_envs, steps = config.env.num_envs, config.loop.steps_per_iteration
 
     def fresh() -> RunState:

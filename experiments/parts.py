@@ -24,7 +24,7 @@ from muzero_jax import (
     value_error,
 )
 from muzero_jax.networks.conv import make_conv_network
-from muzero_jax.networks.convolve import convolve_for_cpu_loops
+from muzero_jax.networks.convolve import convolve_for_cpu
 from muzero_jax.networks.gru import make_gru_network
 from muzero_jax.networks.mlp import make_mlp_network
 from muzero_jax.search_muzero import make_muzero_search
@@ -76,14 +76,13 @@ def make_parts(
     spec: EnvSpec,
     *,
     masked: bool = False,
-    in_loop: bool = False,
     num_shards: int = 1,
     initial_priority: Callable[[Transition], Array] | None = None,
 ) -> Parts:
     """Network, search, replay and learner for environments like `spec`, over so many shards.
 
-    `masked` says whether their time steps come with `invalid_actions`, `in_loop` whether updates
-    are made in a loop inside a program; None for `initial_priority` takes that of the targets.
+    `masked` says whether their time steps come with `invalid_actions`; None for `initial_priority`
+    takes that of the targets.
     """
     codec = Codecs(
         **{
@@ -93,8 +92,8 @@ def make_parts(
     )
     make_network, options = _chosen(NETWORKS, config, "network")
     more = {}
-    if config.network.kind == "conv" and in_loop and jax.default_backend() == "cpu":
-        more = {"convolve": convolve_for_cpu_loops}
+    if config.network.kind == "conv" and jax.default_backend() == "cpu":
+        more = {"convolve": convolve_for_cpu}
     network = call(make_network, "network", options, spec, codec, **more)
     track = None
     if config.search.get("value_error_scale", 0.0) > 0:

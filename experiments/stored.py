@@ -44,7 +44,6 @@ def unplug(experiment, config, data: Dataset):
         ring_config,
         spec,
         masked=masked,
-        in_loop=True,
         num_shards=experiment.mesh.size,
         initial_priority=_one_for_all(config.targets.bootstrap_steps),
     )

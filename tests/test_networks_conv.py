@@ -9,7 +9,7 @@ import pytest
 
 from muzero_jax import codecs, types
 from muzero_jax.networks.conv import make_conv_network
-from muzero_jax.networks.convolve import convolve_for_cpu_loops
+from muzero_jax.networks.convolve import convolve_for_cpu
 import published_networks
 from test_networks import count, shaken
 
@@ -301,10 +301,10 @@ def test_spatial_actions_with_and_without_a_pass(actions):
 
 
 @pytest.mark.parametrize("size", [1, 3, 5])
-def test_the_gradient_for_loops_is_the_gradient(size):
+def test_the_gradient_for_a_cpu_is_the_gradient(size):
     """To float32 rounding, of input and kernel, on a board that is not square, for float32 and
     through a whole network. Planted bugs seen: the kernel not turned round; rows and columns of the
-    patches exchanged."""
+    kernel's points exchanged."""
     keys = jax.random.split(jax.random.key(size), 3)
     x = jax.random.normal(keys[0], (4, 5, 7, 3))
     kernel = jax.random.normal(keys[1], (size, size, 3, 2))
@@ -317,12 +317,12 @@ def test_the_gradient_for_loops_is_the_gradient(size):
             argnums=(0, 1),
         )(x, kernel)
 
-    plain, other = gradient(jax.lax.conv_general_dilated), gradient(convolve_for_cpu_loops)
+    plain, other = gradient(jax.lax.conv_general_dilated), gradient(convolve_for_cpu)
     for a, b in zip(plain, other, strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-4)
 
 
-def test_a_network_for_loops_has_the_same_params_outputs_and_gradients():
+def test_a_network_for_a_cpu_has_the_same_params_outputs_and_gradients():
     """With strides too, which keep the plain gradient. Planted bug seen: strides ignored."""
     options = dict(history_steps=2, channels=4, head_planes=2, head_width=8,
                    stages=((4, 3, 2, 1), ("residual", 4, 2, 0)))
@@ -330,7 +330,7 @@ def test_a_network_for_loops_has_the_same_params_outputs_and_gradients():
                          turn_sign=1, truncates=False, max_steps=9)
     codec = types.Codecs(value=SCALAR, reward=SCALAR)
     plain, other = (make_conv_network(spec, codec, convolve=convolve, **options)
-                    for convolve in (None, convolve_for_cpu_loops))
+                    for convolve in (None, convolve_for_cpu))
     params, same = (jax.jit(network.init)(jax.random.key(0)) for network in (plain, other))
     jax.tree.map(np.testing.assert_array_equal, params, same)
     history = types.History(
