@@ -60,9 +60,10 @@ def get_config(game: str | None = None) -> ConfigDict:
         value_scale=0.1,
         maxvisit_init=50.0,
         min_value_range=0.01,
+        value_error_scale=1.2,
     )
     config.explore = dict(
-        temperature=0.0, halve_temperature_at_updates=(), noise_scale=1.0, random_move=0.0
+        temperature=0.0, halve_temperature_at_updates=(), noise_scale=0.3, random_move=0.03
     )
     config.update(_learning())
     config.update(_cadences())
@@ -73,7 +74,7 @@ def _learning() -> ConfigDict:
     """Everything between stored rows and new parameters."""
     config = ConfigDict()
     config.replay = dict(
-        rows_per_env=4_000,
+        rows_per_env=1_500,
         min_rows=6_400,
         rows_per_update=64,
         batch_size=64,
@@ -82,8 +83,8 @@ def _learning() -> ConfigDict:
         importance_exponent=0.4,
     )
     config.targets = dict(
-        unroll_steps=5,
-        bootstrap_steps=5,
+        unroll_steps=3,
+        bootstrap_steps=20,
         discount=0.997,
         clip_rewards=True,
         value_source="search",
@@ -97,7 +98,9 @@ def _learning() -> ConfigDict:
         noise_scale=1.0,
         target_params=False,
     )
-    config.loss = dict(value_weight=0.25, reward_weight=1.0, policy_weight=1.0)
+    config.loss = dict(
+        value_weight=0.25, reward_weight=1.0, policy_weight=1.0, priority_unroll=0.9
+    )
     config.optimizer = dict(
         learning_rate=1e-3,
         warmup_updates=200,

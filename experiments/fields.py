@@ -118,6 +118,7 @@ RANGES: dict[str, Range] = {
     "loss.value_weight": _NOT_NEGATIVE,
     "loss.reward_weight": _NOT_NEGATIVE,
     "loss.policy_weight": _NOT_NEGATIVE,
+    "loss.priority_unroll": _UNIT,
     "loss.random_shift_pixels": _NATURAL,
     "optimizer.learning_rate": _POSITIVE,
     "optimizer.warmup_updates": _NATURAL,

@@ -169,8 +169,9 @@ def make_update(
       target_interval_updates: applied updates between copies into `target_params`.
       importance_exponent: β.
       track: `(params, mean square []) -> params` after the gradient step, for what is measured and
-        not learned, such as `value_error.track`. The mean square is that of the priorities, the
-        root values' errors, as if rows had been drawn uniformly. None: nothing is.
+        not learned, such as `value_error.track`. The mean square is that of the root values'
+        errors (`root_error` of the loss, of one without it `priority`), as if rows had been drawn
+        uniformly. None: nothing is.
       axis_name: mesh axis over which the batch is split, or None. Losses, gradients and metrics
         are averaged over it, all of them in one all-reduce.
 
@@ -205,7 +206,8 @@ def make_update(
         # 1/P of each draw: with them a batch, of all shards, stands for rows drawn uniformly.
         drawn = sample.probability > 0
         inverse = jnp.where(drawn, 1.0 / jnp.where(drawn, sample.probability, 1.0), 0.0)
-        squares = jnp.mean(inverse * jnp.square(aux["priority"])), jnp.mean(inverse)
+        root_error = aux.get("root_error", aux["priority"])
+        squares = jnp.mean(inverse * jnp.square(root_error)), jnp.mean(inverse)
         metrics, squares, grads = mean((metrics, squares, grads))
         mean_square = squares[0] / jnp.maximum(squares[1], jnp.finfo(jnp.float32).tiny)
         norm = optax.tree.norm(grads)

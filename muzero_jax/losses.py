@@ -9,7 +9,18 @@ import optax
 
 from muzero_jax import frames
 from muzero_jax.codecs import clip, outside
-from muzero_jax.types import Array, Codec, Codecs, History, LossFn, Network, Policy, Sample, Targets
+from muzero_jax.types import (
+    ArgumentError,
+    Array,
+    Codec,
+    Codecs,
+    History,
+    LossFn,
+    Network,
+    Policy,
+    Sample,
+    Targets,
+)
 
 PolicyLoss = Callable[[Array, Policy], Array]
 Augment = Callable[[chex.PRNGKey, Array], Array]
@@ -29,6 +40,7 @@ def make_loss(
     value_weight: float = 0.25,
     reward_weight: float = 1.0,
     policy_weight: float = 1.0,
+    priority_unroll: float = 0.0,
     policy_loss: PolicyLoss = policy_cross_entropy,
 ) -> LossFn:
     """MuZero's loss (equation 1, appendix G): K recurrent steps from each root, three heads.
@@ -44,19 +56,27 @@ def make_loss(
       value_weight: 0.25 in MuZero Reanalyze.
       reward_weight: of the reward head.
       policy_weight: of the policy head.
+      priority_unroll: η in [0, 1]. The priority is (1 - η) times the value error of the root and η
+        times the largest of the K + 1 (Kapturowski et al. 2019, section 2.3, have a mean and a
+        maximum over a sequence). 0 is MuZero's: then rows with which the model is wrong, and not
+        the root, are not drawn more often, such as those of a rare action that changes much.
       policy_loss: `(policy logits [..., A], search policy [...]) -> [...]`.
 
     Returns:
       `LossFn`: per-example loss `[B]` without importance weights, and aux of `[B]` arrays with
-      `priority` = |root value prediction - root value target|, the target as the codec can write
-      it; `value_outside` and `reward_outside` are the shares of each example's unmasked targets
-      that it cannot.
+      `priority`; `root_error` = |root value prediction - root value target|, the target as the
+      codec can write it; `value_outside` and `reward_outside` are the shares of each example's
+      unmasked targets that it cannot.
+
+    Raises:
+      ArgumentError: for an η out of range.
     """
+    if not 0.0 <= priority_unroll <= 1.0:
+        raise ArgumentError(f"loss.priority_unroll must be in [0, 1], got {priority_unroll}")
 
     def loss(params, key, sample: Sample, targets: Targets) -> tuple[Array, dict[str, Array]]:
         del key
         prediction = network.initial_inference(params, root_history(sample, history_steps))
-        root_value = codecs.value.decode(prediction.value_logits)
         actions = sample.rows.action[:, history_steps : history_steps + unroll_steps]
 
         def step(embedding, action):
@@ -85,18 +105,22 @@ def make_loss(
             codecs.reward.loss, logits.reward_logits, targets.reward, targets.reward_mask
         )
         policy = total(policy_loss, logits.policy_logits, targets.policy, targets.policy_mask)
+        # What a head cannot say is no error that learning could make smaller.
+        values = codecs.value.decode(logits.value_logits)
+        errors = jnp.abs(values - clip(codecs.value, targets.value))
+        largest = jnp.max(jnp.where(targets.value_mask > 0, errors, 0.0), axis=1)
         aux = {
             "value_loss": value,
             "reward_loss": reward,
             "policy_loss": policy,
-            "root_value": root_value,
+            "root_value": values[:, 0],
             "value_target": targets.value[:, 0],
             "policy_age": targets.policy_age.astype(jnp.float32),
             "policy_entropy": _entropy(logits.policy_logits[:, 0]),
             "value_outside": _share_outside(codecs.value, targets.value, targets.value_mask),
             "reward_outside": _share_outside(codecs.reward, targets.reward, targets.reward_mask),
-            # What a head cannot say is no error that learning could make smaller.
-            "priority": jnp.abs(root_value - clip(codecs.value, targets.value[:, 0])),
+            "root_error": errors[:, 0],
+            "priority": (1.0 - priority_unroll) * errors[:, 0] + priority_unroll * largest,
         }
         return value_weight * value + reward_weight * reward + policy_weight * policy, aux
 

@@ -166,11 +166,15 @@ def make_initial_priority(
     """|stored search value - n-step return| of rows, for `make_replay` (MuZero appendix G).
 
     The function takes `Transition` `[t + n]` and returns `[t]`: the same return and the same
-    reward transform as the targets that are learned. With the codec of the value the return is
-    what that can write, as in the priorities of `make_loss`.
+    reward transform as the targets that are learned, but one step of a row that explored, which as
+    a target would be its own value: the surprise of a random move is what it was made for. With the
+    codec of the value the return is what that can write, as in the priorities of `make_loss`.
     """
     returns_of = make_stored_returns(
-        bootstrap_steps=bootstrap_steps, discount=discount, reward_transform=reward_transform
+        bootstrap_steps=bootstrap_steps,
+        discount=discount,
+        reward_transform=reward_transform,
+        least_steps=1,
     )
 
     def initial_priority(rows: Transition) -> Array:
@@ -187,12 +191,17 @@ def make_stored_returns(
     bootstrap_steps: int,
     discount: float,
     reward_transform: RewardTransform | None = None,
+    least_steps: int = 0,
 ) -> Callable[[Transition], Array]:
-    """`(Transition [t + n] of scalars) -> [t]`: n-step returns from rewards and values stored."""
+    """`(Transition [t + n] of scalars) -> [t]`: n-step returns from rewards and values stored.
+
+    `least_steps` is 0, as in the targets, or 1: at least one step, of rows that explored too.
+    """
 
     def returns_of(rows: Transition) -> Array:
         rewards = rows.reward if reward_transform is None else reward_transform(rows.reward)
         offsets = bootstrap_offsets(rows.last, rows.explored, bootstrap_steps)
+        offsets = jnp.maximum(offsets, least_steps)
         num_rows = offsets.shape[0]
         bootstraps = rows.value[jnp.arange(num_rows) + offsets]
         return n_step_returns(

@@ -95,7 +95,8 @@ def numpy_two_hot(x, low, high, num_bins):
 
 
 def numpy_loss(params, sample, targets, example, history_steps, unroll_steps):
-    """One example in float64, one step after the other: (value, reward, policy, root value)."""
+    """One example in float64, one step after the other: the losses of value, reward and policy,
+    and the values said at the root and at each step after it."""
     params, rows, targets = jax.tree.map(
         lambda x: np.asarray(x, np.float64), (params, sample.rows, targets))
     root = history_steps
@@ -108,15 +109,14 @@ def numpy_loss(params, sample, targets, example, history_steps, unroll_steps):
         led = 0 if rows.first[example, row] else rows.action[example, row - 1]
         seen += (1.0 + led) * frames[row - 1]
     embedding = seen @ params["see"]
-    total = {"value": 0.0, "reward": 0.0, "policy": 0.0}
+    total, values = {"value": 0.0, "reward": 0.0, "policy": 0.0}, []
     for step in range(unroll_steps + 1):
         weight = 1.0 if step == 0 else 1.0 / unroll_steps
         if step:
             embedding = embedding @ params["move"][int(rows.action[example, root + step - 1])]
         logits = {name: embedding @ params[name] for name in total}
-        if step == 0:
-            shares = np.exp(logits["value"]) / np.exp(logits["value"]).sum()
-            root_value = shares @ np.linspace(*VALUE_SUPPORT)
+        shares = np.exp(logits["value"]) / np.exp(logits["value"]).sum()
+        values.append(shares @ np.linspace(*VALUE_SUPPORT))
         wanted = {"value": numpy_two_hot(targets.value[example, step], *VALUE_SUPPORT),
                   "reward": numpy_two_hot(targets.reward[example, step], *REWARD_SUPPORT),
                   "policy": targets.policy[example, step]}
@@ -125,7 +125,7 @@ def numpy_loss(params, sample, targets, example, history_steps, unroll_steps):
                 if name == "reward" and step == 0:
                     logits[name] = np.zeros(3)  # The root's reward logits are those of nothing.
                 total[name] += weight * numpy_cross_entropy(logits[name], wanted[name])
-    return *(total[name] for name in ("value", "reward", "policy")), root_value
+    return *(total[name] for name in ("value", "reward", "policy")), *values
 
 
 @pytest.mark.parametrize("history_steps, unroll_steps", [(1, 1), (1, 5), (3, 2)])
@@ -133,7 +133,8 @@ def test_equals_numpy(history_steps, unroll_steps):
     """24 random examples with random masks, each recomputed alone.
 
     Planted: weight 1 instead of 1/K; the unroll's actions shifted by one; mean instead of sum over
-    steps; renormalising by the mask; the reward's mask for the value; weights of the heads swapped.
+    steps; renormalising by the mask; the reward's mask for the value; weights of the heads swapped;
+    of the priority over the unroll: masked steps counted; the mean for the largest.
     """
     sample, targets = random_batch(24, history_steps, unroll_steps)
     network = linear_network()
@@ -144,15 +145,24 @@ def test_equals_numpy(history_steps, unroll_steps):
     got, aux = loss(params, jax.random.key(1), sample, targets)
     want = np.array([numpy_loss(params, sample, targets, b, history_steps, unroll_steps)
                      for b in range(24)])
-    value, reward, policy, root_value = want.T
+    value, reward, policy, *values = want.T
     close = {"rtol": 2e-5, "atol": 2e-5}
     np.testing.assert_allclose(aux["value_loss"], value, **close)
     np.testing.assert_allclose(aux["reward_loss"], reward, **close)
     np.testing.assert_allclose(aux["policy_loss"], policy, **close)
     np.testing.assert_allclose(got, 0.25 * value + 0.7 * reward + 1.3 * policy, **close)
-    np.testing.assert_allclose(aux["root_value"], root_value, **close)
-    learned = np.clip(targets.value[:, 0], *VALUE_SUPPORT[:2])
-    np.testing.assert_allclose(aux["priority"], np.abs(root_value - learned), **close)
+    np.testing.assert_allclose(aux["root_value"], values[0], **close)
+    errors = np.abs(np.stack(values, axis=1) - np.clip(targets.value, *VALUE_SUPPORT[:2]))
+    for name in ("root_error", "priority"):
+        np.testing.assert_allclose(aux[name], errors[:, 0], **close)
+    largest = np.max(errors, axis=1, where=np.asarray(targets.value_mask) > 0, initial=0.0)
+    assert np.mean(largest > errors[:, 0]) > 0.3 and np.any(targets.value_mask == 0)
+    loss = jax.jit(losses.make_loss(network, CODECS, history_steps=history_steps,
+                                    unroll_steps=unroll_steps, **weights, priority_unroll=0.75))
+    other, aux = loss(params, jax.random.key(1), sample, targets)
+    np.testing.assert_array_equal(other, got)
+    np.testing.assert_allclose(aux["root_error"], errors[:, 0], **close)
+    np.testing.assert_allclose(aux["priority"], 0.25 * errors[:, 0] + 0.75 * largest, **close)
     for head, (low, high, _) in ("value", VALUE_SUPPORT), ("reward", REWARD_SUPPORT):
         rows = zip(np.asarray(targets[head]), np.asarray(targets[head + "_mask"]), strict=True)
         known = [[x for x, mask in zip(*row, strict=True) if mask] for row in rows]

@@ -91,11 +91,11 @@ class Model:
         return new
 
     def initial_priority(self, env, number):
-        """|v - z| by walking forward from the row, until an end or a random move."""
+        """|v - z| by walking forward from the row until an end or a random move, by one at least."""
         rows, total, factor = self.envs[env], 0.0, 1.0
         row = rows[number]
         for step in range(1, self.sizes.bootstrap + 1):
-            if row.explored or (row.last and step > 1):
+            if step > 1 and (rows[number].explored or row.explored or row.last):
                 break
             row = rows[number + step]
             total += factor * np.clip(row.reward, -1.0, 1.0)
