@@ -99,7 +99,7 @@ def _learning() -> ConfigDict:
         target_params=False,
     )
     config.loss = dict(
-        value_weight=0.25, reward_weight=1.0, policy_weight=1.0, priority_unroll=0.9
+        value_weight=1.0, reward_weight=1.0, policy_weight=1.0, priority_unroll=0.9
     )
     config.optimizer = dict(
         learning_rate=1e-3,
