@@ -3,10 +3,11 @@
   python benchmarks/learning.py --suite=walk
   python benchmarks/learning.py --only=cartpole_host-0
 
-Suites: walk (CartPole, two Atari games), control (LunarLander, Acrobot), searches (Gumbel against
-published search on CartPole), device (what runs in one compiled program: CartPole, tic-tac-toe,
-Connect Four, MinAtar), reanalyse (fraction 0 against 1: CartPole with three seeds, one pair of
-MinAtar), full (all of these, longer Atari studies with three seeds, all of MinAtar).
+Suites: walk (CartPole), atari (seven games, 20 minutes each), control (LunarLander, Acrobot),
+searches (Gumbel against published search on CartPole), device (what runs in one compiled program:
+CartPole, tic-tac-toe, Connect Four, MinAtar), reanalyse (fraction 0 against 1: CartPole with three
+seeds, one pair of MinAtar), full (all of these, longer Atari studies with three seeds, all of
+MinAtar).
 Every result is a JSON file in benchmarks/results/: command, score with a 95 % interval, seeds,
 protocol, times, hardware, commit, date. Scores come from the last checkpoint, on seeds never used
 in training. `experiments/plot.py` draws the curves, `experiments/aggregate.py` makes the tables.
@@ -40,7 +41,7 @@ def control(config: str, seed: int, *options: str) -> list[str]:
     return [script, f"--config=configs/{config}", f"--config.seed={seed}", *options]
 
 
-def atari(game: str, *, seed: int = 0, minutes: int = 15) -> list[str]:
+def atari(game: str, *, seed: int, minutes: int) -> list[str]:
     """Some minutes of one game."""
     return [
         "experiments/atari.py",
@@ -66,8 +67,19 @@ CARTPOLE_ON_DEVICE = {
 WALK = {
     **{f"cartpole_host-{seed}": control("cartpole.py", seed) for seed in SEEDS},
     **CARTPOLE_ON_DEVICE,
-    "atari_road_runner": atari("RoadRunner"),
-    "atari_pong": atari("Pong"),
+}
+ATARI = {
+    f"atari/{game}-{seed}": atari(game, seed=seed, minutes=20)
+    for game, seeds in {
+        "Breakout": SEEDS,
+        "RoadRunner": (0,),
+        "SpaceInvaders": (0,),
+        "Assault": (0,),
+        "MsPacman": (0,),
+        "KungFuMaster": (0,),
+        "Pong": (0,),
+    }.items()
+    for seed in seeds
 }
 CONTROL = {
     f"{name}-{seed}": control(f"{name}.py", seed)
@@ -133,11 +145,12 @@ MATCHES = {
 }
 SUITES = {
     "walk": WALK,
+    "atari": ATARI,
     "control": CONTROL,
     "searches": SEARCHES,
     "device": DEVICE,
     "reanalyse": REANALYSE,
-    "full": WALK | CONTROL | SEARCHES | DEVICE | REANALYSE | LONGER | MINATAR,
+    "full": WALK | ATARI | CONTROL | SEARCHES | DEVICE | REANALYSE | LONGER | MINATAR,
 }
 
 
@@ -183,6 +196,10 @@ def measure(command: list[str], workdir: Path, episodes: int) -> dict:
         evaluate.append("--max_steps=27000")  # The usual 108,000 frames.
     score = json.loads(output([*evaluate, f"--seed={EVAL_SEED}"]))
     random = json.loads(output([*evaluate, f"--seed={EVAL_SEED}", "--policy=random"]))
+    greedy = {}
+    if score["protocol"]["noise"] != "none":
+        without = json.loads(output([*evaluate, f"--seed={EVAL_SEED}", "--random_move=0"]))
+        greedy = {"score_without_random_moves": summary(without["returns"]) | cut(without)}
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     curve = [record for record in map(json.loads, lines) if "eval/return_mean" in record]
     speeds = [record for record in map(json.loads, lines) if "speed/env_steps_per_s" in record]
@@ -193,6 +210,7 @@ def measure(command: list[str], workdir: Path, episodes: int) -> dict:
         "env_steps": score["env_steps"],
         "updates": score["updates"],
         "score": summary(score["returns"]) | cut(score),
+        **greedy,
         "random": summary(random["returns"]) | cut(random),
         **(measure_matches(board_game, workdir) if board_game else {}),
         "evaluation_seed": EVAL_SEED,

@@ -14,7 +14,8 @@ G_n - v(s), on the predicted one, q(a) - Σ π q at the action a that was played
 where the differences of Q are noise, of 0. That slope is the share of signal in the variance of Q.
 A slope above 1 says that the values see less far than n steps.
 
-Prints a line of JSON for each look; --write=NAME keeps all in results/search_noise/NAME.json.
+Prints a line of JSON for each look; --write=NAME keeps all in results/search_noise/NAME.json, which
+is whole after each of them.
 """
 
 import argparse
@@ -203,24 +204,30 @@ def main() -> None:
                         {"env_steps": after, "updates": run.counters.updates} | summarise(joined)
                     )
                     print(json.dumps(looks[-1]), flush=True)
+                    if args.write:
+                        keep()
                 before = after
                 yield run, news
 
         return experiment._replace(iterate=iterate)
 
+    def keep():
+        lines = [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()]
+        kept = ("env_steps", "wall_s", "train/return_mean", "train/episodes")
+        kept += ("train/policy_entropy", "eval/return_mean", "eval/returns", "eval/episodes_cut")
+        result["looks"] = looks
+        result["curve"] = [{name: line[name] for name in kept if name in line} for line in lines]
+        result["config"] = config.to_dict()
+        path = ROOT / "benchmarks" / "results" / "search_noise" / f"{args.write}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result) + "\n")
+
     assemble.build = build_observed
     with tempfile.TemporaryDirectory() as folder:
         workdir = Path(folder) / "run"
         train.train(config, workdir)
-        lines = [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()]
-    kept = ("env_steps", "wall_s", "train/return_mean", "train/episodes", "train/policy_entropy")
-    kept += ("eval/return_mean", "eval/returns", "eval/episodes_cut")
-    result["looks"] = looks
-    result["curve"] = [{name: line[name] for name in kept if name in line} for line in lines]
-    if args.write:
-        path = ROOT / "benchmarks" / "results" / "search_noise" / f"{args.write}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result | {"config": config.to_dict()}) + "\n")
+        if args.write:
+            keep()
 
 
 if __name__ == "__main__":

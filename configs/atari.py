@@ -123,6 +123,7 @@ def _cadences() -> ConfigDict:
         episodes=16,
         num_envs=16,
         max_steps=3_000,
+        random_move=0.05,
         stop_at=config_dict.placeholder(float),
     )
     config.checkpoint = dict(

@@ -61,6 +61,7 @@ def make_scorer(
         experiment.parts.spec,
         num_envs=num_envs,
         history_steps=config.network.history_steps,
+        random_move=config.evaluation.get("random_move", 0.0),
     )
 
     def score(params: Params | None, seeds: list[int]) -> dict[str, Any]:
@@ -154,6 +155,8 @@ def _config_of(workdir: Path, args) -> tuple[Any, int]:
         if "max_steps" not in config.evaluation:
             raise launch.BadInputError("--max_steps: the limit of these games is their own")
         config.evaluation.max_steps = args.max_steps
+    if args.random_move is not None:
+        config.evaluation.random_move = args.random_move
     num_envs = args.num_envs or max(
         n for n in range(1, config.evaluation.num_envs + 1) if args.episodes % n == 0
     )
@@ -215,6 +218,9 @@ if __name__ == "__main__":
     flags.DEFINE_integer("num_envs", None, "Games at a time; it divides --episodes.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Of the games and of the player.", lower_bound=0)
     flags.DEFINE_integer("max_steps", None, "Cap of a game; default: the config's.", lower_bound=1)
+    flags.DEFINE_float(
+        "random_move", None, "Probability of random moves; default: the config's.", 0.0, 1.0
+    )
     flags.DEFINE_enum(
         "policy", "search", ["search", "prior", "random"], "Who plays; prior: without search."
     )

@@ -134,6 +134,7 @@ RANGES: dict[str, Range] = {
     "evaluation.num_envs": _SIZE,
     "evaluation.max_steps": _SIZE,
     "evaluation.num_levels": _NATURAL,
+    "evaluation.random_move": _UNIT,
     "evaluation.stop_at": _NUMBER,
     "checkpoint.resume_interval_env_steps": _COUNT,
     "checkpoint.params_interval_env_steps": _COUNT,

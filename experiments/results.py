@@ -57,10 +57,11 @@ def evaluation_games(config: Mapping[str, Any]) -> dict[str, Any]:
 def protocol(config: dict[str, Any]) -> dict[str, Any]:
     """What a score means: everything that shapes the games and the player."""
     env = config["env"] | evaluation_games(config)
+    random_move = config["evaluation"].get("random_move", 0.0)
     game = {name: x for name, x in env.items() if name not in _NOT_THE_GAMES}
     return game | {
         "num_simulations": config["search"]["num_simulations"],
-        "noise": "none",
+        "noise": f"random moves {random_move:g}" if random_move else "none",
         "rewards": "raw",
         "lives": "whole game",
     }

@@ -125,6 +125,8 @@ def _check_games(env, evaluation) -> None:
             "evaluation.episodes must be even, half with each color"
             f" (got {evaluation.episodes})"
         )
+    if env.suite in MATCHES and evaluation.get("random_move", 0.0) > 0:
+        raise BadInputError("evaluation.random_move must be 0: matches have no random moves")
     if "opening_plies" in evaluation:
         raise BadInputError("evaluation.opening_plies: there is no such field; see --opening_plies")
     if env.suite not in MATCHES and "opponent" in evaluation:

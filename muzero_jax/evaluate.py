@@ -40,18 +40,33 @@ class Player(NamedTuple):
 
 
 def make_search_player(
-    search: SearchFn, spec: EnvSpec, *, num_envs: int, history_steps: int
+    search: SearchFn,
+    spec: EnvSpec,
+    *,
+    num_envs: int,
+    history_steps: int,
+    random_move: float = 0.0,
 ) -> Callable[[Params, chex.PRNGKey], Player]:
-    """Plays the search's own choice, without noise, temperature or random moves.
+    """Plays the search's own choice, without noise or temperature.
+
+    Args:
+      search: a `SearchFn`.
+      spec: of the environments.
+      num_envs: E.
+      history_steps: S.
+      random_move: probability of a uniform legal action instead. Mnih et al. 2015 evaluate with
+        0.05: where a game does not go on by itself, a player without chance can wait for ever.
 
     Returns:
       `(params, key) -> Player`; all its players share one compiled program.
     """
 
+    explore = NO_EXPLORATION.replace(random_move=np.float32(random_move))
+
     @jax.jit
     def step(params, key, carry, timestep, count):
         count_key = jax.random.fold_in(key, count)
-        return act(search, params, count_key, carry, timestep, NO_EXPLORATION)[0]
+        return act(search, params, count_key, carry, timestep, explore)[0]
 
     def player(params: Params, key: chex.PRNGKey) -> Player:
         def play(carry, timestep, count):

@@ -142,13 +142,17 @@ def test_published_results_make_a_table(capsys):
 
 
 def test_a_folders_protocol_is_that_of_the_evaluation_script():
-    """Planted bug seen: `life_loss_is_end`, which shapes training alone, in the protocol."""
+    """Planted bugs seen: `life_loss_is_end`, which shapes training alone, in the protocol; its
+    random moves left out."""
     from configs import atari
 
     config = atari.get_config("Pong").to_dict()
     stored = processes.ROOT / "benchmarks" / "results" / "atari_pong.json"
     expected = json.loads(stored.read_text())["protocol"] | {"max_steps": 3_000}
+    config["evaluation"]["random_move"] = 0.0
     assert results.protocol(config) == expected
+    config["evaluation"]["random_move"] = 0.05
+    assert results.protocol(config) == expected | {"noise": "random moves 0.05"}
 
 
 def test_procgen_runs_are_read_too():

@@ -138,6 +138,24 @@ def test_search_player_uses_no_noise_and_one_program():
     assert len(traces) == 1
 
 
+def test_the_search_player_makes_the_random_moves_of_a_protocol_and_no_others():
+    """The fake search plays what it is given. Planted bugs seen: the probability left out; taken
+    as a scale of the noise."""
+
+    def search(params, key, history, invalid_actions, explore):
+        given = 8 * explore.random_move + 100 * (explore.noise_scale + explore.temperature)
+        drawn = jnp.full(history.action.shape[:1], given).astype(jnp.int32)
+        return SearchOutput(action=drawn, policy=None, value=None, explored=None)
+
+    timestep = fakes.make_host_env([0, 1], [2, 2]).reset()
+    for options, action in ({"random_move": 0.25}, 2), ({}, 0):
+        make_player = evaluate.make_search_player(
+            search, fakes.SPEC, num_envs=2, history_steps=2, **options
+        )
+        player = make_player(fakes.make_params(), jax.random.key(0))
+        np.testing.assert_array_equal(player.step(player.init(), timestep, 0)[1], [action] * 2)
+
+
 def test_every_step_of_the_search_player_has_its_own_key():
     """The fake search plays its draw. Planted bugs seen: one key for all steps; the key of the
     player left out, so that all players draw alike."""

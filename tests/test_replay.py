@@ -91,7 +91,7 @@ class Model:
         return new
 
     def initial_priority(self, env, number):
-        """|v - z| by walking forward from the row until an end or a random move, by one at least."""
+        """|v - z| by walking forward until an end or a random move, but one step at least."""
         rows, total, factor = self.envs[env], 0.0, 1.0
         row = rows[number]
         for step in range(1, self.sizes.bootstrap + 1):
