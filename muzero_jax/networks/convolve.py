@@ -9,12 +9,11 @@ from muzero_jax.types import Array
 def convolve_for_cpu(x: Array, kernel: Array, strides, padding, **options) -> Array:
     """`jax.lax.conv_general_dilated` with another gradient, as `conv_general_dilated` of flax.
 
-    For the gradient of a kernel XLA transposes both of its factors, fused with the elementwise
-    work before them, which is slow on a CPU: in a loss that unrolls a network it was 40 % of the
-    time. Inside a loop or a branch it compiles both convolutions of a gradient so that they take
-    thirty times as long. Here they are a convolution like the forward one, and a product of
-    matrices for each point of the kernel, without a transposition. Kernels of even size, strides
-    and other paddings than "SAME" get the plain gradient.
+    For the gradient of a kernel XLA transposes both of its factors, fused with the elementwise work
+    before them, which a CPU is slow at; and inside a loop or a branch it compiles both convolutions
+    of a gradient so that they take many times as long. Here they are a convolution like the forward
+    one, and a product of matrices for each point of the kernel, without a transposition. Kernels of
+    even size, strides and other paddings than "SAME" get the plain gradient.
 
     Args:
       x: `[B, H, W, C]`.
