@@ -10,10 +10,8 @@ none took longer than --limit seconds, else 1.
 
 import argparse
 import json
-import os
 from pathlib import Path
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,22 +22,13 @@ sys.path[:0] = [str(ROOT), str(ROOT / "experiments"), str(ROOT / "tests")]
 from provenance import provenance  # noqa: E402
 
 import bad_commands  # noqa: E402
-import processes  # noqa: E402
 
 
 def refuse(name: str, folder: Path) -> dict:
     """One command: what was given, how it ended and after how many seconds."""
     script, words, variables = bad_commands.command(name)
-    arguments = processes.command(script, *words)
     begin = time.monotonic()
-    ran = subprocess.run(
-        arguments,
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT)} | variables,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    ran = bad_commands.run(name, folder)
     seconds = round(time.monotonic() - begin, 2)
     given = " ".join([*(f"{x}={y}" for x, y in variables.items()), f"{script}.py", *words])
     line = ran.stderr.replace(str(folder), ".").replace(str(ROOT), ".")

@@ -234,3 +234,16 @@ def command(name: str) -> tuple[str, list[str], dict[str, str]]:
     if script != "evaluate" and not any(word.startswith("--workdir") for word in words):
         words = [*words, "--workdir=fresh"]
     return script, words, variables
+
+
+def run(name: str, folder: Path) -> subprocess.CompletedProcess:
+    """Gives one of `COMMANDS` in `folder` as a process of its own."""
+    script, words, variables = command(name)
+    return subprocess.run(
+        processes.command(script, *words),
+        cwd=folder,
+        env=processes.environment() | variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )

@@ -243,6 +243,16 @@ def test_bad_input_is_one_line_and_exit_code_78(name, refusals):
         assert part in errors
 
 
+@pytest.mark.slow
+def test_bad_input_of_real_processes(refusals):
+    """Each as a process of its own, from its start to its end; benchmarks/bad_input.py times them.
+    Planted bug seen: a config file's error let through, code 1."""
+    _, base = refusals
+    for name in bad_commands.COMMANDS:
+        ran = bad_commands.run(name, base)
+        assert ran.returncode == 78 and ran.stderr.count("\n") == 1, (name, ran.stderr)
+
+
 def test_bad_input_leaves_nothing_behind(refusals):
     """Planted bug seen: ranges without their lower end, so that the run starts."""
     _, base = refusals

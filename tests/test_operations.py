@@ -209,7 +209,6 @@ def test_a_run_that_ends_well_says_what_it_reached_and_how_it_is_scored(
 
 _EXITS = """
 import sys
-import threading
 from concurrent.futures import ThreadPoolExecutor
 sys.path.insert(0, "experiments")
 import launch
