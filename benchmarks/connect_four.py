@@ -30,7 +30,7 @@ from provenance import provenance  # noqa: E402
 import assemble  # noqa: E402
 import evaluate  # noqa: E402
 import launch  # noqa: E402
-from muzero_jax import statistics  # noqa: E402
+from muzero_jax import errors, statistics  # noqa: E402
 from muzero_jax.acting import NO_EXPLORATION  # noqa: E402
 from muzero_jax.envs.pgx import make_pgx  # noqa: E402
 from muzero_jax.frames import history_init, history_push  # noqa: E402
@@ -175,7 +175,7 @@ def _judge_run(
     env = make_pgx("connect_four")
     names = ("observation_shape", "num_actions", "turn_sign")
     if any(getattr(parts.spec, name) != getattr(env.spec, name) for name in names):
-        raise launch.BadInputError(f"--workdir: the run in {workdir} is not of Connect Four")
+        raise errors.BadInputError(f"--workdir: the run in {workdir} is not of Connect Four")
     abstract = jax.eval_shape(parts.network.init, jax.random.key(0))
     step, params, meta = evaluate.newest_params(workdir, abstract)
     shares = judge_network(
@@ -196,16 +196,16 @@ def _judge_run(
 def main() -> None:
     args = flags.FLAGS
     if not args.workdir and not args.mcts:
-        raise launch.BadInputError("--workdir or --mcts is required, e.g. --workdir=runs/mine")
+        raise errors.BadInputError("--workdir or --mcts is required, e.g. --workdir=runs/mine")
     if args.simulations is not None and not args.workdir:
-        raise launch.BadInputError("--simulations is for --workdir")
+        raise errors.BadInputError("--simulations is for --workdir")
     try:
         simulations = [int(count) for count in args.mcts]
         if min(simulations, default=1) < 1:
             raise ValueError
     except ValueError:
         given = ",".join(args.mcts)
-        raise launch.BadInputError(f"--mcts: expected e.g. 100,400, got {given!r}") from None
+        raise errors.BadInputError(f"--mcts: expected e.g. 100,400, got {given!r}") from None
     positions = load_positions()
     told = provenance()
     shares: dict[str, np.ndarray] = {}

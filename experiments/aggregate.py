@@ -14,7 +14,7 @@ from absl import flags
 import numpy as np
 
 import launch
-from muzero_jax import statistics
+from muzero_jax import errors, statistics
 from muzero_jax.envs import atari_games
 import results
 import workdirs
@@ -32,7 +32,7 @@ _AGGREGATES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 def main(words: list[str]) -> None:
     if not words:
-        raise launch.BadInputError("which runs? e.g. benchmarks/results/atari_*.json")
+        raise errors.BadInputError("which runs? e.g. benchmarks/results/atari_*.json")
     ours = read_scores(words)
     theirs = read_scores(flags.FLAGS.versus) if flags.FLAGS.versus else None
     lines = table([run for runs in ours.values() for run in runs])
@@ -56,7 +56,7 @@ def read_scores(words: list[str]) -> dict[str, list[results.Run]]:
     first = runs[0]
     for run in runs:
         if run.score is None:
-            raise launch.BadInputError(f"{run.path} has no evaluation yet")
+            raise errors.BadInputError(f"{run.path} has no evaluation yet")
         _check_alike("protocols", first, run, first.protocol, run.protocol)
         _check_alike("configs", first, run, results.method(first), results.method(run))
         _check_alike("budgets", first, run, results.budget(first), results.budget(run))
@@ -134,11 +134,11 @@ def comparison(
     _check_alike("protocols", first, other, first.protocol, other.protocol)
     if ours.keys() != theirs.keys():
         alone = sorted(ours.keys() ^ theirs.keys())
-        raise launch.BadInputError(f"--versus: only one side has {', '.join(alone)}")
+        raise errors.BadInputError(f"--versus: only one side has {', '.join(alone)}")
     x, y = normalised(ours), normalised(theirs)
     for scores in (x, y):
         if isinstance(scores, str):
-            raise launch.BadInputError(f"--versus: {scores}")
+            raise errors.BadInputError(f"--versus: {scores}")
     lines = [
         f"Against {_count(len(y), 'seed')} each of --versus{_preliminary(min(len(x), len(y)))}:",
         "",
@@ -167,7 +167,7 @@ def _check_alike(what, first, run, one, other):
         if name not in ("game", "task")
     ]
     if differing:
-        raise launch.BadInputError(
+        raise errors.BadInputError(
             f"{first.path} and {run.path} have different {what}, so their scores cannot stand in"
             f" one table: {', '.join(differing)}"
         )

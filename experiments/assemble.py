@@ -12,18 +12,18 @@ import numpy as np
 
 from fields import MATCHES, ON_DEVICE, PGX, TASK_FIELDS
 import launch
-from muzero_jax import acting
+from muzero_jax import acting, errors
 from muzero_jax.dataset import Dataset
 from muzero_jax.envs import host, wrappers
 from muzero_jax.envs.cartpole import make_cartpole
 from muzero_jax.envs.catch import make_catch
 from muzero_jax.envs.memory import make_memory
 from muzero_jax.envs.pgx import make_pgx
+from muzero_jax.errors import ArgumentError, DatasetError
 from muzero_jax.loops.anakin import anakin, init_anakin_carry
 from muzero_jax.loops.sebulba import sebulba
 from muzero_jax.mesh import SPLIT, make_mesh, shard
-from muzero_jax.streams import DatasetError
-from muzero_jax.types import ArgumentError, Counters, Env, HostEnv, RunState
+from muzero_jax.types import Counters, Env, HostEnv, RunState
 from parts import Parts, call, make_parts
 import results
 import stored
@@ -87,9 +87,9 @@ def build(
         experiment = make(config, mesh)
         return experiment if data is None else stored.unplug(experiment, config, data)
     except DatasetError as error:
-        raise launch.BadInputError(f"--data: {error}") from None
+        raise errors.BadInputError(f"--data: {error}") from None
     except ArgumentError as error:
-        raise launch.BadInputError(str(error)) from None
+        raise errors.BadInputError(str(error)) from None
 
 
 def _check_divides(config, num_devices: int) -> None:

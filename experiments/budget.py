@@ -10,8 +10,7 @@ from jax.extend import core
 
 import assemble
 from fields import ON_DEVICE
-import launch
-from muzero_jax import acting, mesh
+from muzero_jax import acting, errors, mesh
 
 GIB = 2**30
 
@@ -99,7 +98,7 @@ def check(budget: Budget, available: int | None = None) -> None:
         "evaluate": "evaluation.num_envs",
     }
     largest = max(lower, key=lambda name: getattr(budget, name))
-    raise launch.BadInputError(
+    raise errors.BadInputError(
         f"the run needs {_size(budget.peak)} of {_size(available)} free, {largest}"
         f" {_size(getattr(budget, largest))} of it; lower {lower[largest]}"
     )

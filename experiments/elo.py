@@ -16,7 +16,7 @@ import numpy as np
 
 import assemble
 import launch
-from muzero_jax import matches, statistics
+from muzero_jax import errors, matches, statistics
 from muzero_jax.envs import host
 from muzero_jax.types import Params
 import opponents
@@ -59,9 +59,9 @@ def ratings(scores: np.ndarray, num_players: int) -> np.ndarray:
 def main() -> None:
     args = flags.FLAGS
     if not args.workdir:
-        raise launch.BadInputError("--workdir is required, e.g. --workdir=runs/connect_four")
+        raise errors.BadInputError("--workdir is required, e.g. --workdir=runs/connect_four")
     if args.games % 2:
-        raise launch.BadInputError(
+        raise errors.BadInputError(
             f"--games must be even, half with each color (got {args.games})"
         )
     workdir = Path(args.workdir)
@@ -72,13 +72,13 @@ def main() -> None:
         validate.check(config)
     steps = check_saved(workdir)
     if len(steps) < 2:
-        raise launch.BadInputError(
+        raise errors.BadInputError(
             f"--workdir: {workdir} has one checkpoint; train with a higher"
             " checkpoint.params_to_keep, or a lower checkpoint.params_interval_env_steps"
         )
     experiment = assemble.build(config)
     if experiment.parts.spec.turn_sign != -1:
-        raise launch.BadInputError("--workdir: ratings are for games of two players")
+        raise errors.BadInputError("--workdir: ratings are for games of two players")
     abstract = jax.eval_shape(experiment.parts.network.init, jax.random.key(0))
     saved = [newest_params(workdir, abstract, step=step) for step in steps]
     player = opponents.agent(experiment, config, "search")

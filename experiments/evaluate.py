@@ -19,12 +19,11 @@ import numpy as np
 
 import assemble
 import launch
-from muzero_jax import evaluate, matches, statistics
+from muzero_jax import errors, evaluate, matches, statistics
 from muzero_jax.envs import host
-from muzero_jax.envs.checked import EnvError
-from muzero_jax.types import ArgumentError, HostEnv, Params
+from muzero_jax.errors import ArgumentError, EnvError, StoppedError
+from muzero_jax.types import HostEnv, Params
 import opponents
-from opponents import StoppedError
 import results
 from saved_params import check_saved, newest_params, told_by_flag
 import validate
@@ -102,7 +101,7 @@ def _play_match(
         try:
             lines = count(opponents.key_of(seeds), params)
         except ArgumentError as error:
-            raise launch.BadInputError(f"--opponent=every_reply: {error}") from None
+            raise errors.BadInputError(f"--opponent=every_reply: {error}") from None
         return opponents.both_colors(*lines) | {"opponent": name}
     opponent = opponents.make(name, config, env)
     # Two searches without noise play one game again and again.
@@ -127,21 +126,21 @@ def _play_match(
 def _check_flags(args, two_players: bool) -> None:
     """Refuses flags that are not for this number of players, or not for each other."""
     if args.simulations is not None and args.policy != "search":
-        raise launch.BadInputError("--simulations is for --policy=search")
+        raise errors.BadInputError("--simulations is for --policy=search")
     if not two_players:
         for name in ("opponent", "opening_plies"):
             if getattr(args, name) is not None:
-                raise launch.BadInputError(f"--{name} is for games of two players; this is for one")
+                raise errors.BadInputError(f"--{name} is for games of two players; this is for one")
         if args.policy == "prior":
-            raise launch.BadInputError("--policy=prior is for games of two players")
+            raise errors.BadInputError("--policy=prior is for games of two players")
         return
     if args.opponent == "every_reply":
         if args.policy == "random":
-            raise launch.BadInputError(
+            raise errors.BadInputError(
                 "--opponent=every_reply needs a player without chance; use --policy=search or prior"
             )
     elif args.episodes % 2:
-        raise launch.BadInputError(
+        raise errors.BadInputError(
             f"--episodes must be even, half with each color (got {args.episodes})"
         )
 
@@ -153,7 +152,7 @@ def _config_of(workdir: Path, args) -> tuple[Any, int]:
         config.search.num_simulations = args.simulations
     if args.max_steps is not None:
         if "max_steps" not in config.evaluation:
-            raise launch.BadInputError("--max_steps: the limit of these games is their own")
+            raise errors.BadInputError("--max_steps: the limit of these games is their own")
         config.evaluation.max_steps = args.max_steps
     if args.random_move is not None:
         config.evaluation.random_move = args.random_move
@@ -168,7 +167,7 @@ def _config_of(workdir: Path, args) -> tuple[Any, int]:
 def main() -> None:
     args = flags.FLAGS
     if not args.workdir:
-        raise launch.BadInputError("--workdir is required, e.g. --workdir=runs/pong")
+        raise errors.BadInputError("--workdir is required, e.g. --workdir=runs/pong")
     workdir = Path(args.workdir)
     with told_by_flag(workdir):
         config, num_envs = _config_of(workdir, args)
@@ -193,9 +192,9 @@ def main() -> None:
             score = make_scorer(experiment, config, episodes=args.episodes, num_envs=num_envs)
             result = score(params, seeds)
     except EnvError as error:
-        raise launch.BadInputError(f"env: {error}") from None
+        raise errors.BadInputError(f"env: {error}") from None
     if not np.isfinite(result["return_mean"]):
-        raise launch.NotFiniteError("env: these games have no score: rewards are not finite")
+        raise errors.NotFiniteError("env: these games have no score: rewards are not finite")
     print(
         json.dumps(
             {

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from launch import BadInputError
+from muzero_jax.errors import BadInputError
 from muzero_jax.statistics import t_interval
 from results import MIN_SEEDS
 

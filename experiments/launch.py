@@ -22,35 +22,7 @@ from ml_collections import ConfigDict, config_dict, config_flags
 
 import fields
 import lifetime
-
-
-class BadInputError(Exception):
-    """Input that the user has to change: field, value and fix in one line."""
-
-
-class NotFiniteError(Exception):
-    """Training cannot go on: losses or gradients are not finite."""
-
-
-class StorageError(Exception):
-    """Resume points cannot be written."""
-
-
-class PeerError(Exception):
-    """Another process of the run is gone or stuck."""
-
-
-class PreemptedError(Exception):
-    """The process was asked to leave, and all is saved."""
-
-
-_CODES = {
-    BadInputError: lifetime.BAD_INPUT,
-    NotFiniteError: lifetime.NOT_FINITE,
-    StorageError: lifetime.STORAGE,
-    PeerError: lifetime.NO_PROGRESS,
-    PreemptedError: lifetime.PREEMPTED,
-}
+from muzero_jax import errors
 
 
 def define_path(name: str, default: str | None, text: str) -> None:
@@ -78,7 +50,7 @@ def local_path(path: str, flag: str) -> str:
       BadInputError: for a URL (`gs://...`), which would be made a folder of that name here.
     """
     if re.match(r"[A-Za-z][\w+.-]*://", path):
-        raise BadInputError(
+        raise errors.BadInputError(
             f"{flag}: {path} is a URL; give a path of this machine, e.g. of a mounted bucket"
         )
     return os.path.expanduser(path)
@@ -106,19 +78,19 @@ def run(main: Callable[..., Any], *, example: str | None = None, takes_words: bo
             main(words) if takes_words else main()
         except SystemExit as error:  # Of an environment, say: it would pass for the end of a run.
             raise RuntimeError(f"the program was left by sys.exit({error.code!r})") from error
-    except tuple(_CODES) as error:
-        kind = "" if isinstance(error, PreemptedError) else "error: "
-        hint = _other_version() if isinstance(error, BadInputError) else ""
+    except errors.Ending as error:
+        kind = "" if isinstance(error, errors.PreemptedError) else "error: "
+        hint = _other_version() if isinstance(error, errors.BadInputError) else ""
         lifetime.say(f"{kind}{error}{hint}")
-        if isinstance(error, (StorageError, PeerError)):
-            os._exit(_CODES[type(error)])  # The remains of failed saves complain when collected.
-        lifetime.end(_CODES[type(error)])
+        if isinstance(error, (errors.StorageError, errors.PeerError)):
+            os._exit(error.code)  # The remains of failed saves complain when collected.
+        lifetime.end(error.code)
     except OSError as error:
         if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
             raise
         lifetime.say(f"error: {_flag_of(error.filename)}{error.strerror}: {error.filename}")
-        lifetime.end(lifetime.BAD_INPUT)
-    lifetime.end(lifetime.DONE)
+        lifetime.end(errors.BAD_INPUT)
+    lifetime.end(errors.DONE)
 
 
 def _check_versions() -> None:
@@ -137,7 +109,9 @@ def _check_versions() -> None:
         except importlib.metadata.PackageNotFoundError:
             continue  # Its import says so.
         if _numbers(found) < _numbers(least):
-            raise BadInputError(f"{name} {found} is installed; {need} is needed: pip install -e .")
+            raise errors.BadInputError(
+                f"{name} {found} is installed; {need} is needed: pip install -e ."
+            )
 
 
 def _numbers(version: str) -> list[int]:
@@ -156,7 +130,7 @@ def _other_version() -> str:
 
     try:
         version = workdirs.version_of(Path(workdir))
-    except BadInputError:
+    except errors.BadInputError:
         return ""
     if version == muzero_jax.__version__:
         return ""
@@ -270,13 +244,15 @@ def train(script: str | None, *, data: str | None = None) -> None:
             config.reanalyse.fresh_values = config.targets.value_source == "search"
         right = SCRIPTS[config.env.suite]
         if script is not None and right != script:
-            raise BadInputError(
+            raise errors.BadInputError(
                 f"--config: env.suite {config.env.suite!r} is trained by experiments/{right}.py"
             )
         name = config.env[fields.TASK_FIELDS[config.env.suite]].lower()
     except (AttributeError, LookupError, TypeError, ValueError, OverflowError) as error:
         # Of a config file that is not one of ours, or a number out of all proportion.
-        raise BadInputError(f"--config: a field is missing or cannot be used: {error}") from None
+        raise errors.BadInputError(
+            f"--config: a field is missing or cannot be used: {error}"
+        ) from None
     import peers
 
     workdirs.check_name(args.workdir)
@@ -310,21 +286,21 @@ def _together() -> Iterator[None]:
 
     try:
         yield
-    except (NotFiniteError, PreemptedError):  # All of them end so.
+    except (errors.NotFiniteError, errors.PreemptedError):  # All of them end so.
         peers.leave()
         raise
     except BaseException as error:
         if not jax.distributed.is_initialized():
             raise
-        if not isinstance(error, BadInputError):
+        if not isinstance(error, errors.BadInputError):
             # Where a lost peer is the cause, the heartbeat knows it, and ends this process.
             time.sleep(1.0)
-        if isinstance(error, tuple(_CODES)):
+        if isinstance(error, errors.Ending):
             lifetime.say(f"error: {error}")
         else:
             traceback.print_exc()
         peers.fail()
-        os._exit(_CODES.get(type(error), 1))
+        os._exit(error.code if isinstance(error, errors.Ending) else 1)
     peers.leave()
 
 
@@ -341,7 +317,7 @@ def backend() -> str:
     except (RuntimeError, AssertionError) as error:
         asked = os.environ.get("JAX_PLATFORMS", "")
         told = f"JAX_PLATFORMS={asked}: " if asked else ""
-        raise BadInputError(
+        raise errors.BadInputError(
             f"--platform: {told}JAX finds no such device{str(error) and f' ({error})'};"
             " is the extra 'cuda' or 'tpu' installed?"
         ) from None
@@ -350,7 +326,7 @@ def backend() -> str:
 def _check_platform(wanted: str) -> None:
     found = backend()
     if wanted not in ("auto", found):
-        raise BadInputError(
+        raise errors.BadInputError(
             f"--platform: {wanted} is wanted, JAX finds {found} only;"
             " is the extra 'cuda' or 'tpu' installed, and JAX_PLATFORMS not set?"
         )
@@ -365,7 +341,7 @@ def _choose_devices(wanted: int | None) -> list:
         return devices
     per_process, rest = divmod(wanted, jax.process_count())
     if rest or per_process > len(devices) // jax.process_count():
-        raise BadInputError(
+        raise errors.BadInputError(
             f"--devices: {wanted} of {len(devices)} devices in {jax.process_count()} processes"
             " cannot be had, the same number from each"
         )
@@ -391,12 +367,14 @@ def _parse(example: str | None, takes_words: bool) -> list[str]:
             rest = _unset(config, rest)
             config_flags.DEFINE_config_dict("config", config, sys_argv=rest)
             rest = given(rest)
-    except BadInputError:
+    except errors.BadInputError:
         raise
     except Exception as error:  # Whatever a library finds wrong with a word.
-        raise BadInputError(_explain(error)) from None
+        raise errors.BadInputError(_explain(error)) from None
     if len(rest) > 1 and not takes_words:
-        raise BadInputError(f"unexpected argument {rest[1]!r}; options look like --config.a.b=c")
+        raise errors.BadInputError(
+            f"unexpected argument {rest[1]!r}; options look like --config.a.b=c"
+        )
     return rest[1:]
 
 
@@ -436,7 +414,7 @@ def _config(given, example: str) -> ConfigDict:
 
         config = workdirs.read_config(Path(given.workdir))
     else:
-        raise BadInputError(
+        raise errors.BadInputError(
             f"--config is required, e.g. {example}; or --resume=must with the --workdir of a run,"
             " which goes on by its own"
         )
@@ -461,19 +439,21 @@ def load_config(given: str) -> ConfigDict:
         )
         loader.exec_module(module)
         if not hasattr(module, "get_config"):
-            raise BadInputError(f"--config: {path} defines no get_config()")
+            raise errors.BadInputError(f"--config: {path} defines no get_config()")
         config = module.get_config(variant) if colon else module.get_config()
     except FileNotFoundError as error:
         if error.filename != path:
-            raise BadInputError(_raised(given, path, error)) from None
-        raise BadInputError(f"--config: config file not found: {path}") from None
-    except BadInputError:
+            raise errors.BadInputError(_raised(given, path, error)) from None
+        raise errors.BadInputError(f"--config: config file not found: {path}") from None
+    except errors.BadInputError:
         raise
     except (Exception, SystemExit) as error:  # A config file is a program: it may raise anything.
-        raise BadInputError(_raised(given, path, error)) from None
+        raise errors.BadInputError(_raised(given, path, error)) from None
     if not isinstance(config, ConfigDict):
         kind = type(config).__name__
-        raise BadInputError(f"--config: get_config() of {path} returns {kind} and no ConfigDict")
+        raise errors.BadInputError(
+            f"--config: get_config() of {path} returns {kind} and no ConfigDict"
+        )
     return ConfigDict(config)
 
 

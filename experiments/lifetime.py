@@ -20,12 +20,7 @@ import threading
 import time
 from typing import NoReturn
 
-DONE = 0
-NOT_FINITE = 70  # Ten updates in a row were not finite, or too many of an environment's rows.
-STORAGE = 74  # Resume points cannot be written.
-PREEMPTED = 75  # Asked to leave, and saved: the same command goes on.
-NO_PROGRESS = 76  # Nothing got done for too long, or a peer is lost; the same command goes on.
-BAD_INPUT = 78  # Bad flags, config or checkpoint.
+from muzero_jax import errors
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -103,7 +98,7 @@ def _watch_progress() -> None:
 
 def give_up() -> NoReturn:
     """Ends the process at once where it gets nowhere; it is no failure once all is saved."""
-    os._exit(_settled[0] if _settled else NO_PROGRESS)
+    os._exit(_settled[0] if _settled else errors.NO_PROGRESS)
 
 
 def say(text: str) -> None:
@@ -123,7 +118,7 @@ def _watch(reading: int) -> None:
         with _lock:
             if not _held.is_set():
                 say(f"{name}: nothing to save yet, leaving")
-                os._exit(PREEMPTED)
+                os._exit(errors.PREEMPTED)
             if _settled:
                 say(f"{name}: all is saved, leaving")
                 os._exit(_settled[0])

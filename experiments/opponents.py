@@ -9,18 +9,15 @@ import numpy as np
 
 import assemble
 from fields import RANGES, TASK_FIELDS
-from launch import BadInputError, local_path
-from muzero_jax import matches
+from launch import local_path
+from muzero_jax import errors, matches
+from muzero_jax.errors import ArgumentError, BadInputError
 from muzero_jax.matches import MatchPlayer, Outcomes
-from muzero_jax.types import ArgumentError, Env, Params
+from muzero_jax.types import Env, Params
 import saved_params
 import workdirs
 
 KINDS = "random, perfect, mcts:SIMULATIONS, every_reply, or the folder of a run (WORKDIR[@STEP])"
-
-
-class StoppedError(Exception):
-    """Games were broken off."""
 
 
 class Side(NamedTuple):
@@ -147,7 +144,7 @@ def make_scorer(
                 pair = (params, opponent.params)[:: -1 if color else 1]
                 scores = play(round_key, *pair, stop)
                 if scores is None:
-                    raise StoppedError
+                    raise errors.StoppedError
                 told[color].append(0 - scores if color else scores)
         first, second = (np.concatenate(scores).astype(float) for scores in told)
         returns = np.concatenate([first, second])

@@ -23,13 +23,13 @@ from muzero_jax import (
     targets,
     value_error,
 )
+from muzero_jax.errors import ArgumentError
 from muzero_jax.networks.conv import make_conv_network
 from muzero_jax.networks.convolve import convolve_for_cpu
 from muzero_jax.networks.gru import make_gru_network
 from muzero_jax.networks.mlp import make_mlp_network
 from muzero_jax.search_muzero import make_muzero_search
 from muzero_jax.types import (
-    ArgumentError,
     Array,
     Codecs,
     EnvSpec,

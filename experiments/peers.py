@@ -19,8 +19,8 @@ from jax.sharding import Mesh, NamedSharding
 import numpy as np
 
 import heartbeat
-import launch
 import lifetime
+from muzero_jax import errors
 from muzero_jax.mesh import WHOLE, put_rows, sum_over_processes
 
 # The library's own patience with a lost process, whose end is an abort in C++ (code 134): longer
@@ -49,7 +49,7 @@ def join(
         return
     if coordinator == "auto":
         if any(given):
-            raise launch.BadInputError(
+            raise errors.BadInputError(
                 "--coordinator=auto takes --num_processes and --process_id from the cluster"
             )
     else:
@@ -71,7 +71,7 @@ def join(
         _hearts.append(heartbeat.Heart(_connect(timeout_s), _end))
     except (OSError, RuntimeError, ValueError) as error:
         told = " ".join(str(error).split())[:200]
-        raise launch.BadInputError(f"--coordinator: {coordinator} cannot be used: {told}") from None
+        raise errors.BadInputError(f"--coordinator: {coordinator} cannot be used: {told}") from None
     finally:
         patience.cancel()
 
@@ -112,21 +112,21 @@ def _give_up(coordinator: str, num_processes: int | None, timeout_s: int) -> Non
         f" processes have come within {timeout_s} s; see that all were started, with the same"
         " --num_processes"
     )
-    os._exit(lifetime.BAD_INPUT)
+    os._exit(errors.BAD_INPUT)
 
 
 def _check_flags(coordinator: str | None, num_processes: int | None, process_id: int | None):
     if None in (coordinator, num_processes, process_id):
-        raise launch.BadInputError(
+        raise errors.BadInputError(
             "--coordinator, --num_processes and --process_id go together"
             f" (got {coordinator}, {num_processes}, {process_id})"
         )
     if not re.fullmatch(r"\S+:\d+", coordinator):
-        raise launch.BadInputError(
+        raise errors.BadInputError(
             f"--coordinator must be HOST:PORT of process 0, or auto (got {coordinator!r})"
         )
     if process_id >= num_processes:
-        raise launch.BadInputError(
+        raise errors.BadInputError(
             f"--process_id must be < --num_processes (got {process_id} and {num_processes})"
         )
 
@@ -165,7 +165,7 @@ def check_shared(workdir: Path, patience_s: float = 30.0) -> None:
     while not (seen := _claimed_by(workdir).endswith(end)) and time.monotonic() < give_up:
         time.sleep(0.1)
     if any_of(not seen)[0]:
-        raise launch.BadInputError(
+        raise errors.BadInputError(
             f"--workdir: {workdir} is not the run folder of process 0 for every process; give all"
             " of them the same folder, on a file system that they share"
         )

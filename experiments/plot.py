@@ -17,6 +17,7 @@ import numpy as np
 
 import figures
 import launch
+from muzero_jax import errors
 from muzero_jax.envs import atari_games
 import results
 import workdirs
@@ -30,9 +31,9 @@ _LEVELS = ("random", "human")
 def main(words: list[str]) -> None:
     args = flags.FLAGS
     if not words:
-        raise launch.BadInputError("which runs? e.g. runs/pong-0 runs/pong-1 or 'mine=runs/pong-*'")
+        raise errors.BadInputError("which runs? e.g. runs/pong-0 runs/pong-1 or 'mine=runs/pong-*'")
     if unknown := sorted(set(args.levels) - set(_LEVELS)):
-        raise launch.BadInputError(f"--levels: of {', '.join(_LEVELS)} (got {unknown[0]!r})")
+        raise errors.BadInputError(f"--levels: of {', '.join(_LEVELS)} (got {unknown[0]!r})")
     groups = grouped(words)
     points = {run.path: series(run, args.x, args.y) for runs in groups.values() for run in runs}
     x_label = _X_LABELS.get(args.x)
@@ -74,7 +75,7 @@ def series(run: results.Run, x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
     found = [(r[x], r[y]) for r in run.records if _is_number(r.get(x)) and _is_number(r.get(y))]
     if not found:
         there = sorted({name for r in run.records for name, v in r.items() if _is_number(v)})
-        raise launch.BadInputError(f"--y: {run.path} has no {y!r}; it has {', '.join(there)}")
+        raise errors.BadInputError(f"--y: {run.path} has no {y!r}; it has {', '.join(there)}")
     values = np.asarray(found, np.float64)
     return values[:, 0], values[:, 1]
 

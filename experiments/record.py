@@ -21,11 +21,11 @@ import numpy as np
 import assemble
 import launch
 import lifetime
-from muzero_jax import acting, checkpoint, evaluate, finite
+from muzero_jax import acting, checkpoint, errors, evaluate, finite
 from muzero_jax.dataset import write_dataset
 from muzero_jax.envs import host
-from muzero_jax.envs.checked import EnvError
-from muzero_jax.streams import DatasetError, take_rows
+from muzero_jax.errors import DatasetError, EnvError
+from muzero_jax.streams import take_rows
 from muzero_jax.types import HostEnv, TimeStep, Transition
 import results
 from saved_params import check_saved, newest_params, told_by_flag
@@ -53,10 +53,10 @@ def replay_streams(
     target = {"rest": rest.replace(train=None, env=None, timestep=None, acting=None)}
     try:
         found = checkpoint.restore_newest(workdir / "checkpoints", target, partial=True)
-    except checkpoint.CheckpointError as error:
-        raise launch.BadInputError(f"--workdir: {error}") from None
+    except errors.CheckpointError as error:
+        raise errors.BadInputError(f"--workdir: {error}") from None
     if found is None:
-        raise launch.BadInputError(f"--workdir: no resume point in {workdir}; try --episodes")
+        raise errors.BadInputError(f"--workdir: no resume point in {workdir}; try --episodes")
     ring, row = found[1]["rest"].replay, experiment.parts.row
     told.update(found[2]["counters"], dropped_rows=0)
     for lane, (cursor, filled) in enumerate(zip(*jax.device_get((ring.cursor, ring.filled)))):
@@ -170,15 +170,15 @@ def read_config(workdir: Path):
 
 def _check_flags(args, workdir: Path) -> None:
     if not args.out:
-        raise launch.BadInputError("--out is required, e.g. --out=data/cartpole")
+        raise errors.BadInputError("--out is required, e.g. --out=data/cartpole")
     out = Path(args.out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):  # Before hours are spent on it.
-        raise launch.BadInputError(f"--out: {out} is there and not empty; give a new folder")
+        raise errors.BadInputError(f"--out: {out} is there and not empty; give a new folder")
     if args.episodes is None:
         if (args.policy, args.noise) != ("search", "training"):
-            raise launch.BadInputError("--policy and --noise are of fresh episodes: --episodes=N")
+            raise errors.BadInputError("--policy and --noise are of fresh episodes: --episodes=N")
         if workdirs.learns_from_data(workdir):
-            raise launch.BadInputError(
+            raise errors.BadInputError(
                 f"--workdir: the run in {workdir} learns from data, it stores nothing; --episodes=N"
             )
     if args.episodes is None or args.policy != "random":
@@ -188,7 +188,7 @@ def _check_flags(args, workdir: Path) -> None:
 def main() -> None:
     args = flags.FLAGS
     if not args.workdir:
-        raise launch.BadInputError("--workdir is required, e.g. --workdir=runs/cartpole")
+        raise errors.BadInputError("--workdir is required, e.g. --workdir=runs/cartpole")
     workdir = Path(args.workdir)
     config = read_config(workdir)
     _check_flags(args, workdir)
@@ -201,9 +201,9 @@ def main() -> None:
     try:
         info = write_dataset(args.out, experiment.parts.spec, streams)
     except (DatasetError, OSError) as error:
-        raise launch.BadInputError(f"--out: {error}") from None
+        raise errors.BadInputError(f"--out: {error}") from None
     except EnvError as error:
-        raise launch.BadInputError(f"env: {error}") from None
+        raise errors.BadInputError(f"env: {error}") from None
     if told.get("dropped_rows"):
         lifetime.say(
             f"{told['dropped_rows']} rows left out: of episodes whose beginning is no longer"

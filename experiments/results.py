@@ -5,8 +5,9 @@ import glob
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from launch import BadInputError, local_path
+from launch import local_path
 from muzero_jax import metrics
+from muzero_jax.errors import BadInputError
 import workdirs
 
 MIN_SEEDS = 3  # Fewer get no interval over seeds: two say too little about spread.

@@ -5,8 +5,8 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from launch import BadInputError
-from muzero_jax import checkpoint
+from muzero_jax import checkpoint, errors
+from muzero_jax.errors import BadInputError
 from muzero_jax.types import Counters, Params
 
 _FOLDERS = ("params", "checkpoints")
@@ -27,7 +27,7 @@ def newest_params(
         try:
             target = {"params": abstract}
             found = checkpoint.restore_newest(folder, target, partial=True, step=step)
-        except checkpoint.CheckpointError as error:
+        except errors.CheckpointError as error:
             faults.append(str(error))
             continue
         if found is not None:
@@ -68,7 +68,7 @@ def _steps(workdir: Path, flag: str) -> dict[Path, list[int]]:
     """Folder -> the steps in it."""
     try:
         return {workdir / name: checkpoint.committed_steps(workdir / name) for name in _FOLDERS}
-    except checkpoint.CheckpointError as error:  # Of another format.
+    except errors.CheckpointError as error:  # Of another format.
         raise BadInputError(f"{flag}: {error}") from None
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import jax
 
-import launch
 import lifetime
-from muzero_jax.checkpoint import CheckpointStore, SaveError
+from muzero_jax import errors
+from muzero_jax.checkpoint import CheckpointStore
+from muzero_jax.errors import SaveError
 import peers
 
 MAX_FAILED_IN_A_ROW = 3
@@ -88,7 +89,7 @@ class Saver:
                 raise FileNotFoundError(f"no whole step {step} in {self._folder}")
         except OSError as error:
             if self._vital:
-                raise launch.StorageError(
+                raise errors.StorageError(
                     f"the last resume point has been removed or damaged: {error}"
                 ) from None
 
@@ -99,7 +100,7 @@ class Saver:
 
     def _check(self, *, allowed: int) -> None:
         if self._vital and self.failed_in_a_row > allowed:
-            raise launch.StorageError(
+            raise errors.StorageError(
                 f"the last saves of a resume point failed ({self.failed_in_a_row} in a row), see"
                 " above; older ones are untouched. Make room or mend the folder; the same command"
                 " goes on"
@@ -118,11 +119,11 @@ def as_ending(error: OSError, *, told: str | None = None) -> Exception:
     """What a failed save ends the run as, where it does: by another process, or by the disk."""
     told = told or str(error)
     if _is_of_peers(error):
-        return launch.PeerError(
+        return errors.PeerError(
             f"{told}; another process is gone or stuck, see its log; the same command goes on"
         )
     several = "; with several processes that ends the run" if jax.process_count() > 1 else ""
-    return launch.StorageError(f"{told}{several}")
+    return errors.StorageError(f"{told}{several}")
 
 
 def _is_of_peers(error: BaseException | None) -> bool:

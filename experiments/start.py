@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 
 import assemble
-import launch
-from muzero_jax import mesh
+from muzero_jax import errors, mesh
 from muzero_jax.checkpoint import CheckpointStore
 from muzero_jax.types import Counters, Params, RunState
 import peers
@@ -39,7 +38,7 @@ def start(
     _, tree, meta = found
     counters = counters_of(meta, "the newest resume point")
     if not isinstance(meta.get("wall_s"), int | float):
-        raise launch.BadInputError(f"the newest resume point has wall_s {meta.get('wall_s')!r}")
+        raise errors.BadInputError(f"the newest resume point has wall_s {meta.get('wall_s')!r}")
     counters = counters._replace(resumes=max(resumes, counters.resumes + 1))
     run = tree["rest"]
     on_host = run.env is None and run.acting is not None

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 
 from muzero_jax import lanes
 from muzero_jax.dataset import Dataset, check_spec
+from muzero_jax.errors import ArgumentError, DatasetError
 from muzero_jax.loops.unplugged import unplugged
-from muzero_jax.streams import DatasetError
-from muzero_jax.types import ArgumentError, Counters, RunState
+from muzero_jax.types import Counters, RunState
 from parts import Parts, make_parts
 
 

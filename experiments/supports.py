@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from intervals import Interval
-import launch
-from muzero_jax import codecs, finite
+from muzero_jax import codecs, errors, finite
 from muzero_jax.replay import ReplayState
 from muzero_jax.types import Array, Codec, RunState, Transition
 from parts import Parts
@@ -64,7 +63,7 @@ class Supports:
         low, high, number, outside = map(float, jax.device_get(self._ranges["reward"](ring)))
         support = self._codecs.reward
         if 0 < number == outside:
-            raise launch.BadInputError(
+            raise errors.BadInputError(
                 f"{_sides('reward', support, low, high)}: all {number:.0f} rewards of the warm-up"
                 f" lie outside the support, which holds {support.low:.4g} to {support.high:.4g};"
                 f" they range from {low:.4g} to {high:.4g}; {_ADVICE.format('reward')}, and the"

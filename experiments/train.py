@@ -17,14 +17,12 @@ import budget
 import collapse
 import evaluate
 from intervals import Interval, crossed
-import launch
 import lifetime
-from muzero_jax import checkpoint, dataset, mesh, metrics
-from muzero_jax.checkpoint import CheckpointError, CheckpointStore, SaveError
+from muzero_jax import checkpoint, dataset, errors, mesh, metrics
+from muzero_jax.checkpoint import CheckpointStore
 from muzero_jax.envs import host
-from muzero_jax.envs.checked import EnvError
+from muzero_jax.errors import CheckpointError, DatasetError, EnvError, SaveError
 from muzero_jax.learner import MAX_SKIPPED_IN_A_ROW
-from muzero_jax.streams import DatasetError
 from muzero_jax.types import Counters, RunState
 import peers
 import reanalysing
@@ -65,13 +63,13 @@ def train(
         with contextlib.ExitStack() as stack:
             _train(stack, config, workdir, resume, init_from, devices, watchdog_s, data)
     except DatasetError as error:
-        raise launch.BadInputError(f"--data: {error}") from None
+        raise errors.BadInputError(f"--data: {error}") from None
     except CheckpointError as error:
-        raise launch.BadInputError(str(error)) from None
+        raise errors.BadInputError(str(error)) from None
     except SaveError as error:
         raise saves.as_ending(error) from None
     except EnvError as error:
-        raise launch.BadInputError(f"env: {error}") from None
+        raise errors.BadInputError(f"env: {error}") from None
 
 
 def _train(
@@ -116,7 +114,7 @@ def _train(
     driver = _Driver(config, experiment, *savers, writer, meta["wall_s"], watchdog_s, so_far)
     counters, preempted = driver.drive(run, start.is_owed(meta, written))
     if preempted:
-        raise launch.PreemptedError(
+        raise errors.PreemptedError(
             f"saved at {counters.env_steps} env steps; the same command goes on"
         )
     _tell_done(workdir, counters)
@@ -221,7 +219,7 @@ class _Driver:
             self._read(interval, *late, end=True)
             self._supports.look(run, interval)
             self._points.finish(run.counters.iteration)  # No run ends well without its last point.
-            lifetime.settle(lifetime.PREEMPTED if preempted else lifetime.DONE)
+            lifetime.settle(errors.PREEMPTED if preempted else errors.DONE)
             # The loop waits for its environments when it is closed, and they may be stuck.
             lifetime.expect_progress(self._watchdog_s)
         lifetime.expect_progress(None)
@@ -252,7 +250,7 @@ class _Driver:
             return done, False
         try:
             done = self._evaluate(run) or done
-        except evaluate.StoppedError:
+        except errors.StoppedError:
             saved = save(last=True)
             return done and saved, saved
         return done and save(last=True), False
@@ -283,7 +281,7 @@ class _Driver:
             values["checkpoint/failed_saves"] = self._points.failed + self._params.failed
             self._write(counters, values)
             if fault is not None:
-                raise launch.NotFiniteError(fault)
+                raise errors.NotFiniteError(fault)
         _check_finite(skipped_in_a_row, counters)
 
     def _write(self, counters: Counters, values: dict[str, Any]) -> None:
@@ -315,13 +313,13 @@ class _Driver:
                     lifetime.say("warning: an evaluation met rewards that are not finite: no score")
                 self._write(counters, {f"eval/{name}": x for name, x in result.items()})
                 solved = config.stop_at is not None and result["return_mean"] >= config.stop_at
-            except evaluate.StoppedError:
+            except errors.StoppedError:
                 stopped = True
         else:
             lifetime.expect_progress(None)  # The first one is watched, and this one watches it.
         stopped, solved = peers.any_of(stopped, solved)
         if stopped:
-            raise evaluate.StoppedError
+            raise errors.StoppedError
         return solved
 
     def _save(self, run: RunState, before: int, *, last: bool, evaluation_due: bool) -> bool:
@@ -360,7 +358,7 @@ def _make_collapse(config, experiment, written) -> collapse.Collapse | None:
 
 def _check_finite(skipped_in_a_row, counters: Counters) -> None:
     if skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-        raise launch.NotFiniteError(
+        raise errors.NotFiniteError(
             f"{MAX_SKIPPED_IN_A_ROW} updates in a row were not finite, the last of them before"
             f" update {counters.updates}; nothing was saved since. Lower optimizer.learning_rate"
         )

@@ -11,12 +11,13 @@ have made for as many updates: `replay.rows_per_update` for each.
 from absl import flags
 
 import launch
+from muzero_jax import errors
 
 
 def main() -> None:
     data = flags.FLAGS.data
     if not data:
-        raise launch.BadInputError("--data is required, e.g. --data=data/cartpole")
+        raise errors.BadInputError("--data is required, e.g. --data=data/cartpole")
     launch.train(None, data=data)
 
 

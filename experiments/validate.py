@@ -16,9 +16,8 @@ from fields import (
     SWITCHES,
     TASK_FIELDS,
 )
-from launch import BadInputError
 from muzero_jax.envs import atari_games
-from muzero_jax.types import ArgumentError
+from muzero_jax.errors import ArgumentError, BadInputError
 
 
 def check(config) -> None:

@@ -12,8 +12,8 @@ from typing import IO, Any
 from ml_collections import ConfigDict
 
 import fields
-import launch
 import lifetime
+from muzero_jax import errors
 
 # Fields that may differ when a run is taken up again; a trailing dot means a whole group.
 MAY_CHANGE = (
@@ -32,9 +32,9 @@ def check_name(workdir: str | None) -> None:
     try:
         (workdir or "").encode()
     except UnicodeEncodeError:
-        raise launch.BadInputError(f"--workdir: {workdir!r} is not UTF-8") from None
+        raise errors.BadInputError(f"--workdir: {workdir!r} is not UTF-8") from None
     if workdir == "":
-        raise launch.BadInputError("--workdir is empty; give a folder, e.g. --workdir=runs/pong")
+        raise errors.BadInputError("--workdir is empty; give a folder, e.g. --workdir=runs/pong")
 
 
 def choose(workdir: str | None, name: str, now: float) -> Path:
@@ -67,15 +67,15 @@ def check(
     """
     used = _is_used(workdir)
     if resume == "never" and used:
-        raise launch.BadInputError(f"--resume=never: {workdir} holds a run; use another folder")
+        raise errors.BadInputError(f"--resume=never: {workdir} holds a run; use another folder")
     if resume == "must" and not _entries(workdir / "checkpoints"):
-        raise launch.BadInputError(f"--resume=must: no resume point in {workdir}")
+        raise errors.BadInputError(f"--resume=must: no resume point in {workdir}")
     stored = load(workdir / "config.json") if used else {}
     origin, former = stored.get("init_from"), stored.get("data")
     if used:
         if former != data:
             learned = "other data" if former and data else "data" if former else "environments"
-            raise launch.BadInputError(
+            raise errors.BadInputError(
                 f"--data: the run in {workdir} learns from {learned}; use another folder"
             )
         _check_same(workdir, _config_in(stored), json.loads(config.to_json()))
@@ -86,10 +86,10 @@ def check(
         return origin
     begun = bool(_entries(workdir / "checkpoints"))  # Then it is not read again.
     if not (begun or Path(init_from).is_dir()):
-        raise launch.BadInputError(f"--init_from: no folder {init_from}")
+        raise errors.BadInputError(f"--init_from: no folder {init_from}")
     init_from = str(Path(init_from).resolve())
     if used and init_from != before:
-        raise launch.BadInputError(
+        raise errors.BadInputError(
             f"--init_from: the run in {workdir} began with {before or 'fresh parameters'};"
             " use another folder, or leave the flag out"
         )
@@ -98,15 +98,15 @@ def check(
 
 def _is_used(workdir: Path) -> bool:
     if workdir.exists() and not workdir.is_dir():
-        raise launch.BadInputError(f"--workdir: {workdir} is no folder")
+        raise errors.BadInputError(f"--workdir: {workdir} is no folder")
     absolute = workdir.absolute()
     nearest = next(path for path in (absolute, *absolute.parents) if path.exists())
     if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
-        raise launch.BadInputError(f"--workdir: {workdir} cannot be written ({nearest})")
+        raise errors.BadInputError(f"--workdir: {workdir} cannot be written ({nearest})")
     if (workdir / "config.json").exists():
         return True
     if any(_entries(workdir / name) for name in ("checkpoints", "params")):
-        raise launch.BadInputError(
+        raise errors.BadInputError(
             f"--workdir: {workdir} holds checkpoints without their config.json; use another folder"
         )
     return False
@@ -124,7 +124,7 @@ def _check_same(workdir: Path, stored: dict, given: dict) -> None:
         if not any(name == x or (x[-1] == "." and name.startswith(x)) for x in MAY_CHANGE)
     ]
     if differing:
-        raise launch.BadInputError(
+        raise errors.BadInputError(
             f"--workdir: {workdir} holds a run with another config: {', '.join(differing)};"
             " use another folder, or the former values"
         )
@@ -177,14 +177,14 @@ def _lock(workdir: Path, kind: int = fcntl.LOCK_EX) -> IO[str]:
         file.seek(0)
         holder = file.read().strip() or "another process"
         file.close()
-        raise launch.BadInputError(f"--workdir: run dir is in use by {holder}") from None
+        raise errors.BadInputError(f"--workdir: run dir is in use by {holder}") from None
     except OSError as error:  # Some network file systems know no locks.
         lifetime.say(f"warning: {workdir} cannot be locked: {error}; see that no other run uses it")
     return file
 
 
-def _unwritable(workdir: Path, error: OSError) -> launch.BadInputError:
-    return launch.BadInputError(f"--workdir: {workdir} cannot be written: {error}")
+def _unwritable(workdir: Path, error: OSError) -> errors.BadInputError:
+    return errors.BadInputError(f"--workdir: {workdir} cannot be written: {error}")
 
 
 def read_config(workdir: Path) -> ConfigDict:
@@ -195,7 +195,7 @@ def read_config(workdir: Path) -> ConfigDict:
     """
     path = workdir / "config.json"
     if not path.exists():
-        raise launch.BadInputError(f"--workdir: no run in {workdir} (config.json is missing)")
+        raise errors.BadInputError(f"--workdir: no run in {workdir} (config.json is missing)")
     return ConfigDict(_tuples(_config_in(load(path))))
 
 
@@ -230,9 +230,9 @@ def load(path: Path) -> dict[str, Any]:
     try:
         stored = json.loads(path.read_text())
     except (ValueError, OSError, RecursionError) as error:
-        raise launch.BadInputError(f"{path} cannot be read: {error}") from None
+        raise errors.BadInputError(f"{path} cannot be read: {error}") from None
     if not isinstance(stored, dict):
-        raise launch.BadInputError(f"{path} cannot be read: it holds no JSON object")
+        raise errors.BadInputError(f"{path} cannot be read: it holds no JSON object")
     return stored
 
 

@@ -20,6 +20,8 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from muzero_jax.errors import CheckpointError, SaveError
+
 FORMAT = 1
 
 # For its logs orbax asks TensorStore how many bytes a save has written, by a function that leaks:
@@ -30,14 +32,6 @@ with contextlib.suppress(ImportError):
     tensorstore_utils.get_tensorstore_raw_bytes = lambda *_, **__: 0
 
 _LOG = logging.getLogger(__name__)
-
-
-class CheckpointError(Exception):
-    """No step can be used, or it belongs to another program or config."""
-
-
-class SaveError(OSError):
-    """A step could not be written; the steps before it are untouched."""
 
 
 class _Damaged(Exception):

@@ -5,7 +5,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from muzero_jax.types import ArgumentError, Array, Codec
+from muzero_jax.errors import ArgumentError
+from muzero_jax.types import Array, Codec
 
 
 def squash(x: Array, eps: float = 1e-3) -> Array:

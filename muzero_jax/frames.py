@@ -4,7 +4,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from muzero_jax.types import ArgumentError, Array, History, TimeStep, Transition
+from muzero_jax.errors import ArgumentError
+from muzero_jax.types import Array, History, TimeStep, Transition
 
 
 def history_from_window(observations: Array, rows: Transition, row: Array, length: int) -> History:

@@ -15,7 +15,8 @@ import jax
 import numpy as np
 
 from muzero_jax.dataset import Dataset, read_chunk
-from muzero_jax.streams import DatasetError, cut, piece_size, take_rows
+from muzero_jax.errors import DatasetError
+from muzero_jax.streams import cut, piece_size, take_rows
 from muzero_jax.types import Transition
 
 

@@ -10,18 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from muzero_jax.errors import ArgumentError
 from muzero_jax.mesh import shard_key
-from muzero_jax.types import (
-    ArgumentError,
-    Array,
-    LossFn,
-    Network,
-    Params,
-    Replay,
-    Sample,
-    TargetFn,
-    TrainState,
-)
+from muzero_jax.types import Array, LossFn, Network, Params, Replay, Sample, TargetFn, TrainState
 
 
 class UpdateOutput(NamedTuple):

@@ -9,18 +9,8 @@ import optax
 
 from muzero_jax import frames
 from muzero_jax.codecs import clip, outside
-from muzero_jax.types import (
-    ArgumentError,
-    Array,
-    Codec,
-    Codecs,
-    History,
-    LossFn,
-    Network,
-    Policy,
-    Sample,
-    Targets,
-)
+from muzero_jax.errors import ArgumentError
+from muzero_jax.types import Array, Codec, Codecs, History, LossFn, Network, Policy, Sample, Targets
 
 PolicyLoss = Callable[[Array, Policy], Array]
 Augment = Callable[[chex.PRNGKey, Array], Array]

@@ -7,17 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from muzero_jax.acting import NO_EXPLORATION
+from muzero_jax.errors import ArgumentError
 from muzero_jax.targets import histories_at, make_bootstrap_positions
-from muzero_jax.types import (
-    ArgumentError,
-    Array,
-    Explore,
-    Sample,
-    SearchFn,
-    SearchOutput,
-    TargetFn,
-    Targets,
-)
+from muzero_jax.types import Array, Explore, Sample, SearchFn, SearchOutput, TargetFn, Targets
 
 
 def with_reanalyse(

@@ -20,7 +20,8 @@ import jax
 import jax.numpy as jnp
 
 from muzero_jax import finite
-from muzero_jax.types import ArgumentError, Array, Replay, Sample, Transition
+from muzero_jax.errors import ArgumentError
+from muzero_jax.types import Array, Replay, Sample, Transition
 
 
 @chex.dataclass(frozen=True)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import mctx
 
+from muzero_jax.errors import ArgumentError
 from muzero_jax.search import (
     MIN_LOGIT,
     choose_action,
@@ -16,16 +17,7 @@ from muzero_jax.search import (
     root_of,
     search_value,
 )
-from muzero_jax.types import (
-    ArgumentError,
-    Array,
-    Codecs,
-    Embedding,
-    Explore,
-    Network,
-    SearchFn,
-    SearchOutput,
-)
+from muzero_jax.types import Array, Codecs, Embedding, Explore, Network, SearchFn, SearchOutput
 
 
 def make_muzero_search(

@@ -10,19 +10,10 @@ import jax
 import jax.numpy as jnp
 import mctx
 
+from muzero_jax.errors import ArgumentError
 from muzero_jax.frames import history_init, history_push
 from muzero_jax.search import MIN_LOGIT, legal_actions, make_gumbel_plan, root_of, search_value
-from muzero_jax.types import (
-    ArgumentError,
-    Array,
-    Codecs,
-    Env,
-    Explore,
-    Network,
-    SearchFn,
-    SearchOutput,
-    TimeStep,
-)
+from muzero_jax.types import Array, Codecs, Env, Explore, Network, SearchFn, SearchOutput, TimeStep
 
 
 def make_true_model_search(

@@ -11,12 +11,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from muzero_jax.errors import DatasetError
 from muzero_jax.finite import LIMIT
 from muzero_jax.types import Array, EnvSpec, Transition
-
-
-class DatasetError(ValueError):
-    """A dataset cannot be used or made; one line with its path and what is wrong."""
 
 
 def cut(first, last, *, most: int, wanted: int | None = None) -> list[tuple[int, int]]:

@@ -12,18 +12,12 @@ from typing import Any, NamedTuple
 
 import chex
 
+from muzero_jax.errors import ArgumentError as ArgumentError
+
 Array = chex.Array
 Params = Any
 Embedding = Any
 Policy = Any  # Opaque: only the search that made it and its policy loss look inside.
-
-
-class ArgumentError(ValueError):
-    """An argument that cannot be used, refused in one line that names it and what it may be.
-
-    A type of its own, so that a program may tell its user this line alone, and show whatever else
-    is raised with its traceback.
-    """
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,8 @@ A search that knows it does not take differences of Q that are mere noise for a 
 
 import jax.numpy as jnp
 
-from muzero_jax.types import ArgumentError, Array, Network, Params
+from muzero_jax.errors import ArgumentError
+from muzero_jax.types import Array, Network, Params
 
 DECAY = 0.99  # Of the running mean, an update: about the newest hundred of them count.
 

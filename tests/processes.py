@@ -13,8 +13,8 @@ import jax
 from ml_collections import ConfigDict
 
 import assemble
-import lifetime
 from muzero_jax import checkpoint
+from muzero_jax.errors import PREEMPTED
 from start import saved_tree
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -154,7 +154,7 @@ def ask_to_leave(arguments, workdir, *, output):
         assert time.monotonic() < give_up, "no line of metrics"
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(_PATIENCE_SECONDS) == lifetime.PREEMPTED, Path(output).read_text()
+    assert process.wait(_PATIENCE_SECONDS) == PREEMPTED, Path(output).read_text()
     last = json.loads(path.read_text().splitlines()[-1])
     counters = checkpoint.read_meta(workdir / "checkpoints")["counters"]
     assert (last["env_steps"], last["updates"]) == (counters["env_steps"], counters["updates"])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import aggregate
-import launch
+from muzero_jax import errors
 from presets import config_of
 import processes
 import results
@@ -90,14 +90,14 @@ def test_what_means_something_else_is_refused(tmp_path, fields, told):
     one = _runs(tmp_path, "a", {"Pong": [1.0, 2.0]}, logging={"tensorboard": True})
     aggregate.read_scores([one, _runs(tmp_path, "b", {"Qbert": [1.0, 2.0]})])
     other = _runs(tmp_path, "c", {"Breakout": [1.0, 2.0]}, **fields)
-    with pytest.raises(launch.BadInputError, match=told):
+    with pytest.raises(errors.BadInputError, match=told):
         aggregate.read_scores([one, other])
 
 
 def test_a_run_without_evaluation_is_refused(tmp_path):
     """Planted bug seen: the check left out."""
     write_run(tmp_path / "a", lines=[(10, None)])
-    with pytest.raises(launch.BadInputError, match="no evaluation yet"):
+    with pytest.raises(errors.BadInputError, match="no evaluation yet"):
         aggregate.read_scores([str(tmp_path / "a")])
 
 
@@ -114,10 +114,10 @@ def test_comparison_by_hand(tmp_path):
     assert lines[4].startswith("| difference of interquartile means | 0.375 | [")
     assert lines[5].startswith("| probability of improvement | 0.667 | [")
     del theirs["Pong"]
-    with pytest.raises(launch.BadInputError, match="only one side has Pong"):
+    with pytest.raises(errors.BadInputError, match="only one side has Pong"):
         aggregate.comparison(ours, theirs)
     other = aggregate.read_scores([_runs(tmp_path, "c", _SCORES, env__sticky=0.25)])
-    with pytest.raises(launch.BadInputError, match="different protocols"):
+    with pytest.raises(errors.BadInputError, match="different protocols"):
         aggregate.comparison(ours, other)
 
 

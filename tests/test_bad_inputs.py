@@ -14,8 +14,7 @@ import pytest
 
 import assemble
 import fields
-import launch
-from muzero_jax.types import ArgumentError
+from muzero_jax.errors import ArgumentError, BadInputError
 from presets import config_of
 import processes
 import validate
@@ -37,7 +36,7 @@ def test_only_our_own_refusals_become_one_line(monkeypatch):
         assemble.build(config)
     assert not isinstance(caught.value, ArgumentError)
     monkeypatch.setitem(assemble.JAX_ENVS, "cartpole", refuses)
-    with pytest.raises(launch.BadInputError, match=r"^env\.max_steps is too odd$"):
+    with pytest.raises(BadInputError, match=r"^env\.max_steps is too odd$"):
         assemble.build(config)
 
 
@@ -91,7 +90,7 @@ def test_what_cannot_work_is_one_line_before_anything_is_traced(name, monkeypatc
         for field, value in changes.items():
             config_path.set_value(field, config, value)
     monkeypatch.setattr(jax, "eval_shape", None)  # The first step of each trace.
-    with pytest.raises(launch.BadInputError) as error:
+    with pytest.raises(BadInputError) as error:
         validate.check(config)
         assemble.build(config)
     assert said in str(error.value) and "\n" not in str(error.value)
@@ -102,7 +101,7 @@ def test_what_is_not_divisible_by_the_devices_is_named(name):
     """Planted bug seen: the check left out (an error of sharding, after compiling)."""
     config = config_of("cartpole", "on_device")
     config.update_from_flattened_dict({name: 36})
-    with pytest.raises(launch.BadInputError, match=f"^{name}.* a multiple of the 8 devices"):
+    with pytest.raises(BadInputError, match=f"^{name}.* a multiple of the 8 devices"):
         assemble.build(config, jax.devices()[:8])
 
 

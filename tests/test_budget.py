@@ -6,8 +6,7 @@ import pytest
 
 import assemble
 import budget
-import launch
-from muzero_jax import mesh
+from muzero_jax import errors, mesh
 from presets import config_of
 from processes import TINY_CONTROL
 
@@ -99,7 +98,7 @@ def test_what_does_not_fit_is_refused_with_the_field_to_lower(tiny):
     }.items():
         greedy = told._replace(**{part: 10 * told.peak})
         budget.check(greedy, available=greedy.peak)
-        with pytest.raises(launch.BadInputError, match=lower):
+        with pytest.raises(errors.BadInputError, match=lower):
             budget.check(greedy, available=greedy.peak - 1)
 
 

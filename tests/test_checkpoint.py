@@ -20,6 +20,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from muzero_jax import checkpoint
+from muzero_jax.errors import CheckpointError, SaveError
 
 _ROOT = Path(__file__).resolve().parents[1]
 
@@ -284,7 +285,7 @@ def test_a_step_under_another_number_is_damage(copied, caplog):
     shutil.copytree(copied / "2", copied / "99")
     assert checkpoint.committed_steps(copied) == [1, 2]
     assert checkpoint.restore_newest(copied, _target(), step=2)[0] == 2
-    with pytest.raises(checkpoint.CheckpointError, match=r"\[99\] are damaged"):
+    with pytest.raises(CheckpointError, match=r"\[99\] are damaged"):
         checkpoint.restore_newest(copied, _target(), step=99)
     with checkpoint.CheckpointStore(copied, max_to_keep=5) as store:
         assert store.restore(_target())[0] == 2
@@ -366,7 +367,7 @@ def test_only_damage_is_an_error(copied):
     for step in "12":
         (copied / step / "manifest" / "metadata").unlink()
     for read in (lambda d: checkpoint.restore_newest(d, _target()), checkpoint.read_meta):
-        with pytest.raises(checkpoint.CheckpointError, match=r"\[1, 2\] are damaged"):
+        with pytest.raises(CheckpointError, match=r"\[1, 2\] are damaged"):
             read(copied)
 
 
@@ -392,7 +393,7 @@ def test_another_program_is_refused_by_leaf(saved, change, named):
     target = _target()
     layer = target.params["layer/0"]
     layer["float32"] = change(layer["float32"])
-    with pytest.raises(checkpoint.CheckpointError, match=named) as error:
+    with pytest.raises(CheckpointError, match=named) as error:
         checkpoint.restore_newest(saved, target)
     assert "layer/0" in str(error.value) and "/2: " in str(error.value)
 
@@ -402,14 +403,14 @@ def test_another_key_implementation_is_refused(saved):
     target = _target()
     other = jax.eval_shape(lambda: jax.random.split(jax.random.key(0, impl="rbg"), 3))
     target = target.replace(key=_Pair(left=other, right=target.key.right))
-    with pytest.raises(checkpoint.CheckpointError, match=r"holds key<fry>\[3\], wanted key<rbg>"):
+    with pytest.raises(CheckpointError, match=r"holds key<fry>\[3\], wanted key<rbg>"):
         checkpoint.restore_newest(saved, target)
 
 
 def test_another_format_is_refused(copied, monkeypatch):
     """Fails if the format version is not read."""
     monkeypatch.setattr(checkpoint, "FORMAT", 2)
-    with pytest.raises(checkpoint.CheckpointError, match="format 1, not 2"):
+    with pytest.raises(CheckpointError, match="format 1, not 2"):
         checkpoint.restore_newest(copied, _target())
 
 
@@ -425,14 +426,14 @@ def test_a_failed_save_is_known_and_can_be_made_again(tmp_path, monkeypatch):
         store.wait()
         monkeypatch.setattr(ocp.PyTreeCheckpointHandler, "finalize", fail)
         store.save(2, _tree(2), _meta(2))
-        with pytest.raises(checkpoint.SaveError, match="step 2 failed.*no space left"):
+        with pytest.raises(SaveError, match="step 2 failed.*no space left"):
             store.save(3, _tree(3), _meta(3))
         monkeypatch.setattr(ocp.PyTreeCheckpointHandler, "finalize", finalize)
         assert store.steps() == [1]
         store.save(3, _tree(3), _meta(3))
     _assert_restores(tmp_path, 3)
     monkeypatch.setattr(ocp.PyTreeCheckpointHandler, "finalize", fail)
-    with pytest.raises(checkpoint.SaveError, match="step 4 failed"):
+    with pytest.raises(SaveError, match="step 4 failed"):
         _write(tmp_path, [4])
 
 

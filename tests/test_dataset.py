@@ -11,7 +11,7 @@ import pytest
 import fakes
 from muzero_jax import dataset, lanes, streams, targets
 from muzero_jax import replay as replay_lib
-from muzero_jax.streams import DatasetError
+from muzero_jax.errors import DatasetError
 from muzero_jax.types import EnvSpec, Transition
 from oracles import episodes as oracle
 from test_targets import WORLDS, assert_targets

@@ -11,7 +11,7 @@ import fakes
 from muzero_jax import types
 from muzero_jax.envs import cartpole, wrappers
 from muzero_jax.envs.check_env import check_env
-from muzero_jax.envs.checked import EnvError
+from muzero_jax.errors import EnvError
 
 SPEC = dataclasses.replace(fakes.SPEC, truncates=False, max_steps=4)
 

@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from muzero_jax.envs.checked import EnvError, check_finite, check_host_env
+from muzero_jax.envs.checked import check_finite, check_host_env
+from muzero_jax.errors import EnvError
 from muzero_jax.types import EnvSpec, HostEnv, TimeStep
 
 SPEC = EnvSpec(

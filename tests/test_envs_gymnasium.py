@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from muzero_jax.envs.checked import EnvError
 from muzero_jax.envs.gymnasium import make_gymnasium
+from muzero_jax.errors import EnvError
 
 
 class _Count:

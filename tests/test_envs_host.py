@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from muzero_jax.envs import host
-from muzero_jax.envs.checked import EnvError
+from muzero_jax.errors import EnvError
 
 
 def _play(env, actions):

@@ -13,6 +13,7 @@ import bad_commands
 import fakes
 from muzero_jax import checkpoint, metrics
 from muzero_jax.checkpoint import CheckpointStore
+from muzero_jax.errors import BadInputError
 from muzero_jax.types import Counters
 import processes
 import start
@@ -309,13 +310,12 @@ def test_validate_knows_what_can_be_built_without_importing_jax():
 )
 def test_a_value_out_of_its_range_is_told_before_anything_is_built(preset, field, value, said):
     """Planted bugs seen: ranges without their lower end, without their upper end."""
-    import launch
     from presets import config_of
     import validate
 
     config = config_of(preset, {"atari": "Pong", "cartpole": "host"}[preset])
     config.update_from_flattened_dict({field: value})
-    with pytest.raises(launch.BadInputError) as error:
+    with pytest.raises(BadInputError) as error:
         validate.check(config)
     assert str(error.value).startswith(field)
     for part in said:
@@ -345,14 +345,13 @@ def test_a_number_of_the_wrong_kind_is_named(field, value, wanted):
     Planted bugs seen: `bool` taken for an `int`; sizes above 2^31 let through; 32.0 for 32; None
     let through everywhere.
     """
-    import launch
     from presets import config_of
     import validate
 
     config = config_of("cartpole", "on_device")
     with config.ignore_type():
         config.update_from_flattened_dict({field: value})
-    with pytest.raises(launch.BadInputError) as error:
+    with pytest.raises(BadInputError) as error:
         validate.check(config)
     assert field in str(error.value) and wanted in str(error.value)
 
@@ -369,13 +368,12 @@ def test_a_number_of_the_wrong_kind_is_named(field, value, wanted):
 def test_a_field_that_no_part_takes_is_named(group, name, said):
     """Planted bug seen: the fields handed on as they are (a TypeError with traceback)."""
     import assemble
-    import launch
     from presets import config_of
 
     config = config_of("cartpole", "host")
     with config.unlocked():
         config.update_from_flattened_dict({f"{group}.{name}": 1.0})
-    with pytest.raises(launch.BadInputError, match=said):
+    with pytest.raises(BadInputError, match=said):
         assemble.build(config)
 
 
@@ -393,14 +391,13 @@ def test_a_field_that_no_part_takes_is_named(group, name, said):
 def test_a_field_that_is_needed_is_named(group, name):
     """Planted bugs seen: left to Python (a traceback), by `parts.call`, by `validate`."""
     import assemble
-    import launch
     from presets import config_of
     import validate
 
     config = config_of("cartpole", "on_device")
     with config.unlocked():
         del config[group][name]
-    with pytest.raises(launch.BadInputError, match=f"^{group}.{name} is missing"):
+    with pytest.raises(BadInputError, match=f"^{group}.{name} is missing"):
         validate.check(config)
         assemble.build(config)
 
@@ -419,13 +416,12 @@ def test_a_field_that_is_needed_is_named(group, name):
 def test_what_fits_no_part_of_a_run_is_named(preset, field, value, said):
     """Planted bugs seen: each check left out; the evaluation's games first made hours later."""
     import assemble
-    import launch
     from presets import config_of
     import validate
 
     config = config_of(preset, {"atari": "Pong", "cartpole": "on_device"}[preset])
     with config.unlocked(), config.ignore_type():
         config.update_from_flattened_dict({field: value})
-    with pytest.raises(launch.BadInputError, match=said):
+    with pytest.raises(BadInputError, match=said):
         validate.check(config)
         assemble.build(config)

@@ -10,8 +10,7 @@ import pytest
 
 import assemble
 import budget
-import launch
-from muzero_jax import acting, checkpoint, metrics
+from muzero_jax import acting, checkpoint, errors, metrics
 from muzero_jax.envs.pgx import make_pgx
 from presets import config_of
 import processes
@@ -119,7 +118,7 @@ def test_openings_are_of_training_and_not_of_matches(tmp_path):
     assert marks(record.read_config(tmp_path)) == {0, 1, 2, 3, 4}
     with config.unlocked():
         config.evaluation.opening_plies = 2
-    with pytest.raises(launch.BadInputError, match="^evaluation.opening_plies: there is no such"):
+    with pytest.raises(errors.BadInputError, match="^evaluation.opening_plies: there is no such"):
         validate.check(config)
 
 
@@ -156,7 +155,7 @@ _REFUSED = {
 def test_what_cannot_be_played_is_refused_in_one_line(name):
     """Planted bugs seen: the suggestion taken from all of pgx; "on the device" as one suite."""
     file, game, fields, told = _REFUSED[name]
-    with pytest.raises(launch.BadInputError) as refused:
+    with pytest.raises(errors.BadInputError) as refused:
         assemble.build(config_of(file, game, **fields))
     assert told in str(refused.value) and "\n" not in str(refused.value)
 
@@ -165,7 +164,7 @@ def test_an_opponent_is_for_two_players_only():
     """Planted bug seen: the check left out."""
     config = config_of("board_games", "tic_tac_toe")
     del config.evaluation.opponent
-    with pytest.raises(launch.BadInputError, match="evaluation.opponent is missing"):
+    with pytest.raises(errors.BadInputError, match="evaluation.opponent is missing"):
         validate.check(config)
 
 
@@ -175,5 +174,5 @@ def test_without_pgx_the_line_names_the_extra(monkeypatch):
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "pgx" else find(name)
     )
-    with pytest.raises(launch.BadInputError, match=r"pip install 'muzero_jax\[pgx\]'"):
+    with pytest.raises(errors.BadInputError, match=r"pip install 'muzero_jax\[pgx\]'"):
         config_of("minatar", "breakout")

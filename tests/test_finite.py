@@ -11,8 +11,7 @@ import pytest
 import assemble
 import fakes
 from intervals import Interval
-import launch
-from muzero_jax import acting, checkpoint, finite, metrics
+from muzero_jax import acting, checkpoint, errors, finite, metrics
 from muzero_jax.loops import anakin, sebulba, unplugged
 from muzero_jax.search import make_gumbel_search
 from muzero_jax.search_muzero import make_muzero_search
@@ -357,7 +356,7 @@ def test_a_run_with_many_such_rows_ends_and_names_the_field(tmp_path, monkeypatc
     monkeypatch.setattr(assemble, "build", lambda *_: experiment._replace(iterate=iterate))
     config.total_env_steps = 10**6
     line = r"^env: 7 of 600 rows .* not finite, or beyond 1e\+18: observation in 7\. "
-    with pytest.raises(launch.NotFiniteError, match=line):
+    with pytest.raises(errors.NotFiniteError, match=line):
         train.train(config, tmp_path)
     records = metrics.read_jsonl(tmp_path / "metrics.jsonl")
     assert [r["train/non_finite_rows"] for r in records] == [6, 6, 6, 7]

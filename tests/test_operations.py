@@ -27,6 +27,17 @@ import launch
 import lifetime
 import muzero_jax
 from muzero_jax import checkpoint, metrics
+from muzero_jax.errors import (
+    BAD_INPUT,
+    DONE,
+    NOT_FINITE,
+    PREEMPTED,
+    STORAGE,
+    BadInputError,
+    PreemptedError,
+    SaveError,
+    StorageError,
+)
 from muzero_jax.loops import anakin
 import opponents
 import peers
@@ -123,7 +134,7 @@ def test_asked_anywhere_a_run_saves_leaves_and_ends_like_one_that_was_not(
     an evaluation that was broken off."""
     workdir = tmp_path / "run"
     for poll in (("drive", 8), ("_breaks_off", 3), ("drive", 3), ("_breaks_off", 3)):
-        with monkeypatch.context() as patch, pytest.raises(launch.PreemptedError):
+        with monkeypatch.context() as patch, pytest.raises(PreemptedError):
             patch.setattr(lifetime, "asked", _Asked(*poll))
             train.train(_config(), workdir)
         last = metrics.read_jsonl(workdir / "metrics.jsonl")[-1]
@@ -161,7 +172,7 @@ def test_saved_is_said_of_a_resume_point_that_is_there(tmp_path, monkeypatch):
     workdir = tmp_path / "run"
 
     def leave(polls):
-        with monkeypatch.context() as patch, pytest.raises(launch.PreemptedError) as error:
+        with monkeypatch.context() as patch, pytest.raises(PreemptedError) as error:
             patch.setattr(lifetime, "asked", _Asked("drive", polls))
             train.train(_config(), workdir)
         step, _, meta = processes.resume_point(assemble.build(_config()), workdir)
@@ -252,7 +263,7 @@ def test_a_run_ends_only_when_it_could_be_saved(asked, tmp_path, monkeypatch):
 
     monkeypatch.setattr(assemble, "build", lambda *_: experiment._replace(iterate=iterate))
     monkeypatch.setattr(lifetime, "asked", lambda: asked)
-    with pytest.raises(launch.PreemptedError) if asked else contextlib.nullcontext():
+    with pytest.raises(PreemptedError) if asked else contextlib.nullcontext():
         train.train(config, tmp_path)
     assert checkpoint.committed_steps(tmp_path / "checkpoints") == [3]
 
@@ -283,15 +294,15 @@ lifetime.listen()
 if "hold" in sys.argv:
     lifetime.hold()
 if "saved" in sys.argv:
-    lifetime.settle(lifetime.PREEMPTED)
+    lifetime.settle(75)
 print("ready", flush=True)
 hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9) if "stuck" in sys.argv else None
 while not lifetime.asked():
     pass
 if "end" in sys.argv:
     atexit.register(time.sleep, 2.5)
-    lifetime.end(lifetime.PREEMPTED)
-sys.exit(lifetime.PREEMPTED if "hold" in sys.argv else 1)
+    lifetime.end(75)
+sys.exit(75 if "hold" in sys.argv else 1)
 """
 
 
@@ -492,7 +503,7 @@ def test_a_failed_save_is_booked_and_the_next_one_is_made(tmp_path, capfd, monke
             folder.write_text("no folder")
             for step in (5, 6, 7):
                 saver.save(step, tree, {})
-            given_up = pytest.raises(launch.StorageError, match="3 in a row")
+            given_up = pytest.raises(StorageError, match="3 in a row")
             with given_up if vital else contextlib.nullcontext():
                 saver.save(8, tree, {})
             with given_up if vital else contextlib.nullcontext():
@@ -527,7 +538,7 @@ def test_a_full_disk_fails_each_save_once_and_leaves_nothing(size, tmp_path, cap
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         assert (saver.failed, saver.failed_in_a_row) == (3, 3)
-        with pytest.raises(launch.StorageError, match="3 in a row"):
+        with pytest.raises(StorageError, match="3 in a row"):
             saver.save(5, tree, {})
         saver.failed_in_a_row = 2
         failed = folder / "4.orbax-checkpoint-tmp"
@@ -570,7 +581,7 @@ def test_a_run_folder_that_was_removed_is_never_saved_into(tmp_path, capfd):
                 assert store.steps() == [1, 2]
                 shutil.rmtree(run)
                 (run / "checkpoints").mkdir(parents=True)
-            with pytest.raises(launch.StorageError, match="removed|failed"):
+            with pytest.raises(StorageError, match="removed|failed"):
                 saver.finish(2)
         assert not list(run.rglob("metadata"))
         shutil.rmtree(run, ignore_errors=True)
@@ -593,7 +604,7 @@ def test_of_several_processes_one_failed_save_ends_the_run(tmp_path, monkeypatch
         saver = saves.Saver(store, tmp_path / "steps", vital=True)
 
         def wait():
-            raise checkpoint.SaveError(f"saving step 1 failed: {cause}") from cause
+            raise SaveError(f"saving step 1 failed: {cause}") from cause
 
         with monkeypatch.context() as patch:
             patch.setattr(store, "wait", wait)
@@ -664,7 +675,7 @@ def test_a_warm_start_is_the_source_and_is_written_down(whole, tmp_path, monkeyp
     score = evaluate.make_scorer(experiment, config, episodes=4, num_envs=2)
     assert score(run.params, [3, 4])["returns"] == score(source, [3, 4])["returns"]
     train.train(config, workdir, init_from=str(whole))
-    with pytest.raises(launch.BadInputError, match="--init_from: the run in .* began with .*whole"):
+    with pytest.raises(BadInputError, match="--init_from: the run in .* began with .*whole"):
         train.train(config, workdir, init_from=str(workdir))
     assert _origin(workdir)["workdir"] == str(whole)
 
@@ -677,7 +688,7 @@ def test_a_warm_start_needs_its_source_once(whole, tmp_path):
     told = _origin(workdir)
     shutil.rmtree(source)
     train.train(_config(total_env_steps=128), workdir, init_from=str(source))
-    with pytest.raises(launch.BadInputError, match="--init_from: the run in .* began with .*sourc"):
+    with pytest.raises(BadInputError, match="--init_from: the run in .* began with .*sourc"):
         train.train(_config(total_env_steps=128), workdir, init_from=str(tmp_path / "other"))
     assert _origin(workdir) == told and told["workdir"] == str(source)
     assert checkpoint.read_meta(workdir / "checkpoints")["counters"]["env_steps"] >= 128
@@ -686,12 +697,12 @@ def test_a_warm_start_needs_its_source_once(whole, tmp_path):
 def test_a_warm_start_from_another_network_is_refused_by_leaf(whole, tmp_path):
     """Before the folder is made. Planted bug seen: the folder claimed first."""
     said = r"--init_from: .*'bias'.* holds float32\[16\], wanted float32\[24\]"
-    with pytest.raises(launch.BadInputError, match=said):
+    with pytest.raises(BadInputError, match=said):
         train.train(_config(**{"network.width": 24}), tmp_path / "run", init_from=str(whole))
     assert not (tmp_path / "run").exists()
     empty = tmp_path / "empty"
     for folder, said in ((empty, "no folder"), (tmp_path, "no checkpoint in")):
-        with pytest.raises(launch.BadInputError, match=f"--init_from: {said}"):
+        with pytest.raises(BadInputError, match=f"--init_from: {said}"):
             train.train(_config(), tmp_path / "run", init_from=str(folder))
 
 
@@ -753,13 +764,13 @@ def test_a_folder_that_cannot_be_used_is_refused_in_one_line(name, whole, tmp_pa
     workdir = _copy(whole, tmp_path)
     spoil(workdir)
     before = sorted(str(path) for path in workdir.rglob("*"))
-    with pytest.raises(launch.BadInputError, match=said) as error:
+    with pytest.raises(BadInputError, match=said) as error:
         train.train(_config(), workdir, **options)
     assert "\n" not in str(error.value).strip()
     assert sorted(str(path) for path in workdir.rglob("*")) == before
     if name in ("damaged", "newer format"):
         abstract = jax.eval_shape(assemble.build(_config()).fresh).train.params
-        with pytest.raises(launch.BadInputError, match="--workdir: "):
+        with pytest.raises(BadInputError, match="--workdir: "):
             evaluate.newest_params(workdir, abstract)
 
 
@@ -792,10 +803,10 @@ def test_a_folder_with_a_space_and_letters_of_any_kind_is_a_folder(whole, tmp_pa
     workdir = tmp_path / "läufe und 木"
     train.train(_config(total_env_steps=64), workdir)
     train.train(_config(total_env_steps=64), workdir, resume="must")
-    with pytest.raises(launch.BadInputError, match="/proc/run cannot be written"):
+    with pytest.raises(BadInputError, match="/proc/run cannot be written"):
         train.train(_config(), Path("/proc/run"))
     for bad, said in ((os.fsdecode(b"runs/\xff"), "is not UTF-8"), ("", "is empty")):
-        with pytest.raises(launch.BadInputError, match=said):
+        with pytest.raises(BadInputError, match=said):
             workdirs.check_name(bad)
 
 
@@ -806,13 +817,13 @@ def test_a_url_is_no_folder_and_a_tilde_is_the_home(tmp_path, monkeypatch):
     assert launch.local_path("~/runs/a b", "--out") == f"{tmp_path}/runs/a b"
     assert launch.local_path("runs/a:b//c@5", "--opponent") == "runs/a:b//c@5"
     said = "^--out: s3://bucket/x is a URL"
-    with pytest.raises(launch.BadInputError, match=said):
+    with pytest.raises(BadInputError, match=said):
         launch.local_path("s3://bucket/x", "--out")
     for refused in (
         lambda: results.find("gs://bucket/runs/*"),
         lambda: opponents.make("gs://bucket/run@5", _config(), None, flag="evaluation.opponent"),
     ):
-        with pytest.raises(launch.BadInputError, match="gs://bucket/run.* is a URL"):
+        with pytest.raises(BadInputError, match="gs://bucket/run.* is a URL"):
             refused()
     texts = "".join(path.read_text() for path in (processes.ROOT / "experiments").glob("*.py"))
     plain = set(re.findall(r'DEFINE_string\(\s*"(\w+)"', texts))
@@ -848,7 +859,7 @@ def test_processes_of_one_run_share_its_folder(tmp_path):
         peers.check_shared(tmp_path)
     (tmp_path / "lock").write_text("elsewhere:1\n")
     for folder in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(launch.BadInputError, match="--workdir: .* is not the run folder of"):
+        with pytest.raises(BadInputError, match="--workdir: .* is not the run folder of"):
             peers.check_shared(folder, patience_s=0)
     assert str(workdirs.choose(None, "pong", 20261127080910.0)) == "runs/pong-20261127-080910"
 
@@ -861,9 +872,9 @@ def test_the_page_and_the_code_agree():
     meanings = dict(re.findall(r"^\| (\d+) \| ([\w ]+)", table, flags=re.MULTILINE))
     told = {"done": 0, "asked to leave": 75, "ten updates in a row": 70, "bad flag": 78}
     told["resume points could not be written"] = 74
-    codes = {"done": lifetime.DONE, "asked to leave": lifetime.PREEMPTED}
-    codes |= {"ten updates in a row": lifetime.NOT_FINITE, "bad flag": lifetime.BAD_INPUT}
-    codes["resume points could not be written"] = lifetime.STORAGE
+    codes = {"done": DONE, "asked to leave": PREEMPTED}
+    codes |= {"ten updates in a row": NOT_FINITE, "bad flag": BAD_INPUT}
+    codes["resume points could not be written"] = STORAGE
     assert codes == told
     for meaning, code in codes.items():
         assert meanings[str(code)].startswith(meaning)

@@ -12,10 +12,10 @@ import assemble
 import elo
 import evaluate
 import fakes
-import launch
 from muzero_jax import matches, statistics
 from muzero_jax.checkpoint import CheckpointStore
 from muzero_jax.envs import host
+from muzero_jax.errors import BadInputError, StoppedError
 from muzero_jax.types import Counters
 import opponents
 from opponents import Side
@@ -120,7 +120,7 @@ def test_an_evaluation_in_a_run_plays_both_colors(experiment):
     score = evaluate.make_scorer(
         experiment, config, episodes=8, num_envs=4, stop=lambda: next(asked)
     )
-    with pytest.raises(evaluate.StoppedError):
+    with pytest.raises(StoppedError):
         score(params, [1])
     told = [score(params, [seed]) for seed in (1, 1)]
     with fakes.compiled(lambda: len(told)) as late:
@@ -132,7 +132,7 @@ def test_an_evaluation_in_a_run_plays_both_colors(experiment):
         assert all(sum(result[f"{x}_{c}"] for x in ("wins", "draws", "losses")) == 4
                    for c in ("first", "second"))
         assert result["return_mean"] == np.mean(result["returns"])
-    with pytest.raises(launch.BadInputError, match="even"):
+    with pytest.raises(BadInputError, match="even"):
         evaluate.make_scorer(experiment, config, episodes=7, num_envs=1)
 
 
@@ -160,7 +160,7 @@ def test_another_run_plays_with_the_parameters_asked_for(experiment, workdir):
 )
 def test_who_cannot_be_played_is_told(experiment, workdir, name, said):
     """Planted bugs seen: the game not compared; the step not looked for."""
-    with pytest.raises(launch.BadInputError, match=f"^--opponent: .*{said}"):
+    with pytest.raises(BadInputError, match=f"^--opponent: .*{said}"):
         opponents.make(name.format(run=workdir), _config(), experiment.match_env)
 
 
@@ -168,7 +168,7 @@ def test_there_is_no_perfect_player_of_every_game(experiment):
     """Planted bug seen: the maker's error raised as it is."""
     config = _config()
     config.env.game = "go_9x9"
-    with pytest.raises(launch.BadInputError, match="--opponent: there is no perfect player for"):
+    with pytest.raises(BadInputError, match="--opponent: there is no perfect player for"):
         opponents.make("perfect", config, experiment.match_env)
 
 
@@ -200,7 +200,7 @@ def test_flags_that_do_not_fit_are_told(flags, two_players, said):
     """Planted bug seen: `every_reply` let through for random moves."""
     given = dict(opponent=None, opening_plies=None, policy="search", episodes=20, simulations=None)
     evaluate._check_flags(types.SimpleNamespace(**given), two_players)
-    with pytest.raises(launch.BadInputError, match=said):
+    with pytest.raises(BadInputError, match=said):
         evaluate._check_flags(types.SimpleNamespace(**given | flags), two_players)
 
 

@@ -18,7 +18,7 @@ import pytest
 
 import assemble
 import launch
-from muzero_jax import checkpoint, make_mesh
+from muzero_jax import checkpoint, errors, make_mesh
 import peers
 from presets import config_of
 import processes
@@ -218,7 +218,7 @@ def _start_faulty(folder, fault, **options):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("error, code", [("ValueError", 1), ("launch.BadInputError", 78)])
+@pytest.mark.parametrize("error, code", [("ValueError", 1), ("errors.BadInputError", 78)])
 def test_a_process_that_fails_alone_ends_the_others(tmp_path, error, code):
     """With its own code and words; the others name it. Seen to fail before: each waited for the
     other, until the library lost its patience."""
@@ -268,7 +268,7 @@ def _refused(*words, **options):
 )
 def test_flags_that_do_not_fit_are_one_line(coordinator, num_processes, process_id, told):
     """Planted bug seen: `--num_processes` alone ignored."""
-    with pytest.raises(launch.BadInputError, match=told):
+    with pytest.raises(errors.BadInputError, match=told):
         peers.join(coordinator, num_processes, process_id, 5)
     peers.join(None, None, None, 5)  # A run of one process.
 
@@ -278,7 +278,7 @@ def test_devices_that_are_not_there():
     assert launch._choose_devices(None) == jax.devices()
     assert launch._choose_devices(1) == jax.devices()[:1]
     count = len(jax.devices())
-    with pytest.raises(launch.BadInputError, match=f"--devices: {count + 1} of {count} devices"):
+    with pytest.raises(errors.BadInputError, match=f"--devices: {count + 1} of {count} devices"):
         launch._choose_devices(count + 1)
 
 
@@ -305,7 +305,7 @@ def test_what_cannot_be_split_names_field_and_devices(config):
     ):
         changed = config_of(*config, **_OPTIONS | fields)
         field = re.escape(next(iter(fields)))
-        with pytest.raises(launch.BadInputError, match=rf"{field}.* 4 devices \(got \d+\)"):
+        with pytest.raises(errors.BadInputError, match=rf"{field}.* 4 devices \(got \d+\)"):
             assemble.build(changed, devices)
 
 
@@ -321,8 +321,8 @@ def test_a_save_that_waited_for_a_lost_process_is_not_the_disks(tmp_path, monkey
     """Wherever it fails: in the loop, or while the stores close. Planted bug seen: the latter told
     as a full disk (74)."""
     waited = jax.errors.JaxRuntimeError("DEADLINE_EXCEEDED: Barrier timed out. 1/2 tasks came")
-    for cause, kind in ((waited, launch.PeerError), (OSError("no room"), launch.StorageError)):
-        error = checkpoint.SaveError("saving step 3 failed")
+    for cause, kind in ((waited, errors.PeerError), (OSError("no room"), errors.StorageError)):
+        error = errors.SaveError("saving step 3 failed")
         error.__cause__ = cause
 
         def build(*_, error=error):

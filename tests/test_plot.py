@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import figures
-import launch
+from muzero_jax import errors
 import plot
 import processes
 import results
@@ -130,9 +130,9 @@ def test_one_seed_twice_is_refused(tmp_path):
     for name in ("a", "b"):
         write_run(tmp_path / name, lines=[(10, 1.0)])
     runs = [results.read(tmp_path / name) for name in ("a", "b")]
-    with pytest.raises(launch.BadInputError, match=r"seed 0 twice: .*a and .*b"):
+    with pytest.raises(errors.BadInputError, match=r"seed 0 twice: .*a and .*b"):
         results.seeds_of(runs)
-    with pytest.raises(launch.BadInputError, match="seed 0 twice"):
+    with pytest.raises(errors.BadInputError, match="seed 0 twice"):
         results.seeds_of([runs[0], results.read(tmp_path / "a")])
 
 
@@ -203,7 +203,7 @@ _UNREADABLE = {  # Word: what the line has to say.
 def test_what_is_no_run_is_refused(word, base, monkeypatch):
     """Planted bug seen: any JSON file taken for a result."""
     monkeypatch.chdir(base)
-    with pytest.raises(launch.BadInputError) as told:
+    with pytest.raises(errors.BadInputError) as told:
         plot.grouped([word])
     assert _UNREADABLE[word] in str(told.value)
 
@@ -262,5 +262,5 @@ def test_a_plot_is_drawn_without_envpool_or_orbax(base):
 def test_missing_matplotlib_is_one_line(tmp_path, monkeypatch):
     """Planted bug seen: the ImportError let through."""
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(launch.BadInputError, match=r"pip install 'muzero_jax\[plot\]'"):
+    with pytest.raises(errors.BadInputError, match=r"pip install 'muzero_jax\[plot\]'"):
         figures.save(tmp_path / "x.png", [], x_label="", y_label="")

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import assemble
-from launch import BadInputError
 from muzero_jax import acting, reanalyse, search, types
 from muzero_jax import targets as targets_lib
 from muzero_jax.codecs import make_two_hot_codec
+from muzero_jax.errors import BadInputError
 from muzero_jax.frames import history_from_window
 from muzero_jax.networks.mlp import make_mlp_network
 from oracles import episodes as oracle

@@ -10,11 +10,11 @@ import pytest
 
 import assemble
 import fakes
-import launch
 from muzero_jax import dataset, evaluate, lanes, metrics, streams
 from muzero_jax.acting import NO_EXPLORATION, init_carry
 from muzero_jax.checkpoint import CheckpointStore
 from muzero_jax.envs.wrappers import as_host_env
+from muzero_jax.errors import BadInputError
 from muzero_jax.types import Counters, EnvSpec, Transition
 from oracles import episodes as oracle
 from presets import config_of
@@ -300,7 +300,7 @@ def test_policies_and_values_of_the_data_are_never_read(recorded, tmp_path):
         rings.append(jax.device_get((run.replay, run.train)))
     fakes.assert_trees_equal(*rings)
     assert len(np.unique(rings[0][0].weights)) == 2  # One of them is 0: not to be drawn.
-    with pytest.raises(launch.BadInputError, match="its policies are None"):
+    with pytest.raises(BadInputError, match="its policies are None"):
         _build(tmp_path, fraction=0.5)
 
 
@@ -328,7 +328,7 @@ def test_data_that_leave_a_device_without_a_row_are_refused(tmp_path):
     dataset.write_dataset(tmp_path, _SPEC, [rows])
     assert _build(tmp_path).data is not None
     line = r"^--data: .*: 1 of 2 devices would get no row of its 1 pieces .* by --devices$"
-    with pytest.raises(launch.BadInputError, match=line):
+    with pytest.raises(BadInputError, match=line):
         _build(tmp_path, jax.devices("cpu")[:2])
 
 
@@ -336,7 +336,7 @@ def test_returns_that_shorten_with_age_are_refused(tmp_path):
     """Stored rows do not tell when they were made. Seen before: every age 0, so that nothing was
     ever shortened."""
     line = r"^targets.shorten_every_updates must be None for learning from stored data: .*got 7\)$"
-    with pytest.raises(launch.BadInputError, match=line):
+    with pytest.raises(BadInputError, match=line):
         _build(_write(tmp_path, _SPEC), **{"targets.shorten_every_updates": 7})
 
 
@@ -378,7 +378,7 @@ def _write(path, spec, seed=0):
 
 
 def _refused(config, folder, **options):
-    with pytest.raises(launch.BadInputError) as error:
+    with pytest.raises(BadInputError) as error:
         train.train(config, folder, **options)
     assert "\n" not in str(error.value)
     return str(error.value)
@@ -431,7 +431,7 @@ def test_data_that_are_damaged_after_they_were_verified_end_the_run(tmp_path, mo
 
 def test_a_block_that_the_ring_cannot_take_is_refused(recorded):
     """Planted bug seen: left to the ring, while the program is traced."""
-    with pytest.raises(launch.BadInputError, match="replay.rows_per_env must be >= 40, for the 32"):
+    with pytest.raises(BadInputError, match="replay.rows_per_env must be >= 40, for the 32"):
         _build(recorded, **{"replay.rows_per_env": 30, "replay.rows_per_update": 128})
 
 
@@ -450,7 +450,7 @@ def test_flags_of_recording_that_do_not_fit(name, played, learned, tmp_path):
     """Planted bugs seen: each check left out."""
     changes, which, said = _BAD_FLAGS[name]
     folder = {"played": played[0], "learned": learned, "empty": tmp_path}[which]
-    with pytest.raises(launch.BadInputError, match=said):
+    with pytest.raises(BadInputError, match=said):
         record._check_flags(types.SimpleNamespace(**_FLAGS | changes), folder)
 
 

@@ -10,8 +10,7 @@ import pytest
 import assemble
 import fakes
 from intervals import Interval
-import launch
-from muzero_jax import acting, codecs, targets
+from muzero_jax import acting, codecs, errors, targets
 from muzero_jax.types import Codecs, Counters
 import peers
 from presets import config_of
@@ -88,14 +87,14 @@ def test_rewards_that_all_lie_outside_are_refused(length):
         r"^codec\.reward\.low: all (\d+) rewards of the warm-up lie outside the support, which"
         r" holds 0 to 1; they range from -2 to -1; set codec\.reward\.low and codec\.reward\.high"
     )
-    with pytest.raises(launch.BadInputError, match=line) as error:
+    with pytest.raises(errors.BadInputError, match=line) as error:
         supports.look(_run(rewards), Interval(Counters()))
     rows = min(length, 64)
     number = 2 * (rows - np.sum(np.arange(length)[-rows:] % 5 == 0))
     assert f"all {number} rewards" in str(error.value)
     rewards[-6] = 5.0
     _supports(0.0, 1.0).look(_run(rewards), Interval(Counters()))
-    with pytest.raises(launch.BadInputError, match=r"^codec\.reward\.high: all"):
+    with pytest.raises(errors.BadInputError, match=r"^codec\.reward\.high: all"):
         _supports(-9.0, -8.0).look(_run(rewards), Interval(Counters()))
     _supports(-9.0, 9.0).look(_run(np.zeros(length)), Interval(Counters()))
 
@@ -144,7 +143,7 @@ def test_a_run_whose_rewards_do_not_fit_is_refused_before_it_is_saved(tmp_path, 
             yield run, {"train/skipped_in_a_row": 0.0}
 
     monkeypatch.setattr(assemble, "build", lambda *_: experiment._replace(iterate=iterate))
-    with pytest.raises(launch.BadInputError, match=r"^codec\.reward\.high: all 64 rewards"):
+    with pytest.raises(errors.BadInputError, match=r"^codec\.reward\.high: all 64 rewards"):
         train.train(config, tmp_path / "run")
     assert not [*(tmp_path / "run" / "checkpoints").glob("[0-9]*")]
 

@@ -10,6 +10,7 @@ import pytest
 import assemble
 import fakes
 from muzero_jax import learner, metrics, search, types, value_error
+from muzero_jax.errors import ArgumentError
 from presets import config_of
 import processes
 from saved_params import newest_params
@@ -111,7 +112,7 @@ def test_before_the_first_update_the_policy_is_the_prior():
 def test_a_network_without_it_is_refused_by_field():
     world = make_world(5, seed=3)
     history = history_of(np.zeros((2, 5), np.float32))
-    with pytest.raises(types.ArgumentError, match=r"^search\.value_error_scale must be 0 for"):
+    with pytest.raises(ArgumentError, match=r"^search\.value_error_scale must be 0 for"):
         _search(WORLD_NETWORK, value_error_scale=1.0)(world, KEY, history, None, explore())
 
 

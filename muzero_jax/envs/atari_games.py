@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 import difflib
 
-from muzero_jax.types import ArgumentError
+from muzero_jax.errors import ArgumentError
 
 # As envpool 1.2.5 registers them, without `-v5`. A copy, because importing envpool takes seconds.
 GAMES = tuple(

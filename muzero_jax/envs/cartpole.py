@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from muzero_jax import types
+from muzero_jax import errors, types
 from muzero_jax.envs import wrappers
 
 _GRAVITY = 9.8
@@ -30,7 +30,7 @@ class CartPoleState:
 def make_cartpole(*, max_steps: int = 500) -> types.Env:
     """Makes CartPole-v1, reward 1 per step, truncated (bootstrapped) at `max_steps`."""
     if max_steps < 1:
-        raise types.ArgumentError(f"max_steps {max_steps} must be >= 1")
+        raise errors.ArgumentError(f"max_steps {max_steps} must be >= 1")
     spec = types.EnvSpec(
         observation_shape=(4,),
         observation_dtype="float32",

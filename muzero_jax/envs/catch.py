@@ -4,7 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from muzero_jax import types
+from muzero_jax import errors, types
 from muzero_jax.envs import wrappers
 
 
@@ -26,9 +26,9 @@ def make_catch(*, rows: int = 10, columns: int = 5) -> types.Env:
     paddle. Every ball can be caught where `columns // 2 < rows`.
     """
     if rows < 2:
-        raise types.ArgumentError(f"rows {rows} must be >= 2")
+        raise errors.ArgumentError(f"rows {rows} must be >= 2")
     if columns < 1:
-        raise types.ArgumentError(f"columns {columns} must be >= 1")
+        raise errors.ArgumentError(f"columns {columns} must be >= 1")
     spec = types.EnvSpec(
         observation_shape=(rows, columns, 1),
         observation_dtype="bool",  # 0 and 1 to every network; a uint8 would be divided by some.

@@ -10,7 +10,8 @@ import numpy as np
 
 from muzero_jax import types
 from muzero_jax.envs import wrappers
-from muzero_jax.envs.checked import EnvError, check_finite
+from muzero_jax.envs.checked import check_finite
+from muzero_jax.errors import EnvError
 
 
 def check_env(env: types.Env, *, num_steps: int, key: chex.PRNGKey, num_envs: int = 8) -> int:

@@ -9,11 +9,8 @@ from typing import Any
 import numpy as np
 
 from muzero_jax import types
+from muzero_jax.errors import EnvError
 from muzero_jax.finite import LIMIT
-
-
-class EnvError(ValueError):
-    """An environment, or whoever plays it, broke the contract: one line says where and how."""
 
 
 def check_host_env(env: types.HostEnv) -> types.HostEnv:

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from muzero_jax import types
-from muzero_jax.envs.checked import EnvError, check_host_env
+from muzero_jax import errors, types
+from muzero_jax.envs.checked import check_host_env
+from muzero_jax.errors import EnvError
 
 
 def make_gymnasium(
@@ -30,7 +31,7 @@ def make_gymnasium(
       ArgumentError: for spaces that cannot be served; `EnvError` later, where an environment fails.
     """
     if len(seeds) < 1:
-        raise types.ArgumentError("number of seeds 0 must be >= 1")
+        raise errors.ArgumentError("number of seeds 0 must be >= 1")
     envs = [make_env() for _ in seeds]
     spec = _spec(envs[0], max_steps)
     start = int(getattr(envs[0].action_space, "start", 0))
@@ -65,14 +66,14 @@ def _spec(env: Any, max_steps: int | None) -> types.EnvSpec:
     actions, observations = env.action_space, env.observation_space
     shape, dtype = getattr(observations, "shape", None), getattr(observations, "dtype", None)
     if not hasattr(actions, "n") or getattr(actions, "shape", ()) != () or not shape:
-        raise types.ArgumentError(
+        raise errors.ArgumentError(
             f"env has actions {actions} and observations {observations}; "
             "needed: one discrete action and observations of at least one axis"
         )
     if max_steps is None:
         max_steps = getattr(getattr(env, "spec", None), "max_episode_steps", None)
     if max_steps is None or max_steps < 1:
-        raise types.ArgumentError(
+        raise errors.ArgumentError(
             f"max_steps {max_steps} must be >= 1: the environment has no limit itself"
         )
     return types.EnvSpec(

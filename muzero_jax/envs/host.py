@@ -7,7 +7,7 @@ import warnings
 
 import numpy as np
 
-from muzero_jax import types
+from muzero_jax import errors, types
 from muzero_jax.envs import atari_games
 from muzero_jax.envs.checked import check_host_env
 
@@ -90,7 +90,7 @@ def make_atari(
     """
     name = atari_games.canonical_name(game)
     if image not in _IMAGES:
-        raise types.ArgumentError(f"unknown image {image!r}; known: {', '.join(_IMAGES)}")
+        raise errors.ArgumentError(f"unknown image {image!r}; known: {', '.join(_IMAGES)}")
     _check_range("frame_skip", frame_skip, 1, None)
     _check_range("sticky", sticky, 0, 1)
     _check_range("noop_max", noop_max, 1, None)
@@ -142,7 +142,7 @@ def make_procgen(
     name = atari_games.canonical_name(game, PROCGEN_GAMES)
     if distribution not in (known := PROCGEN_GAMES[name]):
         told = f"unknown distribution {distribution!r} of {name}; known: {', '.join(known)}"
-        raise types.ArgumentError(told)
+        raise errors.ArgumentError(told)
     _check_range("num_levels", num_levels, 0, 2**31 - 1)
     _check_range("start_level", start_level, 0, 2**31 - 1)
     pool = _make_pool(
@@ -175,7 +175,7 @@ def make_classic(
     pool = _make_pool(task, seeds, num_threads=num_threads, **options)
     shape, dtype = pool.observation_space.shape, pool.observation_space.dtype
     if not hasattr(pool.action_space, "n") or not shape or dtype != np.float32:
-        raise types.ArgumentError(
+        raise errors.ArgumentError(
             f"env {task!r} has actions {pool.action_space} and observations {shape} {dtype}; "
             "needed: discrete actions and float32 observations"
         )
@@ -188,12 +188,12 @@ def _make_pool(task: str, seeds: Sequence[int], **options: Any):
 
     if task not in (known := envpool.list_all_envs()):
         if task.removesuffix("-v5") in atari_games.GAMES:
-            raise types.ArgumentError(
+            raise errors.ArgumentError(
                 f"env {task!r}: its ROM is missing; pip install --force-reinstall envpool-assets"
             )
         near = difflib.get_close_matches(task, known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise types.ArgumentError(f"unknown env {task!r}{hint}")
+        raise errors.ArgumentError(f"unknown env {task!r}{hint}")
     _check_range("number of seeds", len(seeds), 1, None)
     for seed in seeds:
         _check_range("seed", seed, 0, 2**31 - 1)
@@ -207,7 +207,7 @@ def _make_pool(task: str, seeds: Sequence[int], **options: Any):
         try:
             pool = envpool.make_gymnasium(task, num_envs=len(seeds), seed=seeds, **options)
         except ImportError as error:  # A library that the suite needs; the message names it.
-            raise types.ArgumentError(f"env {task!r}: {error}") from None
+            raise errors.ArgumentError(f"env {task!r}: {error}") from None
         pool.observation_space  # noqa: B018 (made at the first look, then kept)
     return pool
 
@@ -287,4 +287,4 @@ def _check_range(name: str, value: float, low: float, high: float | None) -> Non
     """Raises a one-line ArgumentError unless `low <= value <= high`."""
     if value < low or (high is not None and value > high):
         allowed = f">= {low}" if high is None else f"in [{low}, {high}]"
-        raise types.ArgumentError(f"{name} {value} must be {allowed}")
+        raise errors.ArgumentError(f"{name} {value} must be {allowed}")

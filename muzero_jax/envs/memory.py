@@ -4,7 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from muzero_jax import types
+from muzero_jax import errors, types
 from muzero_jax.envs import wrappers
 
 
@@ -25,7 +25,7 @@ def make_memory(*, length: int) -> types.Env:
     0 on average.
     """
     if length < 0:
-        raise types.ArgumentError(f"length {length} must be >= 0")
+        raise errors.ArgumentError(f"length {length} must be >= 0")
     spec = types.EnvSpec(
         observation_shape=(3,),
         observation_dtype="bool",

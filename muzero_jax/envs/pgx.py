@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from muzero_jax.envs import wrappers
-from muzero_jax.types import ArgumentError, Env, EnvSpec, TimeStep
+from muzero_jax.errors import ArgumentError
+from muzero_jax.types import Env, EnvSpec, TimeStep
 
 # `turn_sign` -1 says that the other player moves next, always; here that is not so.
 _REFUSED = {

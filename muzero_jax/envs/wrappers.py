@@ -7,7 +7,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from muzero_jax import types
+from muzero_jax import errors, types
 from muzero_jax.envs.checked import check_host_env
 
 
@@ -33,7 +33,7 @@ def auto_reset(env: types.Env, same_step: bool) -> types.Env:
       An `Env` that can be stepped for ever.
     """
     if same_step and env.spec.truncates:
-        raise types.ArgumentError("same_step=True needs an environment that never truncates")
+        raise errors.ArgumentError("same_step=True needs an environment that never truncates")
 
     def reset(key):
         state, timestep = env.reset(key)
@@ -117,7 +117,7 @@ def random_openings(env: types.Env, opening_plies: int) -> types.Env:
       ArgumentError: for a number below 0.
     """
     if opening_plies < 0:
-        raise types.ArgumentError(f"opening_plies {opening_plies} must be >= 0")
+        raise errors.ArgumentError(f"opening_plies {opening_plies} must be >= 0")
 
     def reset(key):
         reset_key, number_key, moves_key = jax.random.split(key, 3)

@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 import numpy as np
 
 from muzero_jax import finite
+from muzero_jax.errors import ArgumentError
 from muzero_jax.learner import LEARN, check_ratio, fold_count, split_count, updates_due
 from muzero_jax.mesh import (
     SPLIT,
@@ -33,7 +34,7 @@ from muzero_jax.mesh import (
     shard_learn,
     sum_over_processes,
 )
-from muzero_jax.types import ArgumentError, Counters, Explore, HostEnv, RunState, TimeStep
+from muzero_jax.types import Counters, Explore, HostEnv, RunState, TimeStep
 
 fetch = jax.device_get  # The only way in which this module reads the device.
 

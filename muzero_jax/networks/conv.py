@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from muzero_jax.codecs import squash
+from muzero_jax.errors import ArgumentError
 from muzero_jax.networks.blocks import Head, make_network, scale_embedding
 from muzero_jax.networks.moves import check_encoding, move_planes
-from muzero_jax.types import ArgumentError, Array, Codecs, EnvSpec, History, Network
+from muzero_jax.types import Array, Codecs, EnvSpec, History, Network
 
 Stage = tuple[int | str, int, int, int]
 

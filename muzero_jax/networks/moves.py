@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from muzero_jax.types import ArgumentError, Array, EnvSpec
+from muzero_jax.errors import ArgumentError
+from muzero_jax.types import Array, EnvSpec
 
 
 def move_planes(

@@ -1,0 +1,66 @@
+from . import types
+from .acting import example_row, init_carry, make_act_and_add, make_rollout
+from .codecs import identity_codec, make_two_hot_codec
+from .evaluate import make_random_player, make_search_player, play_episodes
+from .frames import random_shift
+from .learner import init_train_state, make_learn, make_optimizer, make_update
+from .losses import make_loss, with_augmentation
+from .matches import (
+    make_count_lines,
+    make_match,
+    make_prior_match_player,
+    make_random_match_player,
+    make_search_match_player,
+)
+from .mesh import make_mesh
+from .networks.blocks import make_network
+from .networks.conv import make_conv_network
+from .networks.gru import make_gru_network
+from .networks.mlp import make_mlp_network
+from .reanalyse import with_reanalyse
+from .replay import make_replay
+from .search import make_gumbel_search
+from .search_muzero import make_muzero_search
+from .search_true_model import make_true_model_search, make_uct_search
+from .targets import make_initial_priority, make_network_bootstrap, make_targets
+from .value_error import with_value_error
+
+__all__ = [
+    "example_row",
+    "identity_codec",
+    "init_carry",
+    "init_train_state",
+    "make_act_and_add",
+    "make_conv_network",
+    "make_count_lines",
+    "make_gru_network",
+    "make_gumbel_search",
+    "make_initial_priority",
+    "make_learn",
+    "make_loss",
+    "make_match",
+    "make_mesh",
+    "make_mlp_network",
+    "make_muzero_search",
+    "make_network",
+    "make_network_bootstrap",
+    "make_optimizer",
+    "make_prior_match_player",
+    "make_random_match_player",
+    "make_random_player",
+    "make_replay",
+    "make_rollout",
+    "make_search_match_player",
+    "make_search_player",
+    "make_targets",
+    "make_true_model_search",
+    "make_two_hot_codec",
+    "make_uct_search",
+    "make_update",
+    "play_episodes",
+    "random_shift",
+    "types",
+    "with_augmentation",
+    "with_reanalyse",
+    "with_value_error",
+]
