@@ -30,11 +30,12 @@ from provenance import provenance  # noqa: E402
 import assemble  # noqa: E402
 import evaluate  # noqa: E402
 import launch  # noqa: E402
-from muzero_jax import errors, statistics  # noqa: E402
+from muzero_jax import errors  # noqa: E402
 from muzero_jax.acting import NO_EXPLORATION  # noqa: E402
 from muzero_jax.envs.pgx import make_pgx  # noqa: E402
-from muzero_jax.frames import history_init, history_push  # noqa: E402
-from muzero_jax.search_true_model import make_uct_search  # noqa: E402
+from muzero_jax.evaluation import statistics  # noqa: E402
+from muzero_jax.history import history_init, history_push  # noqa: E402
+from muzero_jax.search.uct import make_uct_search  # noqa: E402
 from muzero_jax.types import Array, History, Network, SearchFn, TimeStep  # noqa: E402
 import workdirs  # noqa: E402
 

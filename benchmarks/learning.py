@@ -25,7 +25,7 @@ import time
 import numpy as np
 from provenance import provenance
 
-from muzero_jax import statistics
+from muzero_jax.evaluation import statistics
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

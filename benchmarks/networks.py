@@ -24,8 +24,9 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 from provenance import provenance  # noqa: E402
 
-from muzero_jax import acting, codecs, learner, losses, search, targets  # noqa: E402
+from muzero_jax import acting, codecs, learner, losses, targets  # noqa: E402
 from muzero_jax.networks.conv import make_conv_network  # noqa: E402
+from muzero_jax.search import gumbel  # noqa: E402
 from muzero_jax.types import Codecs, EnvSpec, History, Sample, Transition  # noqa: E402
 import published_networks  # noqa: E402
 
@@ -102,7 +103,7 @@ def measure(
     options = _NETWORKS[name]
     network = make_conv_network(_SPEC, codec, **options, dtype=dtype)
     history_steps = options["history_steps"]
-    search_fn = search.make_gumbel_search(
+    search_fn = gumbel.make_gumbel_search(
         network,
         codec,
         num_actions=_SPEC.num_actions,

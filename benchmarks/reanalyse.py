@@ -31,7 +31,8 @@ from provenance import provenance  # noqa: E402
 
 import assemble  # noqa: E402
 from configs import cartpole, minatar  # noqa: E402
-from muzero_jax import mesh, reanalyse, statistics  # noqa: E402
+from muzero_jax import mesh, reanalyse  # noqa: E402
+from muzero_jax.evaluation import statistics  # noqa: E402
 from muzero_jax.targets import histories_at  # noqa: E402
 import parts as parts_of  # noqa: E402
 import start  # noqa: E402

@@ -14,8 +14,9 @@ from absl import flags
 import numpy as np
 
 import launch
-from muzero_jax import errors, statistics
+from muzero_jax import errors
 from muzero_jax.envs import atari_games
+from muzero_jax.evaluation import statistics
 import results
 import workdirs
 

@@ -13,7 +13,7 @@ import numpy as np
 from fields import MATCHES, ON_DEVICE, PGX, TASK_FIELDS
 import launch
 from muzero_jax import acting, errors
-from muzero_jax.dataset import Dataset
+from muzero_jax.data.dataset import Dataset
 from muzero_jax.envs import host, wrappers
 from muzero_jax.envs.cartpole import make_cartpole
 from muzero_jax.envs.catch import make_catch

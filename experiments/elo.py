@@ -16,8 +16,9 @@ import numpy as np
 
 import assemble
 import launch
-from muzero_jax import errors, matches, statistics
+from muzero_jax import errors
 from muzero_jax.envs import host
+from muzero_jax.evaluation import matches, statistics
 from muzero_jax.types import Params
 import opponents
 from saved_params import check_saved, newest_params, told_by_flag

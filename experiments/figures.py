@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from muzero_jax.errors import BadInputError
-from muzero_jax.statistics import t_interval
+from muzero_jax.evaluation.statistics import t_interval
 from results import MIN_SEEDS
 
 INTERVAL = "mean over seeds with its 95 % Student-t interval, where all seeds have data"

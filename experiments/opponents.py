@@ -10,9 +10,10 @@ import numpy as np
 import assemble
 from fields import RANGES, TASK_FIELDS
 from launch import local_path
-from muzero_jax import errors, matches
+from muzero_jax import errors
 from muzero_jax.errors import ArgumentError, BadInputError
-from muzero_jax.matches import MatchPlayer, Outcomes
+from muzero_jax.evaluation import matches
+from muzero_jax.evaluation.matches import MatchPlayer, Outcomes
 from muzero_jax.types import Env, Params
 import saved_params
 import workdirs
@@ -71,7 +72,7 @@ def make(name: str, config, env: Env, *, flag: str = "--opponent") -> Side:
 
 
 def _true_model_search(env: Env, num_simulations: int) -> MatchPlayer:
-    from muzero_jax.search_true_model import make_uct_search
+    from muzero_jax.search.uct import make_uct_search
 
     search = make_uct_search(env, num_simulations=num_simulations)
 

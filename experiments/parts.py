@@ -13,13 +13,12 @@ import numpy as np
 from muzero_jax import (
     acting,
     codecs,
-    frames,
+    history,
     learner,
     losses,
     mesh,
     reanalyse,
     replay,
-    search,
     targets,
     value_error,
 )
@@ -28,7 +27,8 @@ from muzero_jax.networks.conv import make_conv_network
 from muzero_jax.networks.convolve import convolve_for_cpu
 from muzero_jax.networks.gru import make_gru_network
 from muzero_jax.networks.mlp import make_mlp_network
-from muzero_jax.search_muzero import make_muzero_search
+from muzero_jax.search import gumbel
+from muzero_jax.search.muzero import make_muzero_search
 from muzero_jax.types import (
     Array,
     Codecs,
@@ -46,7 +46,7 @@ from muzero_jax.types import (
 
 # What a config may name; the keys are those of `fields.CHOICES`.
 NETWORKS = {"mlp": make_mlp_network, "conv": make_conv_network, "gru": make_gru_network}
-SEARCHES = {"gumbel": search.make_gumbel_search, "muzero": make_muzero_search}
+SEARCHES = {"gumbel": gumbel.make_gumbel_search, "muzero": make_muzero_search}
 
 
 class Parts(NamedTuple):
@@ -258,7 +258,7 @@ def _make_loss(config, spec: EnvSpec, network: Network, codec: Codecs) -> LossFn
     if not max_shift:
         return loss
     return losses.with_augmentation(
-        loss, functools.partial(frames.random_shift, max_shift=max_shift)
+        loss, functools.partial(history.random_shift, max_shift=max_shift)
     )
 
 

@@ -41,7 +41,7 @@ def make_choose(game: str) -> Callable[..., jax.Array]:
 
 def make_player(game: str):
     """The same as a `MatchPlayer`, which remembers nothing and takes any params."""
-    from muzero_jax.matches import MatchPlayer
+    from muzero_jax.evaluation.matches import MatchPlayer
 
     return MatchPlayer(
         init=lambda params, num_games: (),

@@ -21,11 +21,12 @@ import numpy as np
 import assemble
 import launch
 import lifetime
-from muzero_jax import acting, checkpoint, errors, evaluate, finite
-from muzero_jax.dataset import write_dataset
+from muzero_jax import acting, checkpoint, errors, finite
+from muzero_jax.data.dataset import write_dataset
+from muzero_jax.data.trajectories import take_rows
 from muzero_jax.envs import host
 from muzero_jax.errors import DatasetError, EnvError
-from muzero_jax.streams import take_rows
+from muzero_jax.evaluation.episodes import make_random_player
 from muzero_jax.types import HostEnv, TimeStep, Transition
 import results
 from saved_params import check_saved, newest_params, told_by_flag
@@ -120,7 +121,7 @@ def search_play(experiment: assemble.Experiment, params, key, explore, updates: 
 
 def random_play(spec, *, seed: int) -> Play:
     """Plays uniformly among the legal actions."""
-    player = evaluate.make_random_player(spec, seed=seed)
+    player = make_random_player(spec, seed=seed)
 
     def play(carry, timestep, count):
         carry, action = player.step(carry, timestep, count)

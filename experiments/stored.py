@@ -7,8 +7,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from muzero_jax import lanes
-from muzero_jax.dataset import Dataset, check_spec
+from muzero_jax.data import lanes
+from muzero_jax.data.dataset import Dataset, check_spec
 from muzero_jax.errors import ArgumentError, DatasetError
 from muzero_jax.loops.unplugged import unplugged
 from muzero_jax.types import Counters, RunState

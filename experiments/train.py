@@ -18,8 +18,9 @@ import collapse
 import evaluate
 from intervals import Interval, crossed
 import lifetime
-from muzero_jax import checkpoint, dataset, errors, mesh, metrics
+from muzero_jax import checkpoint, errors, mesh, metrics
 from muzero_jax.checkpoint import CheckpointStore
+from muzero_jax.data import dataset
 from muzero_jax.envs import host
 from muzero_jax.errors import CheckpointError, DatasetError, EnvError, SaveError
 from muzero_jax.learner import MAX_SKIPPED_IN_A_ROW

@@ -1,17 +1,17 @@
 from . import types
 from .acting import example_row, init_carry, make_act_and_add, make_rollout
 from .codecs import identity_codec, make_two_hot_codec
-from .evaluate import make_random_player, make_search_player, play_episodes
-from .frames import random_shift
-from .learner import init_train_state, make_learn, make_optimizer, make_update
-from .losses import make_loss, with_augmentation
-from .matches import (
+from .evaluation.episodes import make_random_player, make_search_player, play_episodes
+from .evaluation.matches import (
     make_count_lines,
     make_match,
     make_prior_match_player,
     make_random_match_player,
     make_search_match_player,
 )
+from .history import random_shift
+from .learner import init_train_state, make_learn, make_optimizer, make_update
+from .losses import make_loss, with_augmentation
 from .mesh import make_mesh
 from .networks.blocks import make_network
 from .networks.conv import make_conv_network
@@ -19,9 +19,10 @@ from .networks.gru import make_gru_network
 from .networks.mlp import make_mlp_network
 from .reanalyse import with_reanalyse
 from .replay import make_replay
-from .search import make_gumbel_search
-from .search_muzero import make_muzero_search
-from .search_true_model import make_true_model_search, make_uct_search
+from .search.gumbel import make_gumbel_search
+from .search.muzero import make_muzero_search
+from .search.true_model import make_true_model_search
+from .search.uct import make_uct_search
 from .targets import make_initial_priority, make_network_bootstrap, make_targets
 from .value_error import with_value_error
 

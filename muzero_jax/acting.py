@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from muzero_jax import finite
-from muzero_jax.frames import check_action, history_init, history_push
+from muzero_jax.history import check_action, history_init, history_push
 from muzero_jax.types import (
     Array,
     Env,

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from muzero_jax import frames
 from muzero_jax.codecs import clip, outside
 from muzero_jax.errors import ArgumentError
+from muzero_jax.history import history_from_window
 from muzero_jax.types import Array, Codec, Codecs, History, LossFn, Network, Policy, Sample, Targets
 
 PolicyLoss = Callable[[Array, Policy], Array]
@@ -123,7 +123,7 @@ def with_augmentation(loss: LossFn, augment: Augment) -> LossFn:
     Args:
       loss: any `LossFn`.
       augment: `(key, observations [B, F, ...]) -> ` the same shape and dtype, such as
-        `frames.random_shift` with its `max_shift`.
+        `history.random_shift` with its `max_shift`.
     """
 
     def augmented(params, key, sample: Sample, targets: Targets) -> tuple[Array, dict[str, Array]]:
@@ -137,7 +137,7 @@ def with_augmentation(loss: LossFn, augment: Augment) -> LossFn:
 def root_history(sample: Sample, history_steps: int) -> History:
     """The `History` `[B, S]` of every root of a sample."""
     return jax.vmap(
-        lambda observations, rows: frames.history_from_window(
+        lambda observations, rows: history_from_window(
             observations, rows, history_steps, history_steps
         )
     )(sample.observations, sample.rows)

@@ -7,8 +7,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from muzero_jax import frames
 from muzero_jax.codecs import clip
+from muzero_jax.history import history_from_window
 from muzero_jax.returns import bootstrap_offsets, n_step_returns, unroll_masks
 from muzero_jax.types import (
     Array,
@@ -140,7 +140,7 @@ def histories_at(sample: Sample, positions: Array, history_steps: int) -> Histor
 
     def of_window(observations, rows, positions):
         return jax.vmap(
-            lambda row: frames.history_from_window(observations, rows, row, history_steps)
+            lambda row: history_from_window(observations, rows, row, history_steps)
         )(positions)
 
     histories = jax.vmap(of_window)(sample.observations, sample.rows, positions)

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from muzero_jax import frames, losses
+from muzero_jax import losses
+from muzero_jax.history import random_shift
 from test_losses import CODECS, linear_network, random_batch
 
 
@@ -74,7 +75,7 @@ def test_composes_with_the_library():
         flat = sample.replace(observations=sample.observations[:, :, 0, :, 0])
         return base(params, key, flat, targets)
 
-    shift = functools.partial(frames.random_shift, max_shift=2)
+    shift = functools.partial(random_shift, max_shift=2)
     shifted = jax.jit(losses.with_augmentation(loss, shift))
     params, key = linear_network().init(jax.random.key(1)), jax.random.key(2)
     value, aux = shifted(params, key, sample, targets)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import fakes
-from muzero_jax import dataset, lanes, streams, targets
 from muzero_jax import replay as replay_lib
+from muzero_jax import targets
+from muzero_jax.data import dataset, lanes, trajectories
 from muzero_jax.errors import DatasetError
 from muzero_jax.types import EnvSpec, Transition
 from oracles import episodes as oracle
@@ -182,7 +183,7 @@ def test_where_streams_are_cut():
     of the stream taken for a `first` row that needs one."""
 
     def cut(word, most, wanted=None):
-        found = streams.cut(_flags(word, "f"), _flags(word, "l"), most=most, wanted=wanted)
+        found = trajectories.cut(_flags(word, "f"), _flags(word, "l"), most=most, wanted=wanted)
         return [word[begin:end] for begin, end in found]
 
     assert cut("f.lf.lf.l", 9) == ["f.lf.lf.l"]
@@ -210,7 +211,7 @@ def test_the_rows_at_a_seam():
         invalid_actions=None,
         **_NO_SEARCH,
     )
-    pieces = [streams.take_rows(rows, *seam) for seam in ((0, 2), (2, 5), (5, 7))]
+    pieces = [trajectories.take_rows(rows, *seam) for seam in ((0, 2), (2, 5), (5, 7))]
     told = {
         name: [np.asarray(getattr(piece, name), int).tolist() for piece in pieces]
         for name in ("observation", "reward", "discount", "first", "last", "explored")
@@ -234,7 +235,7 @@ def test_rows_of_plain_episodes_are_those_of_an_environment():
     for players in (1, 2):
         for episode in episodes:
             want = stream_of(oracle.lay_out([episode], players=players, same_step=False))
-            got = streams.rows_of_episode(
+            got = trajectories.rows_of_episode(
                 spec_of(players),
                 [(episode.tag, i) for i in range(episode.length + 1)],
                 np.array(episode.actions, int),
@@ -268,7 +269,7 @@ class _EpisodeData:
 def test_minari_episodes_become_streams(tmp_path):
     """Planted bug seen: `truncations` for `terminations`."""
     held = _Minari(_EpisodeData(3, True), _EpisodeData(2, False))
-    info = dataset.write_dataset(tmp_path, spec_of(), streams.rows_of_minari(held, spec_of()))
+    info = dataset.write_dataset(tmp_path, spec_of(), trajectories.rows_of_minari(held, spec_of()))
     assert (info.rows, info.episodes, info.return_mean) == (7, 2, 2.0)
     rows = dataset.read_chunk(dataset.open_dataset(tmp_path), 0)
     assert rows.discount.tolist() == [0, 1, 1, 0, 0, 1, 1]
@@ -289,7 +290,7 @@ def test_a_dataset_of_minari_itself(tmp_path, monkeypatch):
             lengths[-1] += 1
     held = env.create_dataset("cartpole/test-v0")
     spec = EnvSpec((4,), "float32", 2, 1, True, 12)
-    info = dataset.write_dataset(tmp_path / "data", spec, streams.rows_of_minari(held, spec))
+    info = dataset.write_dataset(tmp_path / "data", spec, trajectories.rows_of_minari(held, spec))
     assert info.episodes == 8 and info.rows == sum(lengths) + 8
     assert info.return_mean == np.mean(lengths)
     rows = dataset.read_chunk(dataset.open_dataset(tmp_path / "data"), 0)
@@ -310,9 +311,9 @@ def test_episodes_that_do_not_fit_are_refused(name):
     """Planted bug seen: lengths left to NumPy, which takes the shorter one."""
     change, said = _BAD_EPISODES[name]
     good = dict(observations=np.zeros((4, 2)), actions=np.zeros(3, int), rewards=np.zeros(3))
-    streams.rows_of_episode(spec_of(), **good, terminated=True)
+    trajectories.rows_of_episode(spec_of(), **good, terminated=True)
     with pytest.raises(DatasetError, match=said.replace("(", r"\(").replace(")", r"\)")):
-        streams.rows_of_episode(spec_of(), **good | change, terminated=True)
+        trajectories.rows_of_episode(spec_of(), **good | change, terminated=True)
 
 
 def _rows(**changes):

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from muzero_jax import evaluate
 from muzero_jax.envs import host
 from muzero_jax.envs.atari_games import RANDOM_AND_HUMAN_SCORES
+from muzero_jax.evaluation.episodes import make_random_player, play_episodes
 
 _ENVS, _EPISODES_PER_ENV = 32, 4
 # The published means come from few games, and their spread is not told: about ours, over 30 games.
@@ -20,8 +20,8 @@ def test_random_play_scores_as_published(game):
     (SpaceInvaders). benchmarks/results/random_play.json has the same games under more protocols.
     """
     env = host.make_atari(game, seeds=host.env_seeds(0, host.RANDOM, 0, 0, _ENVS))
-    player = evaluate.make_random_player(env.spec, seed=0)
-    episodes = evaluate.play_episodes(env, player, episodes_per_env=_EPISODES_PER_ENV)
+    player = make_random_player(env.spec, seed=0)
+    episodes = play_episodes(env, player, episodes_per_env=_EPISODES_PER_ENV)
     scores = np.array([episode.score for episode in episodes])
     assert len(scores) == _ENVS * _EPISODES_PER_ENV >= 100
     error = scores.std(ddof=1) * np.sqrt(1 / len(scores) + 1 / _PUBLISHED_EPISODES)

@@ -13,8 +13,8 @@ import fakes
 from intervals import Interval
 from muzero_jax import acting, checkpoint, errors, finite, metrics
 from muzero_jax.loops import anakin, sebulba, unplugged
-from muzero_jax.search import make_gumbel_search
-from muzero_jax.search_muzero import make_muzero_search
+from muzero_jax.search.gumbel import make_gumbel_search
+from muzero_jax.search.muzero import make_muzero_search
 from muzero_jax.types import Counters, Network, Prediction, RunState, Transition
 from presets import config_of
 import processes

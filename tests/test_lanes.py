@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import fakes
-from muzero_jax import dataset, lanes
+from muzero_jax.data import dataset, lanes
+from muzero_jax.data.trajectories import rows_of_episode
 from muzero_jax.errors import DatasetError
-from muzero_jax.streams import rows_of_episode
 
 E, T, FUTURE, MOST = 4, 8, 5, 60
 ROW = jax.tree.map(

@@ -9,16 +9,18 @@ import numpy as np
 import pytest
 
 import fakes
-from muzero_jax import acting, codecs, frames, learner, losses, search, targets, types
+from muzero_jax import acting, codecs, learner, losses, targets, types
 from muzero_jax import replay as replay_lib
 from muzero_jax.envs.cartpole import make_cartpole
 from muzero_jax.envs.catch import make_catch
 from muzero_jax.envs.memory import make_memory
 from muzero_jax.envs.pgx import make_pgx
+from muzero_jax.history import random_shift
 from muzero_jax.loops import anakin
 from muzero_jax.networks.conv import make_conv_network
 from muzero_jax.networks.gru import make_gru_network
 from muzero_jax.networks.mlp import make_mlp_network
+from muzero_jax.search import gumbel
 
 NUM_ENVS, HISTORY, UNROLL, BOOTSTRAP, GAMMA = 4, 2, 2, 2, 0.99
 CODECS = types.Codecs(
@@ -42,7 +44,7 @@ def make_parts(kind, source):
         network = make_gru_network(spec, CODECS, history_steps=HISTORY, width=8)
     else:
         network = make_mlp_network(spec, CODECS, history_steps=HISTORY, width=8)
-    searcher = search.make_gumbel_search(network, CODECS, num_actions=spec.num_actions,
+    searcher = gumbel.make_gumbel_search(network, CODECS, num_actions=spec.num_actions,
                                          turn_sign=1, discount=GAMMA, num_simulations=4)
     rule = {"bootstrap_steps": BOOTSTRAP, "discount": GAMMA}
     optimizer = learner.make_optimizer(learning_rate=1e-3, warmup_updates=5, decay_updates=50)
@@ -57,7 +59,7 @@ def make_parts(kind, source):
         lookahead_steps=BOOTSTRAP, priority_exponent=0.5, priority_floor=0.01)
     loss = losses.make_loss(network, CODECS, history_steps=HISTORY, unroll_steps=UNROLL)
     if kind == "conv":
-        shift = functools.partial(frames.random_shift, max_shift=2)
+        shift = functools.partial(random_shift, max_shift=2)
         loss = losses.with_augmentation(loss, shift)
     update = learner.make_update(
         targets.make_targets(history_steps=HISTORY, unroll_steps=UNROLL, **rule,

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import fakes
-from muzero_jax import matches
 from muzero_jax.envs.pgx import make_pgx
 from muzero_jax.envs.wrappers import auto_reset
+from muzero_jax.evaluation import matches
 from muzero_jax.types import Env, EnvSpec, Network, Prediction, TimeStep
 from test_search_play import after_move, is_lost, minimax, positions
 

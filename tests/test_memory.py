@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from muzero_jax import acting, codecs, learner, losses, replay, search, targets
+from muzero_jax import acting, codecs, learner, losses, replay, targets
 from muzero_jax.envs.wrappers import as_host_env, auto_reset
-from muzero_jax.evaluate import make_search_player, play_episodes
+from muzero_jax.evaluation.episodes import make_search_player, play_episodes
 from muzero_jax.loops.anakin import anakin, init_anakin_carry
 from muzero_jax.networks.gru import make_gru_network
 from muzero_jax.networks.mlp import make_mlp_network
+from muzero_jax.search import gumbel
 from muzero_jax.types import Codecs, Counters, Env, EnvSpec, Explore, RunState, TimeStep
 
 BLANKS = 3
@@ -83,7 +84,7 @@ def score_after_training(make_network, history_steps, iterations):
     """Mean score of 256 games without noise."""
     env = make_recall()
     network = make_network(env.spec, CODECS, history_steps=history_steps, width=32)
-    search_fn = search.make_gumbel_search(
+    search_fn = gumbel.make_gumbel_search(
         network, CODECS, num_actions=2, turn_sign=1, discount=GAMMA, num_simulations=4
     )
     init_key, env_key, run_key, test_key = jax.random.split(jax.random.key(0), 4)

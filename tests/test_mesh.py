@@ -11,11 +11,12 @@ import optax
 import pytest
 
 import fakes
-from muzero_jax import acting, checkpoint, codecs, learner, losses, mesh, search, targets, types
+from muzero_jax import acting, checkpoint, codecs, learner, losses, mesh, targets, types
 from muzero_jax import replay as replay_lib
 from muzero_jax.envs.cartpole import make_cartpole
 from muzero_jax.loops import anakin, sebulba
 from muzero_jax.networks.mlp import make_mlp_network
+from muzero_jax.search import gumbel
 
 NUM_ENVS, HISTORY, UNROLL, BOOTSTRAP, GAMMA, BATCH, STEPS = 8, 2, 3, 2, 0.99, 16, 4
 RULE = {"bootstrap_steps": BOOTSTRAP, "discount": GAMMA}
@@ -25,7 +26,7 @@ CODECS = types.Codecs(
 )
 ENV = make_cartpole(max_steps=30)
 NETWORK = make_mlp_network(ENV.spec, CODECS, history_steps=HISTORY, width=16)
-SEARCH = search.make_gumbel_search(
+SEARCH = gumbel.make_gumbel_search(
     NETWORK, CODECS, num_actions=2, turn_sign=1, discount=GAMMA, num_simulations=4
 )
 # At rate 1 and without momentum the step of the parameters is the gradient.

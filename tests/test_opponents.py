@@ -12,10 +12,10 @@ import assemble
 import elo
 import evaluate
 import fakes
-from muzero_jax import matches, statistics
 from muzero_jax.checkpoint import CheckpointStore
 from muzero_jax.envs import host
 from muzero_jax.errors import BadInputError, StoppedError
+from muzero_jax.evaluation import matches, statistics
 from muzero_jax.types import Counters
 import opponents
 from opponents import Side

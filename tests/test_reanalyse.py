@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 import assemble
-from muzero_jax import acting, reanalyse, search, types
+from muzero_jax import acting, reanalyse, types
 from muzero_jax import targets as targets_lib
 from muzero_jax.codecs import make_two_hot_codec
 from muzero_jax.errors import BadInputError
-from muzero_jax.frames import history_from_window
+from muzero_jax.history import history_from_window
 from muzero_jax.networks.mlp import make_mlp_network
+from muzero_jax.search import gumbel
 from oracles import episodes as oracle
 from presets import config_of
 from test_targets import (
@@ -87,7 +88,7 @@ def tiny_search(num_simulations=4, num_actions=3, **options):
                          reward=make_two_hot_codec(num_bins=3, low=-1.0, high=1.0,
                                                    transform="identity"))
     network = make_mlp_network(spec, codec, history_steps=2, width=8)
-    make = functools.partial(search.make_gumbel_search, network, codec, num_actions=num_actions,
+    make = functools.partial(gumbel.make_gumbel_search, network, codec, num_actions=num_actions,
                              turn_sign=1, discount=0.9, num_simulations=num_simulations)
     return network, codec, make(**options)
 

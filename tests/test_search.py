@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from muzero_jax import search as search_lib
+from muzero_jax.search import gumbel
 from oracles import gumbel_tree
 from worlds import (
     CODECS,
@@ -28,7 +28,7 @@ from worlds import (
 
 @functools.cache
 def make_search(network, num_actions, *, turn_sign=1, discount=0.9, num_simulations=16, **kwargs):
-    search = search_lib.make_gumbel_search(
+    search = gumbel.make_gumbel_search(
         network, CODECS, num_actions=num_actions, turn_sign=turn_sign, discount=discount,
         num_simulations=num_simulations, **kwargs)
     return jax.jit(search)

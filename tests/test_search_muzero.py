@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from muzero_jax import search_muzero
+from muzero_jax.search import muzero
 from oracles import muzero_tree
 from worlds import (
     CODECS,
@@ -28,7 +28,7 @@ from worlds import (
 
 
 def make_search(network, num_actions, *, turn_sign=1, discount=0.9, num_simulations=16, **kwargs):
-    return jax.jit(search_muzero.make_muzero_search(
+    return jax.jit(muzero.make_muzero_search(
         network, CODECS, num_actions=num_actions, turn_sign=turn_sign, discount=discount,
         num_simulations=num_simulations, **kwargs))
 
@@ -66,7 +66,7 @@ def test_equals_a_plain_tree(
     invalid = random_masks(rng, batch, num_actions) & masked
     noise = rng.gamma(0.5, size=(batch, num_actions)) * ~invalid
     noise = (noise / noise.sum(axis=1, keepdims=True)).astype(np.float32)
-    monkeypatch.setattr(search_muzero, "draw_dirichlet", lambda *_: jnp.asarray(noise))
+    monkeypatch.setattr(muzero, "draw_dirichlet", lambda *_: jnp.asarray(noise))
     search = make_search(WORLD_NETWORK, num_actions, turn_sign=turn_sign,
                          num_simulations=num_simulations, **more)
     output = search(world, jax.random.key(0), history_of(roots), invalid if masked else None,
@@ -250,11 +250,11 @@ def test_dirichlet_noise_is_drawn_over_the_legal_actions(alpha):
     """
     draws = 20_000
     legal = np.tile([True, False, True, True, False, True], (draws, 1))
-    noise = np.asarray(search_muzero.draw_dirichlet(jax.random.key(0), legal, alpha), np.float64)
+    noise = np.asarray(muzero.draw_dirichlet(jax.random.key(0), legal, alpha), np.float64)
     np.testing.assert_array_equal(noise[~legal], 0.0)
     np.testing.assert_allclose(noise.sum(axis=1), 1.0, atol=1e-5)
     variance = 0.25 * 0.75 / (4 * alpha + 1)
-    none = search_muzero.draw_dirichlet(jax.random.key(0), 0 * legal[:16] > 0, alpha)
+    none = muzero.draw_dirichlet(jax.random.key(0), 0 * legal[:16] > 0, alpha)
     assert np.isfinite(none).all()
     some = noise[:, legal[0]]
     np.testing.assert_allclose(some.mean(axis=0), 0.25, atol=5 * np.sqrt(variance / draws))
@@ -292,7 +292,7 @@ def test_lowers_for_tpu():
 def test_a_noise_that_cannot_be_drawn_is_refused(alpha):
     """Planted bug seen: not checked."""
     with pytest.raises(ValueError, match="search.dirichlet_alpha must be > 0"):
-        search_muzero.make_muzero_search(
+        muzero.make_muzero_search(
             None, None, num_actions=2, turn_sign=1, discount=1.0, num_simulations=1,
             dirichlet_alpha=alpha,
         )

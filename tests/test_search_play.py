@@ -9,15 +9,15 @@ import jax
 import numpy as np
 import pytest
 
-from muzero_jax import search, search_muzero
+from muzero_jax.search import gumbel, muzero
 from worlds import CODECS, TABLE_NETWORK, explore, history_of, make_table
 
 LINES = ((0, 1, 2), (3, 4, 5), (6, 7, 8), (0, 3, 6), (1, 4, 7), (2, 5, 8), (0, 4, 8), (2, 4, 6))
 CHUNK = 565  # An eighth of all positions: one compiled search serves all that is asked here.
 # Each search with its gate for 32 simulations: share of optimal moves, won positions missed.
 POLICIES = {
-    "gumbel": (search.make_gumbel_search, 0.998, 0),
-    "muzero": (search_muzero.make_muzero_search, 0.985, 25),
+    "gumbel": (gumbel.make_gumbel_search, 0.998, 0),
+    "muzero": (muzero.make_muzero_search, 0.985, 25),
 }
 
 

@@ -12,8 +12,9 @@ from muzero_jax import acting, types
 from muzero_jax.envs.cartpole import make_cartpole
 from muzero_jax.envs.pgx import make_pgx
 from muzero_jax.envs.wrappers import auto_reset
-from muzero_jax.frames import history_init
-from muzero_jax.search_true_model import make_true_model_search, make_uct_search
+from muzero_jax.history import history_init
+from muzero_jax.search.true_model import make_true_model_search
+from muzero_jax.search.uct import make_uct_search
 from oracles import uct_tree
 from test_search_play import after_move, minimax, positions
 from worlds import CODECS, explore, history_of

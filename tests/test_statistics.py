@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from muzero_jax import statistics
+from muzero_jax.evaluation import statistics
 
 # Five seeds of four games, and three seeds of the same games.
 _X = np.array(

@@ -10,11 +10,13 @@ import pytest
 
 import assemble
 import fakes
-from muzero_jax import dataset, evaluate, lanes, metrics, streams
+from muzero_jax import metrics
 from muzero_jax.acting import NO_EXPLORATION, init_carry
 from muzero_jax.checkpoint import CheckpointStore
+from muzero_jax.data import dataset, lanes, trajectories
 from muzero_jax.envs.wrappers import as_host_env
 from muzero_jax.errors import BadInputError
+from muzero_jax.evaluation.episodes import make_search_player, play_episodes
 from muzero_jax.types import Counters, EnvSpec, Transition
 from oracles import episodes as oracle
 from presets import config_of
@@ -184,9 +186,9 @@ def test_fresh_episodes_are_whole_and_those_that_a_player_plays(same_step, tmp_p
 
     carry = init_carry(env.spec, 2, _S)
     found = [*record.episode_streams(host_env(), play, carry, episodes_per_env=3)]
-    player = evaluate.make_search_player(fakes.search, env.spec, num_envs=2, history_steps=_S)
-    games = evaluate.play_episodes(host_env(), player(params, key), episodes_per_env=3)
-    told = sorted((streams.episode_returns(rows)[0], len(rows.first) - 1) for rows in found)
+    player = make_search_player(fakes.search, env.spec, num_envs=2, history_steps=_S)
+    games = play_episodes(host_env(), player(params, key), episodes_per_env=3)
+    told = sorted((trajectories.episode_returns(rows)[0], len(rows.first) - 1) for rows in found)
     assert told == sorted((game.score, game.steps) for game in games)
     assert all(rows.first.sum() == 1 and rows.last.sum() == 1 for rows in found)
     assert all((rows.made_at_updates == 7).all() for rows in found)
@@ -322,7 +324,7 @@ def test_two_devices_learn_from_data_that_the_ring_holds(recorded):
 def test_data_that_leave_a_device_without_a_row_are_refused(tmp_path):
     """One episode, two devices; before anything is compiled. Seen before: trained on one shard of
     padding, whose weight made the loss of the other 5e-11."""
-    rows = streams.rows_of_episode(
+    rows = trajectories.rows_of_episode(
         _SPEC, jnp.zeros((9, 4), jnp.float32), np.zeros(8, int), np.ones(8), terminated=True
     )
     dataset.write_dataset(tmp_path, _SPEC, [rows])
@@ -368,7 +370,7 @@ def _write(path, spec, seed=0):
     rng = np.random.default_rng(seed)
     frames = jnp.zeros((9, *spec.observation_shape), spec.observation_dtype)
     episodes = (
-        streams.rows_of_episode(
+        trajectories.rows_of_episode(
             spec, frames, rng.integers(2, size=8), rng.random(8), terminated=True
         )
         for _ in range(4)

@@ -10,7 +10,7 @@ import pytest
 from muzero_jax import acting, types
 from muzero_jax import targets as targets_lib
 from muzero_jax.envs import wrappers
-from muzero_jax.search import choose_action
+from muzero_jax.search.common import choose_action
 from oracles import episodes as oracle
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import fakes
-from muzero_jax import lanes, learner, mesh
+from muzero_jax import learner, mesh
+from muzero_jax.data import lanes
 from muzero_jax.loops.unplugged import unplugged
 from muzero_jax.types import Counters, RunState
 from test_lanes import ROW, E, T, deal, write

@@ -9,8 +9,9 @@ import pytest
 
 import assemble
 import fakes
-from muzero_jax import learner, metrics, search, types, value_error
+from muzero_jax import learner, metrics, types, value_error
 from muzero_jax.errors import ArgumentError
+from muzero_jax.search import gumbel
 from presets import config_of
 import processes
 from saved_params import newest_params
@@ -74,7 +75,7 @@ def test_it_is_the_error_of_uniform_rows_in_newest_updates():
 @functools.cache
 def _search(network, **options):
     return jax.jit(
-        search.make_gumbel_search(
+        gumbel.make_gumbel_search(
             network, CODECS, num_actions=5, turn_sign=1, discount=0.9, num_simulations=12,
             **options,
         )

@@ -14,8 +14,8 @@ import numpy as np
 
 from muzero_jax.acting import NO_EXPLORATION
 from muzero_jax.errors import ArgumentError
-from muzero_jax.frames import check_action, history_init, history_push
-from muzero_jax.search import legal_actions
+from muzero_jax.history import check_action, history_init, history_push
+from muzero_jax.search.common import legal_actions
 from muzero_jax.types import Array, Env, EnvSpec, History, Network, Params, SearchFn, TimeStep
 
 

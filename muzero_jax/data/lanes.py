@@ -14,9 +14,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from muzero_jax.dataset import Dataset, read_chunk
+from muzero_jax.data.dataset import Dataset, read_chunk
+from muzero_jax.data.trajectories import cut, piece_size, take_rows
 from muzero_jax.errors import DatasetError
-from muzero_jax.streams import cut, piece_size, take_rows
 from muzero_jax.types import Transition
 
 
@@ -53,7 +53,7 @@ def deal(
       num_lanes: E.
       block_rows: t.
       future_steps: K + n.
-      most: rows of a piece; longer episodes are cut, see `streams.take_rows`.
+      most: rows of a piece; longer episodes are cut, see `trajectories.take_rows`.
 
     Raises:
       DatasetError: where a file of it cannot be used, or there is nothing to learn from.

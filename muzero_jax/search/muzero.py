@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import mctx
 
 from muzero_jax.errors import ArgumentError
-from muzero_jax.search import (
+from muzero_jax.search.common import (
     MIN_LOGIT,
     choose_action,
     legal_actions,

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from muzero_jax import frames
+from muzero_jax.history import history_from_window, history_init, history_push, random_shift
 from muzero_jax.types import TimeStep, Transition
 
 POISON = 777.0
@@ -47,14 +47,14 @@ def histories_of_acting(rows, length):
     def step(carry, inputs):
         history, action = carry
         timestep, next_action = inputs
-        history = frames.history_push(history, timestep, action)
+        history = history_push(history, timestep, action)
         return (history, next_action), history
 
     timesteps = TimeStep(
         observation=rows.observation, reward=rows.reward, discount=rows.discount,
         first=rows.first, last=rows.last, invalid_actions=None)
     by_time = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), (timesteps, rows.action))
-    empty = frames.history_init(jnp.full((NUM_ENVS, 2, 3), POISON), length)
+    empty = history_init(jnp.full((NUM_ENVS, 2, 3), POISON), length)
     stray = jnp.full((NUM_ENVS,), int(POISON), jnp.int32)
     return jax.lax.scan(step, (empty, stray), by_time)[1]
 
@@ -88,7 +88,7 @@ def test_a_window_shows_at_every_row_what_acting_saw(style, length):
         """Histories `[E, len(wanted_rows), S]` of the window whose row 0 is `start`."""
         cut = jax.tree.map(
             lambda x: jax.lax.dynamic_slice_in_dim(x, start, num_frames + 1, axis=1), padded)
-        make = jax.vmap(frames.history_from_window, in_axes=(None, None, 0, None))
+        make = jax.vmap(history_from_window, in_axes=(None, None, 0, None))
         return jax.vmap(lambda rows: make(
             rows.observation[1:], rows.replace(observation=None), wanted_rows, length))(cut)
 
@@ -121,7 +121,7 @@ def test_a_literal_history():
     )
 
     def at(row):
-        return frames.history_from_window(observations, rows, jnp.int32(row), 3)
+        return history_from_window(observations, rows, jnp.int32(row), 3)
 
     # Row 3 is `first`: the episode before it is out of sight.
     np.testing.assert_array_equal(at(3).observation, [30.0, 30.0, 30.0])
@@ -140,11 +140,11 @@ def test_a_literal_history():
                         discount=jnp.ones(1), first=jnp.array([first]), last=jnp.array([False]),
                         invalid_actions=None)
 
-    history = frames.history_init(jnp.zeros((1,)), 3)
-    history = frames.history_push(history, timestep(30.0, 3.5, True), jnp.array([7]))
+    history = history_init(jnp.zeros((1,)), 3)
+    history = history_push(history, timestep(30.0, 3.5, True), jnp.array([7]))
     for name, value in at(3).items():
         np.testing.assert_array_equal(getattr(history, name)[0], value)
-    history = frames.history_push(history, timestep(40.0, 4.5, False), jnp.array([8]))
+    history = history_push(history, timestep(40.0, 4.5, False), jnp.array([8]))
     for name, value in at(4).items():
         np.testing.assert_array_equal(getattr(history, name)[0], value)
 
@@ -154,7 +154,7 @@ def test_an_empty_history_holds_nothing_valid():
 
     Planted: the frames made float32.
     """
-    history = frames.history_init(jnp.ones((2, 4, 4, 1), jnp.uint8), 3)
+    history = history_init(jnp.ones((2, 4, 4, 1), jnp.uint8), 3)
     assert history.observation.shape == (2, 3, 4, 4, 1)
     assert history.observation.dtype == jnp.uint8
     assert not history.valid.any()
@@ -185,7 +185,7 @@ def test_random_shift_is_one_of_the_crops(dtype):
     offsets up to 2·max_shift - 1; one number for both axes; the result made float32.
     """
     images, max_shift = image_batch(dtype), 2
-    shift = jax.jit(lambda key, images: frames.random_shift(key, images, max_shift))
+    shift = jax.jit(lambda key, images: random_shift(key, images, max_shift))
     drawn = np.zeros((5, 5), int)
     for seed in range(8):
         got = shift(jax.random.key(seed), images)
@@ -203,8 +203,8 @@ def test_random_shift_is_one_of_the_crops(dtype):
 def test_random_shift_by_nothing_is_nothing():
     """And the same key shifts alike."""
     images = image_batch("uint8", (4, 1, 3, 3, 1))
-    np.testing.assert_array_equal(frames.random_shift(jax.random.key(0), images, 0), images)
-    once, again = (frames.random_shift(jax.random.key(1), images, 4) for _ in range(2))
+    np.testing.assert_array_equal(random_shift(jax.random.key(0), images, 0), images)
+    once, again = (random_shift(jax.random.key(1), images, 4) for _ in range(2))
     np.testing.assert_array_equal(once, again)
 
 
@@ -212,7 +212,7 @@ def test_random_shift_by_nothing_is_nothing():
 def test_random_shift_refuses_what_it_cannot_shift(shape, max_shift):
     """Planted: the check left out (vectors then fail to unpack, in the middle of a trace)."""
     with pytest.raises(ValueError, match=r"images \(H, W, C\) and max_shift >= 0"):
-        frames.random_shift(jax.random.key(0), jnp.zeros(shape), max_shift)
+        random_shift(jax.random.key(0), jnp.zeros(shape), max_shift)
 
 
 @pytest.mark.parametrize("action", [jnp.zeros((3, 3), jnp.int32), jnp.zeros((3, 1), jnp.int32),
@@ -227,9 +227,9 @@ def test_only_one_integer_for_each_is_an_action(action):
                         last=flags, invalid_actions=None)
     for steps in (1, 3):
         with pytest.raises(ValueError, match=line):
-            frames.history_push(frames.history_init(numbers, steps), timestep, action)
+            history_push(history_init(numbers, steps), timestep, action)
         rows = Transition(observation=None, discount=None, last=None, invalid_actions=None,
                           policy=None, value=None, explored=None, made_at_updates=None,
                           reward=numbers, first=flags, action=action)
         with pytest.raises(ValueError, match=line):
-            frames.history_from_window(numbers, rows, jnp.int32(2), steps)
+            history_from_window(numbers, rows, jnp.int32(2), steps)

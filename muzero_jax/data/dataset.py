@@ -19,8 +19,8 @@ import zlib
 import jax
 import numpy as np
 
+from muzero_jax.data.trajectories import check_rows, cut, episode_returns, gather, take_rows
 from muzero_jax.errors import DatasetError
-from muzero_jax.streams import check_rows, cut, episode_returns, gather, take_rows
 from muzero_jax.types import EnvSpec, Transition
 
 FORMAT, VERSION = "muzero_jax rows", 1

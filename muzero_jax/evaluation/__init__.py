@@ -1,0 +1,1 @@
+"""Scores: whole episodes, matches, and their statistics."""

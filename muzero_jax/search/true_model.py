@@ -1,0 +1,113 @@
+"""Searches that play by the true rules: the environment itself is the model."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import mctx
+
+from muzero_jax.errors import ArgumentError
+from muzero_jax.history import history_init, history_push
+from muzero_jax.search.common import MIN_LOGIT, legal_at, root_of, step_envs
+from muzero_jax.search.gumbel import make_gumbel_plan
+from muzero_jax.types import Array, Codecs, Env, Explore, Network, SearchFn, SearchOutput
+
+
+def make_true_model_search(
+    env: Env,
+    network: Network,
+    codecs: Codecs,
+    *,
+    num_actions: int,
+    turn_sign: int,
+    discount: float,
+    num_simulations: int,
+    max_num_considered_actions: int = 16,
+    max_depth: int | None = None,
+    value_scale: float = 0.1,
+    maxvisit_init: float = 50.0,
+    min_value_range: float = 1e-8,
+) -> Callable[[Any], SearchFn]:
+    """AlphaZero's setting (Silver et al. 2018): Gumbel search over the rules, not a learned model.
+
+    Each new position is one `env.step` and one `network.initial_inference`; rewards, ends and
+    legal actions inside the tree are the environment's, rewards unclipped. A truncated row keeps
+    the network's value: whatever is done there, the tree stays at it, for nothing.
+
+    Args:
+      env: the environment that is played.
+      network: its `recurrent_inference` is not used, nor are its reward logits.
+      codecs: the value's decodes.
+      num_actions, turn_sign: those of `env`.
+      discount: γ per step.
+      num_simulations, max_num_considered_actions, max_depth, value_scale, maxvisit_init,
+        min_value_range: as in `make_gumbel_search`.
+
+    Returns:
+      `bind(env_state [B]) -> SearchFn` for the histories `[B, 1]` of those states: what
+      `acting.make_rollout` takes with `bind_env_state=True`. The `SearchFn` raises `ArgumentError`
+      for longer histories, which the tree does not keep.
+    """
+    if (num_actions, turn_sign) != (env.spec.num_actions, env.spec.turn_sign):
+        raise ArgumentError(
+            f"num_actions {num_actions} and turn_sign {turn_sign} must be those of the environment:"
+            f" {env.spec.num_actions} and {env.spec.turn_sign}"
+        )
+    plan = make_gumbel_plan(
+        num_actions=num_actions,
+        num_simulations=num_simulations,
+        max_num_considered_actions=max_num_considered_actions,
+        max_depth=max_depth,
+        value_scale=value_scale,
+        maxvisit_init=maxvisit_init,
+        least_range=lambda params: min_value_range,
+    )
+
+    def expand(params, key, action, node):
+        env_state, row = step_envs(env, key, node.env_state, action)
+        history = history_push(history_init(row.observation, 1), row, action)
+        leaf = root_of(network, codecs, params, history)
+        # Episodes that can be truncated reset in the next step (see docs/conventions.md), so that
+        # a step into a `first` row was none: it left a `last` row. If that one was truncated, it
+        # is worth what the network says, to the same mover; if it has terminated, the discount 0
+        # before it keeps it out of every value, and so it does with what follows other ends.
+        stays = row.first & env.spec.truncates
+        value = jnp.where(stays, node.value, leaf.value)
+        return mctx.RecurrentFnOutput(
+            reward=jnp.where(stays, 0.0, row.reward),
+            discount=jnp.where(stays, 1.0, discount * row.discount),
+            prior_logits=jnp.where(legal_at(row, num_actions), leaf.prior_logits, MIN_LOGIT),
+            value=value,
+        ), _Position(_select(stays, node.env_state, env_state), value)
+
+    def bind(env_state) -> SearchFn:
+        def search(params, key, history, invalid_actions, explore: Explore) -> SearchOutput:
+            if history.valid.shape[1] != 1:
+                raise ArgumentError(
+                    "network.history_steps must be 1 where the true rules are searched"
+                    f" (got {history.valid.shape[1]})"
+                )
+            root = root_of(network, codecs, params, history)
+            root = root.replace(embedding=_Position(env_state, root.value))
+            return plan(params, key, root, expand, invalid_actions, explore)
+
+        return search
+
+    return bind
+
+
+class _Position(NamedTuple):
+    """What a node of the network's tree holds: the environment's state, and its value `[B]`."""
+
+    env_state: Any
+    value: Array
+
+
+def _select(condition: Array, chosen, other):
+    """For each row the one tree `[B, ...]` where `condition` `[B]`, else the other."""
+
+    def of_row(condition, chosen, other):
+        return jax.tree.map(lambda a, b: jnp.where(condition, a, b), chosen, other)
+
+    return jax.vmap(of_row)(condition, chosen, other)
