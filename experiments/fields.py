@@ -99,6 +99,7 @@ RANGES: dict[str, Range] = {
     "search.dirichlet_alpha": _POSITIVE,
     "explore.temperature": _NOT_NEGATIVE,
     "explore.noise_scale": _NOT_NEGATIVE,
+    "explore.noise_spread": _NOT_NEGATIVE,
     "explore.random_move": _UNIT,
     "replay.rows_per_env": _SIZE,
     "replay.min_rows": _SIZE,

@@ -192,6 +192,7 @@ def make_explore_at(
     halve_temperature_at_updates: tuple[int, ...],
     noise_scale: float,
     random_move: float,
+    noise_spread: float = 0.0,
 ) -> Callable[[int], Explore]:
     """`(attempted updates) -> Explore`: the temperature halves at each of the given counts."""
 
@@ -201,6 +202,7 @@ def make_explore_at(
             temperature=np.float32(temperature / 2**halvings),
             noise_scale=np.float32(noise_scale),
             random_move=np.float32(random_move),
+            noise_spread=np.float32(noise_spread),
         )
 
     return explore_at

@@ -25,7 +25,10 @@ from muzero_jax.types import (
 )
 
 NO_EXPLORATION = Explore(
-    temperature=np.float32(0.0), noise_scale=np.float32(0.0), random_move=np.float32(0.0)
+    temperature=np.float32(0.0),
+    noise_scale=np.float32(0.0),
+    random_move=np.float32(0.0),
+    noise_spread=np.float32(0.0),
 )
 
 

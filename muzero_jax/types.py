@@ -140,12 +140,16 @@ class Explore:
     Attributes:
       temperature: of the action drawn from the search's policy; 0 takes the search's own choice.
       noise_scale: scale of the search's root noise (Gumbel noise, or Dirichlet fraction).
+      noise_spread: p >= 0; environment i = 1..B of the B that are searched together has the noise
+        `noise_scale` · (i/B)^p: none differ at 0, and the greater p, the more of them play nearly
+        as they are evaluated, while the last ones explore.
       random_move: probability of a uniform legal move; it changes `action` and `explored` only.
     """
 
     temperature: Array
     noise_scale: Array
     random_move: Array
+    noise_spread: Array | float = 0.0
 
 
 @chex.dataclass(frozen=True)

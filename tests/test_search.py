@@ -311,6 +311,26 @@ def test_noise_changes_the_search_and_keys_differ():
     assert np.any(np.asarray(loud[0].action) != np.asarray(loud[2].action))
 
 
+@pytest.mark.parametrize("spread", [0.0, 1.0, 2.0])
+def test_the_spread_gives_each_environment_a_noise_of_its_own(spread):
+    """Row i of B is, bit by bit, that of a search in which all have the noise
+    `noise_scale` · (i/B)^spread.
+
+    Planted: the positions from 0 on; the spread as a factor; the last row the quietest.
+    """
+    world, roots, _ = rows_setup()
+    search = make_search(WORLD_NETWORK, 6, num_simulations=4, max_num_considered_actions=2)
+    histories, key, most = history_of(roots), jax.random.key(3), 1.5
+    spreads = search(world, key, histories, None, explore(noise_scale=most, noise_spread=spread))
+    for i in range(len(roots)):
+        scale = most * ((i + 1) / len(roots)) ** spread
+        alone = search(world, key, histories, None, explore(noise_scale=scale))
+        assert spreads.action[i] == alone.action[i]
+        np.testing.assert_array_equal(spreads.policy[i], alone.policy[i])
+    calm = search(world, key, histories, None, explore())
+    assert np.any(np.asarray(spreads.action) != np.asarray(calm.action))
+
+
 def test_policy_improves():
     """With exact q, sum pi' q >= sum pi q (Danihelka et al. 2022, section 4).
 

@@ -241,6 +241,22 @@ def test_under_noise_ties_inside_the_tree_do_not_all_go_one_way():
     assert chi_square(counts, np.full(3, batch / 3)) < 1.0
 
 
+def test_the_spread_gives_each_environment_a_noise_of_its_own():
+    """Row i of B is, bit by bit, that of a search in which all have the fraction
+    `noise_scale` · (i/B)^2.
+
+    Planted: no spread.
+    """
+    world, roots, _ = rows_setup(batch=6)
+    search = make_search(WORLD_NETWORK, 6, num_simulations=8)
+    histories, key = history_of(roots), jax.random.key(3)
+    spreads = search(world, key, histories, None, explore(noise_scale=1.0, noise_spread=2.0))
+    for i in range(len(roots)):
+        fraction = ((i + 1) / len(roots)) ** 2
+        alone = search(world, key, histories, None, explore(noise_scale=fraction))
+        np.testing.assert_array_equal(spreads.policy[i], alone.policy[i])
+
+
 @pytest.mark.parametrize("alpha", [0.003, 0.3, 2.0])
 def test_dirichlet_noise_is_drawn_over_the_legal_actions(alpha):
     """Sum 1 over them, mean 1/k, variance (1/k)(1 - 1/k)/(k alpha + 1); 0 elsewhere.

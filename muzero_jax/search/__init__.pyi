@@ -2,6 +2,7 @@ from .common import (
     choose_action,
     legal_actions,
     make_recurrent_fn,
+    noise_scales,
     root_of,
     search_value,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "make_recurrent_fn",
     "make_true_model_search",
     "make_uct_search",
+    "noise_scales",
     "root_of",
     "search_value",
 ]

@@ -42,6 +42,17 @@ def make_recurrent_fn(network: Network, codecs: Codecs, *, signed_discount: floa
     return recurrent_fn
 
 
+def noise_scales(explore: Explore, batch_size: int) -> Array:
+    """The scale of the root noise of each environment, `[B, 1]`, by `Explore.noise_spread`.
+
+    Actors that explore to different degrees learn more from one replay than equal ones (Horgan et
+    al. 2018, Ape-X, section 4): the quiet ones show what the policy is worth, the noisy ones what
+    it has not tried.
+    """
+    position = jnp.arange(1, batch_size + 1, dtype=jnp.float32)[:, None] / batch_size
+    return explore.noise_scale * position**explore.noise_spread
+
+
 def search_value(tree: mctx.Tree, policy: Array) -> Array:
     """Σ π'(a) q(a) / Σ π'(a) over the visited root actions, `[B]`; `policy` is π' `[B, A]`.
 

@@ -8,7 +8,13 @@ import jax
 import jax.numpy as jnp
 import mctx
 
-from muzero_jax.search.common import choose_action, make_recurrent_fn, root_of, search_value
+from muzero_jax.search.common import (
+    choose_action,
+    make_recurrent_fn,
+    noise_scales,
+    root_of,
+    search_value,
+)
 from muzero_jax.types import Array, Codecs, Explore, Network, Params, SearchFn, SearchOutput
 from muzero_jax.value_error import value_error
 
@@ -113,7 +119,7 @@ def make_gumbel_plan(
             max_depth=max_depth,
             qtransform=qtransform,
             max_num_considered_actions=min(max_num_considered_actions, num_actions),
-            gumbel_scale=explore.noise_scale,
+            gumbel_scale=noise_scales(explore, root.value.shape[0]),
         )
         policy = output.action_weights
         action, explored = choose_action(

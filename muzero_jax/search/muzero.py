@@ -14,6 +14,7 @@ from muzero_jax.search.common import (
     choose_action,
     legal_actions,
     make_recurrent_fn,
+    noise_scales,
     root_of,
     search_value,
 )
@@ -81,7 +82,7 @@ def make_muzero_search(
             params,
             search_key,  # Nothing inside draws from it.
             root=root.replace(
-                prior_logits=prior + explore.noise_scale * (noise - prior),
+                prior_logits=prior + noise_scales(explore, prior.shape[0]) * (noise - prior),
                 embedding=_Embedding(root.embedding, jnp.zeros_like(root.value)),
             ),
             recurrent_fn=expand,
