@@ -19,7 +19,7 @@ import numpy as np
 
 import assemble
 import launch
-from muzero_jax import errors
+from muzero_jax import errors, make_random_player, make_search_player, play_episodes
 from muzero_jax.envs import host
 from muzero_jax.errors import ArgumentError, EnvError, StoppedError
 from muzero_jax.evaluation import matches, statistics
@@ -56,7 +56,7 @@ def make_scorer(
             num_envs=num_envs,
             stop=stop,
         )
-    player = episodes.make_search_player(
+    player = make_search_player(
         experiment.parts.search,
         experiment.parts.spec,
         num_envs=num_envs,
@@ -67,10 +67,10 @@ def make_scorer(
     def score(params: Params | None, seeds: list[int]) -> dict[str, Any]:
         env = _stoppable(experiment.eval_env(seeds), stop)
         if params is None:
-            chosen = episodes.make_random_player(env.spec, seed=seeds[0])
+            chosen = make_random_player(env.spec, seed=seeds[0])
         else:
             chosen = player(params, jax.random.key(seeds[0]))
-        rows = episodes.play_episodes(env, chosen, episodes_per_env=episodes // num_envs)
+        rows = play_episodes(env, chosen, episodes_per_env=episodes // num_envs)
         returns = [row.score for row in rows]
         return {
             "return_mean": float(np.mean(returns)),
