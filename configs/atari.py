@@ -69,7 +69,7 @@ def get_config(game: str | None = None) -> ConfigDict:
         temperature=0.0,
         halve_temperature_at_updates=(),
         noise_scale=1.0,
-        noise_spread=2.0,
+        noise_spread=1.0,
         random_move=0.03,
     )
     config.update(_learning())
