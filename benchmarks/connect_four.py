@@ -27,17 +27,16 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 from provenance import provenance  # noqa: E402
 
-import assemble  # noqa: E402
-import evaluate  # noqa: E402
-import launch  # noqa: E402
+import command_line  # noqa: E402
 from muzero_jax import errors  # noqa: E402
 from muzero_jax.acting import NO_EXPLORATION  # noqa: E402
+from muzero_jax.config import build, runs  # noqa: E402
 from muzero_jax.envs.pgx import make_pgx  # noqa: E402
 from muzero_jax.evaluation import statistics  # noqa: E402
 from muzero_jax.history import history_init, history_push  # noqa: E402
 from muzero_jax.search.uct import make_uct_search  # noqa: E402
+from muzero_jax.training import saving  # noqa: E402
 from muzero_jax.types import Array, History, Network, SearchFn, TimeStep  # noqa: E402
-import workdirs  # noqa: E402
 
 LABELS = ROOT / "benchmarks" / "data" / "connect_four_labels.json"
 _VALUES = {"+": 1, "0": 0, "-": -1, "x": -2}
@@ -169,16 +168,16 @@ def _judge_run(
     workdir: Path, positions: Positions, num_simulations: int | None
 ) -> tuple[dict[str, np.ndarray], dict]:
     """The newest parameters' shares, and what is known of them."""
-    config = workdirs.read_config(workdir)
+    config = runs.read_config(workdir)
     if num_simulations is not None:
         config.search.num_simulations = num_simulations
-    parts = assemble.build(config).parts
+    parts = build.experiment(config).agent
     env = make_pgx("connect_four")
     names = ("observation_shape", "num_actions", "turn_sign")
     if any(getattr(parts.spec, name) != getattr(env.spec, name) for name in names):
         raise errors.BadInputError(f"--workdir: the run in {workdir} is not of Connect Four")
     abstract = jax.eval_shape(parts.network.init, jax.random.key(0))
-    step, params, meta = evaluate.newest_params(workdir, abstract)
+    step, params, meta = saving.newest_params(workdir, abstract)
     shares = judge_network(
         parts.network,
         parts.search,
@@ -226,4 +225,4 @@ if __name__ == "__main__":
         "simulations", None, "Of the run's search; default: the config's.", lower_bound=1
     )
     flags.DEFINE_list("mcts", [], "Numbers of simulations of plain Monte Carlo tree search.")
-    launch.run(main)
+    command_line.run(main)

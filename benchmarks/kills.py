@@ -32,7 +32,7 @@ import tempfile
 import time
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "experiments"), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import jax  # noqa: E402
 from provenance import provenance  # noqa: E402
@@ -96,13 +96,13 @@ class Victim:
         """(iteration, digest, counters) of the newest resume point that can be restored."""
         if not (self.workdir / "config.json").exists():
             return None
-        self.experiment = self.experiment or processes.build(self.workdir)[1]
+        self.experiment = self.experiment or processes.experiment_of(self.workdir)[1]
         return restored(self.experiment, self.workdir)
 
 
 def restored(experiment, workdir: Path, step: int | None = None) -> tuple[int, str, dict] | None:
     """(iteration, SHA-256 of all leaves, counters) of a resume point; None where there is none."""
-    target = jax.eval_shape(lambda: processes.saved_tree(experiment.fresh()))
+    target = jax.eval_shape(lambda: processes.saved_tree(experiment.init()))
     found = checkpoint.restore_newest(workdir / "checkpoints", target, step=step)
     if found is None:
         return None

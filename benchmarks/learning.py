@@ -37,8 +37,7 @@ SEEDS = range(3)
 
 def control(config: str, seed: int, *options: str) -> list[str]:
     """A control task until it is solved or out of steps."""
-    script = "experiments/control.py"
-    return [script, f"--config=configs/{config}", f"--config.seed={seed}", *options]
+    return ["experiments/train.py", f"--config=configs/{config}", f"--config.seed={seed}", *options]
 
 
 def atari(game: str, *, seed: int, minutes: int) -> list[str]:
@@ -51,11 +50,11 @@ def atari(game: str, *, seed: int, minutes: int) -> list[str]:
     ]
 
 
-def game(script: str, name: str, *, seed: int = 0, minutes: int) -> list[str]:
+def game(file: str, name: str, *, seed: int = 0, minutes: int) -> list[str]:
     """A board game, or one of MinAtar, for at most some minutes."""
     return [
-        f"experiments/{script}.py",
-        f"--config=configs/{script}.py:{name}",
+        "experiments/train.py",
+        f"--config=configs/{file}.py:{name}",
         f"--config.seed={seed}",
         f"--config.max_wall_minutes={minutes}",
     ]

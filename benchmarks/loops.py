@@ -16,16 +16,14 @@ import sys
 import time
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "experiments")]
+sys.path[:0] = [str(ROOT)]
 
 import jax  # noqa: E402
 from provenance import provenance  # noqa: E402
 
-import assemble  # noqa: E402
-import budget  # noqa: E402
 from configs import board_games, cartpole  # noqa: E402
-import start  # noqa: E402
-import validate  # noqa: E402
+from muzero_jax.config import build, schema  # noqa: E402
+from muzero_jax.training import memory, saving  # noqa: E402
 
 # Of the config, no more than what makes the program small enough for a CPU.
 SMALL = {
@@ -46,10 +44,10 @@ class Stretch:
     """A loop that runs on, one measured stretch after the other."""
 
     def __init__(self, config):
-        validate.check(config)
-        self.experiment = assemble.build(config)
+        schema.check(config)
+        self.experiment = build.experiment(config)
         begin = time.perf_counter()
-        self._loop = self.experiment.iterate(start.new_run(self.experiment))
+        self._loop = self.experiment.run(saving.new_run(self.experiment))
         while self._next().counters.updates < 1:
             pass
         self.seconds_to_first_update = time.perf_counter() - begin
@@ -101,13 +99,13 @@ def board_game(name: str, seconds: float) -> dict:
     config = board_games.get_config(name)
     config.update_from_flattened_dict(SMALL)
     stretch = Stretch(config)
-    parts = stretch.experiment.parts
+    parts = stretch.experiment.agent
     params = jax.eval_shape(parts.network.init, jax.random.key(0))
     rates = stretch.measure(seconds)
     return {
         "parameters": sum(x.size for x in jax.tree.leaves(params)),
         "changed": SMALL,
-        "budget": str(budget.estimate(config, stretch.experiment)),
+        "budget": str(memory.estimate(stretch.experiment)),
         "seconds_to_first_update": stretch.seconds_to_first_update,
         "simulations_per_s": rates["env_steps_per_s"] * config.search.num_simulations,
         **rates,

@@ -18,7 +18,7 @@ import sys
 import time
 
 _ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(_ROOT), str(_ROOT / "experiments"), str(_ROOT / "tests")]
+sys.path[:0] = [str(_ROOT), str(_ROOT / "tests")]
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
@@ -147,19 +147,19 @@ def _time_loop(loop, iterations):
 
 def atari_acting(group_steps: int) -> dict[str, float]:
     """Environment steps per second of emulators, of search, and of the loop that joins them."""
-    import assemble
-    import start
+    from muzero_jax.config import build
+    from muzero_jax.training import saving
 
     config = atari.get_config("Pong")
     config.replay.update(min_rows=_NEVER)
     config.loop.steps_per_iteration = 1
     config.loop.probe_interval_iterations = 0
-    experiment = assemble.build(config)
+    experiment = build.experiment(config)
     size = config.env.num_envs // config.env.num_groups
     env = experiment.eval_env(list(range(size)))
     env_per_s = size / _env_step_s(env, group_steps)
     search_per_s = size / _search_step_s(experiment, env, config, group_steps)
-    loop = experiment.iterate(start.new_run(experiment))
+    loop = experiment.run(saving.new_run(experiment))
     iterations = max(1, group_steps // config.env.num_groups)
     loop_per_s = iterations * config.env.num_envs / _time_loop(loop, iterations)
     serial_per_s = 1 / (1 / env_per_s + 1 / search_per_s)
@@ -182,7 +182,7 @@ def _env_step_s(env, steps):
 
 
 def _search_step_s(experiment, env, config, steps):
-    parts = experiment.parts
+    parts = experiment.agent
     act = jax.jit(acting.make_act_and_add(parts.search, parts.replay), donate_argnums=(1, 2))
     params, replay = parts.init_train().params, parts.replay.init()
     carry = acting.init_carry(parts.spec, env.num_envs, config.network.history_steps)

@@ -22,21 +22,19 @@ import sys
 import time
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "experiments")]
+sys.path[:0] = [str(ROOT)]
 
 import jax  # noqa: E402
 from ml_collections import ConfigDict  # noqa: E402
 import numpy as np  # noqa: E402
 from provenance import provenance  # noqa: E402
 
-import assemble  # noqa: E402
 from configs import cartpole, minatar  # noqa: E402
 from muzero_jax import mesh, reanalyse  # noqa: E402
+from muzero_jax.config import build, schema  # noqa: E402
 from muzero_jax.evaluation import statistics  # noqa: E402
 from muzero_jax.targets import histories_at  # noqa: E402
-import parts as parts_of  # noqa: E402
-import start  # noqa: E402
-import validate  # noqa: E402
+from muzero_jax.training import saving  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 TASKS = {
@@ -52,10 +50,10 @@ def measure(config: ConfigDict, rounds: int) -> dict:
     programs = {}
     for fraction in (0.0, 1.0):
         config.reanalyse.fraction = fraction
-        validate.check(config)
-        experiment = assemble.build(config)
+        schema.check(config)
+        experiment = build.experiment(config)
         run = _filled(experiment)
-        learn = jax.jit(mesh.shard_learn(experiment.parts.learn, experiment.mesh))
+        learn = jax.jit(mesh.shard_learn(experiment.learn, experiment.mesh))
         programs[f"update_fraction_{fraction:.0f}"] = lambda key, run=run, learn=learn: learn(
             run.train, run.replay, key
         )[0]
@@ -85,15 +83,15 @@ def measure(config: ConfigDict, rounds: int) -> dict:
 
 def _filled(experiment):
     """A run whose replay has been filled up to its first update."""
-    for run, _ in experiment.iterate(start.new_run(experiment)):
+    for run, _ in experiment.run(saving.new_run(experiment)):
         if run.counters.updates:
             return run
 
 
 def _bare_search(experiment, config, run):
     """The search alone, of histories that are there already; and how many it searches."""
-    parts = experiment.parts
-    options = parts_of.windows(config)
+    parts = experiment.agent
+    options = build.windows(config)
     positions_of = reanalyse.make_positions(fresh_values=True, **options)
     sample = jax.jit(parts.replay.sample, static_argnums=2)(
         run.replay, jax.random.key(0), config.replay.batch_size
@@ -101,7 +99,7 @@ def _bare_search(experiment, config, run):
     histories = jax.jit(
         lambda sample: histories_at(sample, positions_of(sample), options["history_steps"])
     )(sample)
-    explore = parts_of.explore_again(config)
+    explore = build.explore_again(config)
     search = jax.jit(lambda params, key: parts.search(params, key, histories, None, explore))
     return lambda key: search(run.train.params, key), histories.action.shape[0]
 

@@ -28,19 +28,17 @@ import sys
 import tempfile
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "experiments")]
+sys.path[:0] = [str(ROOT)]
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 from provenance import provenance  # noqa: E402
 
-import assemble  # noqa: E402
-from intervals import crossed  # noqa: E402
-from muzero_jax import replay, returns, targets  # noqa: E402
+from muzero_jax import replay, returns, targets, training  # noqa: E402
 from muzero_jax.acting import NO_EXPLORATION  # noqa: E402
-import train  # noqa: E402
-import validate  # noqa: E402
+from muzero_jax.config import build, runs, schema  # noqa: E402
+from muzero_jax.training.timing import crossed  # noqa: E402
 
 STEPS = (1, 5, 10, 20)  # n of the returns.
 BATCH, BATCHES = 256, 16
@@ -180,36 +178,31 @@ def main() -> None:
         except (ValueError, SyntaxError):
             changes[field] = value
     config.update_from_flattened_dict(changes)
-    validate.check(config)
+    schema.check(config)
     command = f"python benchmarks/search_noise.py {' '.join(sys.argv[1:])}"
     result = provenance() | {"command": command}
     looks: list[dict] = []
-    build = assemble.build
+    experiment = build.experiment(config)
+    look = make_look(config, experiment.agent)
 
-    def build_observed(*words):
-        experiment = build(*words)
-        look = make_look(config, experiment.parts)
-
-        def iterate(run):
-            before = run.counters.env_steps
-            for run, news in experiment.iterate(run):
-                after = run.counters.env_steps
-                if run.counters.updates and crossed(before, after, LOOK_EVERY):
-                    seen = [
-                        jax.device_get(look(run.train.params, run.replay, jax.random.key(i)))
-                        for i in range(BATCHES)
-                    ]
-                    joined = {x: np.concatenate([one[x] for one in seen]) for x in seen[0]}
-                    looks.append(
-                        {"env_steps": after, "updates": run.counters.updates} | summarise(joined)
-                    )
-                    print(json.dumps(looks[-1]), flush=True)
-                    if args.write:
-                        keep()
-                before = after
-                yield run, news
-
-        return experiment._replace(iterate=iterate)
+    def observed(run):
+        before = run.counters.env_steps
+        for run, news in experiment.run(run):
+            after = run.counters.env_steps
+            if run.counters.updates and crossed(before, after, LOOK_EVERY):
+                seen = [
+                    jax.device_get(look(run.train.params, run.replay, jax.random.key(i)))
+                    for i in range(BATCHES)
+                ]
+                joined = {x: np.concatenate([one[x] for one in seen]) for x in seen[0]}
+                looks.append(
+                    {"env_steps": after, "updates": run.counters.updates} | summarise(joined)
+                )
+                print(json.dumps(looks[-1]), flush=True)
+                if args.write:
+                    keep()
+            before = after
+            yield run, news
 
     def keep():
         lines = [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()]
@@ -222,10 +215,13 @@ def main() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(result) + "\n")
 
-    assemble.build = build_observed
     with tempfile.TemporaryDirectory() as folder:
         workdir = Path(folder) / "run"
-        train.train(config, workdir)
+        training.train(
+            experiment._replace(run=observed),
+            runs.open_folder(workdir, config),
+            build.schedule(config),
+        )
         if args.write:
             keep()
 

@@ -35,7 +35,7 @@ import threading
 import time
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "experiments")]
+sys.path[:0] = [str(ROOT)]
 
 import numpy as np  # noqa: E402
 
@@ -183,10 +183,9 @@ def main(words: list[str] | None = None) -> bool:
     """Whether nothing grew."""
     from provenance import provenance
 
-    import assemble
     from configs import cartpole
-    import train
-    import validate
+    from muzero_jax import training
+    from muzero_jax.config import build, runs, schema
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -198,23 +197,19 @@ def main(words: list[str] | None = None) -> bool:
     gc.set_threshold(100_000, 10, 10)  # As the scripts do.
     config = cartpole.get_config({"device": "on_device", "host": "host"}[args.loop])
     config.update_from_flattened_dict(CHANGES | {"max_wall_minutes": args.minutes})
-    validate.check(config)
+    schema.check(config)
     told = provenance() | {
         "command": f"python benchmarks/soak.py --loop={args.loop} --minutes={args.minutes:g}",
         "changed": CHANGES,
     }
     with tempfile.TemporaryDirectory() as folder:
         with Observer(objects_every_s=min(30.0, 2 * args.minutes)) as observed:
-            build = assemble.build
-
-            def build_observed(*words):
-                experiment = build(*words)
-                return experiment._replace(
-                    iterate=lambda run: observed.between(experiment.iterate(run))
-                )
-
-            assemble.build = build_observed
-            train.train(config, Path(folder) / "run")
+            experiment = build.experiment(config)
+            training.train(
+                experiment._replace(run=lambda run: observed.between(experiment.run(run))),
+                runs.open_folder(Path(folder) / "run", config),
+                build.schedule(config),
+            )
         lines = (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
     told |= {

@@ -25,17 +25,15 @@ _HOST = [
     "--config.evaluation.stop_at=490.0",
 ]
 
-# (script, config, options of the behaviour, options of what learns from it, games)
+# (config, options of the behaviour, options of what learns from it, games)
 TASKS = {
     "cartpole": (
-        "control",
         "cartpole.py:on_device",
         [*_HOST, "--config.total_env_steps=12000"],
         [*_HOST, "--config.total_env_steps=40000"],
         20,
     ),
     "minatar": (
-        "minatar",
         "minatar.py:breakout",
         ["--config.total_env_steps=200000", "--config.replay.rows_per_env=4096"],
         [
@@ -54,17 +52,17 @@ TASKS = {
 
 def measure(name: str, seed: int, folder: Path) -> dict:
     """Trains the behaviour, records it, learns from it; scores both."""
-    script, config, behaviour, learner, games = TASKS[name]
+    config, behaviour, learner, games = TASKS[name]
     train = [f"--config=configs/{config}", f"--config.seed={seed}"]
     made = provenance()
-    first = [f"experiments/{script}.py", *train, *behaviour]
+    first = ["experiments/train.py", *train, *behaviour]
     timed([*first, f"--workdir={folder / 'behaviour'}"])
     data_word = f"--workdir={folder / 'behaviour'}"
     record = ["experiments/record.py", data_word, f"--out={folder / 'data'}"]
     told = [record[0], "--workdir=BEHAVIOUR", "--out=DATA"]
     data = json.loads(output(record))
     data.pop("path", None)
-    second = ["experiments/unplugged.py", *train, *learner]
+    second = ["experiments/train.py", *train, *learner]
     seconds = timed([*second, f"--data={folder / 'data'}", f"--workdir={folder / 'unplugged'}"])
     scores = {}
     for run in ("behaviour", "unplugged"):

@@ -1,6 +1,6 @@
 """Gumbel MuZero on Acrobot-v1; two CPU cores.
 
-  python experiments/control.py --config=configs/acrobot.py
+  python experiments/train.py --config=configs/acrobot.py
 
 Solved means a mean return of -100 over 20 unseen episodes. Every step costs 1 until the tip is high
 enough; random play hardly ever gets there in the 500 steps. What made it learn is long returns

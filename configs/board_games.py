@@ -1,7 +1,7 @@
 """Gumbel MuZero on the board games of pgx, by self-play.
 
-  python experiments/board_games.py --config=configs/board_games.py:tic_tac_toe
-  python experiments/board_games.py --config=configs/board_games.py:connect_four
+  python experiments/train.py --config=configs/board_games.py:tic_tac_toe
+  python experiments/train.py --config=configs/board_games.py:connect_four
 
 Any two-player game of pgx can be named. The sizes of tic-tac-toe and Connect Four are for two CPU
 cores, those of the others for one GPU. With probability `explore.random_move` a move is any legal

@@ -1,9 +1,9 @@
 """Gumbel MuZero on CartPole-v1; two CPU cores, about a minute.
 
-  python experiments/control.py --config=configs/cartpole.py            (envpool on the host)
-  python experiments/control.py --config=configs/cartpole.py:on_device  (JAX, one program)
-  python experiments/control.py --config=configs/cartpole.py:published  (the same, MuZero's search)
-  python experiments/control.py --config=configs/cartpole.py:reanalyse  (few steps, many updates)
+  python experiments/train.py --config=configs/cartpole.py            (envpool on the host)
+  python experiments/train.py --config=configs/cartpole.py:on_device  (JAX, one program)
+  python experiments/train.py --config=configs/cartpole.py:published  (the same, MuZero's search)
+  python experiments/train.py --config=configs/cartpole.py:reanalyse  (few steps, many updates)
 
 Solved means a mean return of 475 over 20 unseen episodes. The run stops when an evaluation inside
 it reaches `evaluation.stop_at`; the checkpoint that counts is the last one.

@@ -1,6 +1,6 @@
 """Gumbel MuZero on Catch, everything on the device; two CPU cores.
 
-  python experiments/control.py --config=configs/catch.py
+  python experiments/train.py --config=configs/catch.py
 """
 
 from ml_collections import ConfigDict, config_dict

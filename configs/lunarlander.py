@@ -1,6 +1,6 @@
 """Gumbel MuZero on LunarLander-v3; two CPU cores.
 
-  python experiments/control.py --config=configs/lunarlander.py
+  python experiments/train.py --config=configs/lunarlander.py
 
 Solved means a mean return of 200 over 20 unseen episodes. The run stops when an evaluation inside
 it reaches `evaluation.stop_at`; the checkpoint that counts is the last one. Returns bootstrap from

@@ -1,6 +1,6 @@
 """Gumbel MuZero on the task of memory alone, everything on the device; two CPU cores.
 
-  python experiments/control.py --config=configs/memory.py
+  python experiments/train.py --config=configs/memory.py
 
 A cue, `env.length` blank rows, then the question. `network.history_steps` is as many rows as an
 episode has, so that the representation sees the cue when it is asked; with fewer the mean score

@@ -1,6 +1,6 @@
 """Gumbel MuZero on MinAtar (Young and Tian 2019) as pgx has it; two CPU cores.
 
-  python experiments/minatar.py --config=configs/minatar.py:breakout
+  python experiments/train.py --config=configs/minatar.py:breakout
 
 Games: asterix, breakout, freeway, seaquest, space_invaders; 10x10 boards, sticky actions 0.1.
 Training games end by their rules; those of an evaluation are cut at `evaluation.max_steps`.

@@ -1,6 +1,6 @@
 """Gumbel MuZero on Procgen (Cobbe et al. 2020), 25M steps on 200 easy levels; for one GPU.
 
-  python experiments/procgen.py --config=configs/procgen.py:coinrun
+  python experiments/train.py --config=configs/procgen.py:coinrun
 
 Trained on 200 levels, scored on all levels: `env.num_levels` belongs to training alone. Frames are
 64x64 RGB, one frame of history, rewards raw. envpool needs the libraries of Qt 5 for these games

@@ -13,12 +13,11 @@ from collections.abc import Callable
 from absl import flags
 import numpy as np
 
-import launch
+import command_line
 from muzero_jax import errors
 from muzero_jax.envs import atari_games
-from muzero_jax.evaluation import statistics
-import results
-import workdirs
+from muzero_jax.evaluation import results, statistics
+from muzero_jax.training import run_folder
 
 RESAMPLES = 10_000
 ENOUGH_SEEDS = 5
@@ -164,7 +163,7 @@ def _check_alike(what, first, run, one, other):
     """Refuses two runs whose protocols or configs differ; the game may."""
     differing = [
         f"{name} is {a} and {b}"
-        for name, a, b in workdirs.differences(one, other)
+        for name, a, b in run_folder.differences(one, other)
         if name not in ("game", "task")
     ]
     if differing:
@@ -192,4 +191,4 @@ def _score(score: float) -> str:
 
 if __name__ == "__main__":
     flags.DEFINE_list("versus", [], "Runs to compare with, on the same games.")
-    launch.run(main, takes_words=True)
+    command_line.run(main, takes_words=True)

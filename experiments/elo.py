@@ -14,16 +14,13 @@ from absl import flags
 import jax
 import numpy as np
 
-import assemble
-import launch
+import command_line
 from muzero_jax import errors
+from muzero_jax.config import build, runs, schema
 from muzero_jax.envs import host
-from muzero_jax.evaluation import matches, statistics
+from muzero_jax.evaluation import matches, scoring, statistics
+from muzero_jax.training.saving import check_saved, newest_params
 from muzero_jax.types import Params
-import opponents
-from saved_params import check_saved, newest_params, told_by_flag
-import validate
-import workdirs
 
 _PRIOR_DRAWS = 1.0  # Added to each pair, so that perfect scores have finite ratings.
 
@@ -66,23 +63,23 @@ def main() -> None:
             f"--games must be even, half with each color (got {args.games})"
         )
     workdir = Path(args.workdir)
-    with told_by_flag(workdir):
-        config = workdirs.read_config(workdir)
+    with runs.refused_by(workdir):
+        config = runs.read_config(workdir)
         if args.simulations is not None:
             config.search.num_simulations = args.simulations
-        validate.check(config)
+        schema.check(config)
     steps = check_saved(workdir)
     if len(steps) < 2:
         raise errors.BadInputError(
             f"--workdir: {workdir} has one checkpoint; train with a higher"
             " checkpoint.params_to_keep, or a lower checkpoint.params_interval_env_steps"
         )
-    experiment = assemble.build(config)
-    if experiment.parts.spec.turn_sign != -1:
+    experiment = build.experiment(config, allow=args.allow)
+    if experiment.agent.spec.turn_sign != -1:
         raise errors.BadInputError("--workdir: ratings are for games of two players")
-    abstract = jax.eval_shape(experiment.parts.network.init, jax.random.key(0))
+    abstract = jax.eval_shape(experiment.agent.network.init, jax.random.key(0))
     saved = [newest_params(workdir, abstract, step=step) for step in steps]
-    player = opponents.agent(experiment, config, "search")
+    player = build.player(experiment.agent, "search")
     play = matches.make_match(
         experiment.match_env,
         player,
@@ -91,7 +88,7 @@ def main() -> None:
         max_plies=experiment.match_env.spec.max_steps,
         opening_plies=args.opening_plies,
     )
-    key = opponents.key_of(host.env_seeds(args.seed, host.EVAL, 2, 0, 1))
+    key = scoring.key_of(host.env_seeds(args.seed, host.EVAL, 2, 0, 1))
     scores = play_league(play, [params for _, params, _ in saved], key)
     elo = ratings(scores, len(saved))
     low, high = statistics.bootstrap_interval(
@@ -121,9 +118,10 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    launch.define_path("workdir", None, "Folder of the run.")
+    command_line.define_path("workdir", None, "Folder of the run.")
+    command_line.define_allow()
     flags.DEFINE_integer("games", 20, "Of each two checkpoints; even.", lower_bound=2)
     flags.DEFINE_integer("simulations", None, "Of a search; default: the run's.", lower_bound=1)
     flags.DEFINE_integer("opening_plies", 2, "First moves drawn at random.", lower_bound=0)
     flags.DEFINE_integer("seed", 0, "Of the games.", lower_bound=0)
-    launch.run(main)
+    command_line.run(main)

@@ -8,7 +8,6 @@ matches, half of them with each color:
   python experiments/evaluate.py --workdir=runs/tic_tac_toe --opponent=perfect --episodes=100
 """
 
-from collections.abc import Callable
 import json
 from pathlib import Path
 from typing import Any
@@ -17,99 +16,36 @@ from absl import flags
 import jax
 import numpy as np
 
-import assemble
-import launch
-from muzero_jax import errors, make_random_player, make_search_player, play_episodes
+import command_line
+from muzero_jax import errors
+from muzero_jax.config import build, opponents, runs, schema
 from muzero_jax.envs import host
-from muzero_jax.errors import ArgumentError, EnvError, StoppedError
-from muzero_jax.evaluation import matches, statistics
-from muzero_jax.types import HostEnv, Params
-import opponents
-import results
-from saved_params import check_saved, newest_params, told_by_flag
-import validate
-import workdirs
-
-
-def make_scorer(
-    experiment: assemble.Experiment,
-    config,
-    *,
-    episodes: int,
-    num_envs: int,
-    stop: Callable[[], bool] = lambda: False,
-) -> Callable[..., dict[str, Any]]:
-    """`(params or None for random play, seeds) -> ` scores of `episodes` whole games.
-
-    Games of two players are played against `evaluation.opponent`. It raises `StoppedError` before
-    the next step of a game once `stop()` is true.
-    """
-    if experiment.parts.spec.turn_sign == -1:
-        opponent = opponents.make(
-            config.evaluation.opponent, config, experiment.match_env, flag="evaluation.opponent"
-        )
-        return opponents.make_scorer(
-            experiment.match_env,
-            opponents.agent(experiment, config, "search"),
-            opponent,
-            episodes=episodes,
-            num_envs=num_envs,
-            stop=stop,
-        )
-    player = make_search_player(
-        experiment.parts.search,
-        experiment.parts.spec,
-        num_envs=num_envs,
-        history_steps=config.network.history_steps,
-        random_move=config.evaluation.get("random_move", 0.0),
-    )
-
-    def score(params: Params | None, seeds: list[int]) -> dict[str, Any]:
-        env = _stoppable(experiment.eval_env(seeds), stop)
-        if params is None:
-            chosen = make_random_player(env.spec, seed=seeds[0])
-        else:
-            chosen = player(params, jax.random.key(seeds[0]))
-        rows = play_episodes(env, chosen, episodes_per_env=episodes // num_envs)
-        returns = [row.score for row in rows]
-        return {
-            "return_mean": float(np.mean(returns)),
-            "returns": returns,
-            "steps_mean": float(np.mean([row.steps for row in rows])),
-            "episodes_cut": sum(row.cut for row in rows),
-        }
-
-    return score
-
-
-def _stoppable(env: HostEnv, stop: Callable[[], bool]) -> HostEnv:
-    def step(action):
-        if stop():
-            raise StoppedError
-        return env.step(action)
-
-    return env._replace(step=step)
+from muzero_jax.errors import ArgumentError, EnvError
+from muzero_jax.evaluation import matches, results, scoring, statistics
+from muzero_jax.training.experiment import Experiment
+from muzero_jax.training.saving import check_saved, newest_params
+from muzero_jax.types import Params
 
 
 def _play_match(
-    experiment: assemble.Experiment, config, args, params: Params | None, seeds: list[int]
+    experiment: Experiment, config, args, params: Params | None, seeds: list[int]
 ) -> dict[str, Any]:
     """What is told of games of two players; the opponent is asked for before any is played."""
-    env, player = experiment.match_env, opponents.agent(experiment, config, args.policy)
+    env, player = experiment.match_env, build.player(experiment.agent, args.policy)
     name = args.opponent or "random"
     if name == "every_reply":
         count = matches.make_count_lines(env, player)
         try:
-            lines = count(opponents.key_of(seeds), params)
+            lines = count(scoring.key_of(seeds), params)
         except ArgumentError as error:
             raise errors.BadInputError(f"--opponent=every_reply: {error}") from None
-        return opponents.both_colors(*lines) | {"opponent": name}
+        return scoring.both_colors(*lines) | {"opponent": name}
     opponent = opponents.make(name, config, env)
     # Two searches without noise play one game again and again.
     opening_plies = args.opening_plies
     if opening_plies is None:
         opening_plies = 2 if "@" in opponent.name else 0
-    score = opponents.make_scorer(
+    score = scoring.make_match_scorer(
         env,
         player,
         opponent,
@@ -148,7 +84,7 @@ def _check_flags(args, two_players: bool) -> None:
 
 def _config_of(workdir: Path, args) -> tuple[Any, int]:
     """The run's config with the evaluation asked for, and the games at a time."""
-    config = workdirs.read_config(workdir)
+    config = runs.read_config(workdir)
     if args.simulations is not None:
         config.search.num_simulations = args.simulations
     if args.max_steps is not None:
@@ -161,7 +97,7 @@ def _config_of(workdir: Path, args) -> tuple[Any, int]:
         n for n in range(1, config.evaluation.num_envs + 1) if args.episodes % n == 0
     )
     config.evaluation.update(episodes=args.episodes, num_envs=num_envs)
-    validate.check(config)
+    schema.check(config)
     return config, num_envs
 
 
@@ -170,18 +106,18 @@ def main() -> None:
     if not args.workdir:
         raise errors.BadInputError("--workdir is required, e.g. --workdir=runs/pong")
     workdir = Path(args.workdir)
-    with told_by_flag(workdir):
+    with runs.refused_by(workdir):
         config, num_envs = _config_of(workdir, args)
     learned = args.policy != "random"
     if learned:
         check_saved(workdir)
         check_saved(workdir, flag="--step", step=args.step)
     step, params, meta = None, None, {"counters": {}}
-    experiment = assemble.build(config)
-    two_players = experiment.parts.spec.turn_sign == -1
+    experiment = build.experiment(config, allow=args.allow)
+    two_players = experiment.agent.spec.turn_sign == -1
     _check_flags(args, two_players)
     if learned:
-        abstract = jax.eval_shape(experiment.parts.network.init, jax.random.key(0))
+        abstract = jax.eval_shape(experiment.agent.network.init, jax.random.key(0))
         step, params, meta = newest_params(workdir, abstract, step=args.step)
     purpose = host.EVAL if learned else host.RANDOM
     # Evaluations inside a run have 0 in the place of the 1: these seeds are used nowhere else.
@@ -190,7 +126,9 @@ def main() -> None:
         if two_players:
             result = _play_match(experiment, config, args, params, seeds)
         else:
-            score = make_scorer(experiment, config, episodes=args.episodes, num_envs=num_envs)
+            score = build.scorer(
+                experiment, config, episodes=args.episodes, num_envs=num_envs
+            )
             result = score(params, seeds)
     except EnvError as error:
         raise errors.BadInputError(f"env: {error}") from None
@@ -212,7 +150,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    launch.define_path("workdir", None, "Folder of the run.")
+    command_line.define_path("workdir", None, "Folder of the run.")
+    command_line.define_allow()
     flags.DEFINE_integer("step", None, "Which checkpoint; default: the newest.", lower_bound=0)
     flags.DEFINE_integer("episodes", 20, "Whole games to play.", lower_bound=1)
     flags.DEFINE_integer("num_envs", None, "Games at a time; it divides --episodes.", lower_bound=1)
@@ -227,9 +166,9 @@ if __name__ == "__main__":
     flags.DEFINE_integer(
         "simulations", None, "Of the run's search; default: the config's.", lower_bound=1
     )
-    launch.define_path("opponent", None, f"For two players: {opponents.KINDS}.")
+    command_line.define_path("opponent", None, f"For two players: {opponents.KINDS}.")
     flags.DEFINE_integer(
         "opening_plies", None, "First moves drawn at random; default: 2 against a run, else 0.",
         lower_bound=0,
     )
-    launch.run(main)
+    command_line.run(main)

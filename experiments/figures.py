@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from muzero_jax.errors import BadInputError
+from muzero_jax.evaluation.results import MIN_SEEDS
 from muzero_jax.evaluation.statistics import t_interval
-from results import MIN_SEEDS
 
 INTERVAL = "mean over seeds with its 95 % Student-t interval, where all seeds have data"
 SUFFIXES = (".pdf", ".svg", ".png")

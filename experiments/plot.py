@@ -15,12 +15,12 @@ from typing import Any
 from absl import flags
 import numpy as np
 
+import command_line
 import figures
-import launch
 from muzero_jax import errors
 from muzero_jax.envs import atari_games
-import results
-import workdirs
+from muzero_jax.evaluation import results
+from muzero_jax.training import run_folder
 
 _Y_LABELS = {"eval/return_mean": "evaluation return", "train/return_mean": "training return"}
 _X_LABELS = {"env_steps": "environment steps", "updates": "updates"}
@@ -114,7 +114,7 @@ def _names(methods: list[list[results.Run]]) -> list[str]:
     configs = [results.method(runs[0]) for runs in methods]
     fields: dict[str, None] = {}
     for config in configs[1:]:
-        fields |= {name: None for name, _, _ in workdirs.differences(configs[0], config)}
+        fields |= {name: None for name, _, _ in run_folder.differences(configs[0], config)}
     if 0 < len(fields) <= 2:
         return [", ".join(f"{n.split('.')[-1]} {_leaf(c, n)}" for n in fields) for c in configs]
     paths = [runs[0].path for runs in methods]
@@ -132,8 +132,8 @@ def _leaf(config: dict, name: str) -> Any:
 
 
 if __name__ == "__main__":
-    launch.define_path("out", "curves.png", f"File; one of {', '.join(figures.SUFFIXES)}.")
+    command_line.define_path("out", "curves.png", f"File; one of {', '.join(figures.SUFFIXES)}.")
     flags.DEFINE_enum("x", "env_steps", ["env_steps", "wall_s", "updates"], "What runs across.")
     flags.DEFINE_string("y", "eval/return_mean", "The metric.")
     flags.DEFINE_list("levels", [], "Published scores drawn as lines: random,human (Atari).")
-    launch.run(main, takes_words=True)
+    command_line.run(main, takes_words=True)

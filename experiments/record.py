@@ -18,28 +18,26 @@ from absl import flags
 import jax
 import numpy as np
 
-import assemble
-import launch
-import lifetime
+import command_line
 from muzero_jax import acting, checkpoint, errors, finite
+from muzero_jax.config import build, runs, schema
 from muzero_jax.data.dataset import write_dataset
 from muzero_jax.data.trajectories import take_rows
 from muzero_jax.envs import host
 from muzero_jax.errors import DatasetError, EnvError
+from muzero_jax.evaluation import results
 from muzero_jax.evaluation.episodes import make_random_player
+from muzero_jax.training import process, run_folder
+from muzero_jax.training.experiment import Experiment
+from muzero_jax.training.saving import check_saved, newest_params, saved_tree
 from muzero_jax.types import HostEnv, TimeStep, Transition
-import results
-from saved_params import check_saved, newest_params, told_by_flag
-from start import saved_tree
-import validate
-import workdirs
 
 # `(carry, TimeStep [E], count) -> (carry, rows [E])`, all of NumPy but the carry.
 Play = Callable[[Any, TimeStep, int], tuple[Any, Transition]]
 
 
 def replay_streams(
-    experiment: assemble.Experiment, workdir: Path, told: dict[str, Any]
+    experiment: Experiment, workdir: Path, told: dict[str, Any]
 ) -> Iterator[Transition]:
     """The rows of each environment in the newest resume point as streams, oldest first.
 
@@ -50,7 +48,7 @@ def replay_streams(
     Raises:
       BadInputError: where there is no resume point, or none that fits.
     """
-    rest = saved_tree(jax.eval_shape(experiment.fresh))["rest"]
+    rest = saved_tree(jax.eval_shape(experiment.init))["rest"]
     target = {"rest": rest.replace(train=None, env=None, timestep=None, acting=None)}
     try:
         found = checkpoint.restore_newest(workdir / "checkpoints", target, partial=True)
@@ -58,7 +56,7 @@ def replay_streams(
         raise errors.BadInputError(f"--workdir: {error}") from None
     if found is None:
         raise errors.BadInputError(f"--workdir: no resume point in {workdir}; try --episodes")
-    ring, row = found[1]["rest"].replay, experiment.parts.row
+    ring, row = found[1]["rest"].replay, experiment.agent.row
     told.update(found[2]["counters"], dropped_rows=0)
     for lane, (cursor, filled) in enumerate(zip(*jax.device_get((ring.cursor, ring.filled)))):
         slots = (cursor - filled + np.arange(filled)) % ring.weights.shape[1]
@@ -102,13 +100,13 @@ def episode_streams(env: HostEnv, play: Play, carry, *, episodes_per_env: int):
         timestep, count = env.step(rows.action), count + 1
 
 
-def search_play(experiment: assemble.Experiment, params, key, explore, updates: int) -> Play:
+def search_play(experiment: Experiment, params, key, explore, updates: int) -> Play:
     """Plays by the run's search, as training does."""
 
     @jax.jit
     def step(carry, timestep, count):
         key_of_step = jax.random.fold_in(key, count)
-        search = experiment.parts.search
+        search = experiment.agent.search
         carry, output = acting.act(search, params, key_of_step, carry, timestep, explore)
         return carry, acting.transition(timestep, output, updates)
 
@@ -133,23 +131,23 @@ def random_play(spec, *, seed: int) -> Play:
     return play
 
 
-def _fresh_streams(experiment: assemble.Experiment, config, args, told: dict[str, Any]):
+def _fresh_streams(experiment: Experiment, config, args, told: dict[str, Any]):
     """The episodes that the flags ask for."""
-    parts, history_steps = experiment.parts, config.network.history_steps
+    agent, history_steps = experiment.agent, config.network.history_steps
     most = config.evaluation.num_envs
     num_envs = max(n for n in range(1, most + 1) if args.episodes % n == 0)
     seeds = host.env_seeds(args.seed, host.RECORD, 0, 0, num_envs)
     if args.policy == "random":
-        carry, play = None, random_play(parts.spec, seed=seeds[0])
+        carry, play = None, random_play(agent.spec, seed=seeds[0])
     else:
-        abstract = jax.eval_shape(parts.network.init, jax.random.key(0))
+        abstract = jax.eval_shape(agent.network.init, jax.random.key(0))
         _, params, meta = newest_params(Path(args.workdir), abstract)
         told |= meta["counters"]
         updates = told["updates"]
-        explore = acting.NO_EXPLORATION if args.noise == "none" else parts.explore_at(updates)
+        explore = acting.NO_EXPLORATION if args.noise == "none" else agent.explore_at(updates)
         key = jax.random.key(seeds[0])
         play = search_play(experiment, params, key, explore, min(updates, 2**31 - 1))
-        carry = acting.init_carry(parts.spec, num_envs, history_steps)
+        carry = acting.init_carry(agent.spec, num_envs, history_steps)
     env = experiment.eval_env(seeds)
     yield from episode_streams(env, play, carry, episodes_per_env=args.episodes // num_envs)
 
@@ -160,9 +158,9 @@ def read_config(workdir: Path):
     Raises:
       BadInputError: where there is none, or fields that are missing or wrong.
     """
-    with told_by_flag(workdir):
-        config = workdirs.read_config(workdir)
-        validate.check(config)
+    with runs.refused_by(workdir):
+        config = runs.read_config(workdir)
+        schema.check(config)
     # A limit of None, refused for an evaluation, is right here: the games end by their rules.
     games = {name: config.env[name] for name in results.evaluation_games(config)}
     config.evaluation.update(games)
@@ -178,7 +176,7 @@ def _check_flags(args, workdir: Path) -> None:
     if args.episodes is None:
         if (args.policy, args.noise) != ("search", "training"):
             raise errors.BadInputError("--policy and --noise are of fresh episodes: --episodes=N")
-        if workdirs.learns_from_data(workdir):
+        if run_folder.learns_from_data(workdir):
             raise errors.BadInputError(
                 f"--workdir: the run in {workdir} learns from data, it stores nothing; --episodes=N"
             )
@@ -193,20 +191,20 @@ def main() -> None:
     workdir = Path(args.workdir)
     config = read_config(workdir)
     _check_flags(args, workdir)
-    experiment = assemble.build(config)
+    experiment = build.experiment(config, allow=args.allow)
     told: dict[str, Any] = {}
     if args.episodes is None:
         streams = replay_streams(experiment, workdir, told)
     else:
         streams = _fresh_streams(experiment, config, args, told)
     try:
-        info = write_dataset(args.out, experiment.parts.spec, streams)
+        info = write_dataset(args.out, experiment.agent.spec, streams)
     except (DatasetError, OSError) as error:
         raise errors.BadInputError(f"--out: {error}") from None
     except EnvError as error:
         raise errors.BadInputError(f"env: {error}") from None
     if told.get("dropped_rows"):
-        lifetime.say(
+        process.log_stderr(
             f"{told['dropped_rows']} rows left out: of episodes whose beginning is no longer"
             " stored, or from a row on that held numbers which are not finite"
         )
@@ -222,10 +220,11 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    launch.define_path("workdir", None, "Folder of the run.")
-    launch.define_path("out", None, "Folder of the dataset; a new or an empty one.")
+    command_line.define_path("workdir", None, "Folder of the run.")
+    command_line.define_allow()
+    command_line.define_path("out", None, "Folder of the dataset; a new or an empty one.")
     flags.DEFINE_integer("episodes", None, "Fresh episodes, in place of the replay.", lower_bound=1)
     flags.DEFINE_enum("policy", "search", ["search", "random"], "Who plays fresh episodes.")
     flags.DEFINE_enum("noise", "training", ["training", "none"], "How the search explores there.")
     flags.DEFINE_integer("seed", 0, "Of fresh episodes.", lower_bound=0)
-    launch.run(main)
+    command_line.run(main)

@@ -1,6 +1,8 @@
 from . import types
 from .acting import example_row, init_carry, make_act_and_add, make_rollout
+from .assembly import make_agent, on_device, on_host
 from .codecs import identity_codec, make_two_hot_codec
+from .config.loading import load_agent
 from .evaluation.episodes import make_random_player, make_search_player, play_episodes
 from .evaluation.matches import (
     make_count_lines,
@@ -17,6 +19,7 @@ from .networks.blocks import make_network
 from .networks.conv import make_conv_network
 from .networks.gru import make_gru_network
 from .networks.mlp import make_mlp_network
+from .player import Player
 from .reanalyse import with_reanalyse
 from .replay import make_replay
 from .search.gumbel import make_gumbel_search
@@ -27,11 +30,14 @@ from .targets import make_initial_priority, make_network_bootstrap, make_targets
 from .value_error import with_value_error
 
 __all__ = [
+    "Player",
     "example_row",
     "identity_codec",
     "init_carry",
     "init_train_state",
+    "load_agent",
     "make_act_and_add",
+    "make_agent",
     "make_conv_network",
     "make_count_lines",
     "make_gru_network",
@@ -58,6 +64,8 @@ __all__ = [
     "make_two_hot_codec",
     "make_uct_search",
     "make_update",
+    "on_device",
+    "on_host",
     "play_episodes",
     "random_shift",
     "types",

@@ -28,13 +28,18 @@ NO_EXPLORATION = Explore(
     temperature=np.float32(0.0),
     noise_scale=np.float32(0.0),
     random_move=np.float32(0.0),
-    noise_spread=np.float32(0.0),
+    spread=np.float32(0.0),
 )
 
 
 @chex.dataclass(frozen=True)
 class ActingCarry:
-    """What acting remembers between steps: `History` `[E, S]` and the newest action `[E]`."""
+    """What acting remembers between steps.
+
+    Attributes:
+      history: `[E, S]`.
+      action: the newest one, `[E]` int32.
+    """
 
     history: History
     action: Array

@@ -231,13 +231,14 @@ def committed_steps(directory) -> list[int]:
 
 def fingerprints(leaves: list[jax.Array]) -> list[int]:
     """Returns Σᵢ wordᵢ·oddᵢ mod 2³² of each array, i being an element's index, however sharded."""
-    # One by one: programs of several processes, many at once, can block each other.
+    # One by one: many small programs at once that talk to other processes can block each other.
     return [int(jax.device_get(_fingerprint(leaf))) for leaf in leaves]
 
 
 @jax.jit
 def _fingerprint(leaf):
-    # In slices (a CPU writes the products out), of axis 1 (axis 0 may be divided among devices).
+    # Slice by slice: XLA on a CPU would materialise the whole product, four times the bytes of
+    # uint8. Slices of axis 1, because the replay's axis 0 may be sharded.
     leaf = leaf.reshape(leaf.shape + (1,) * (2 - leaf.ndim))
     length = leaf.shape[1]
     size = length if leaf.size < 2**24 else -(-length // 64)

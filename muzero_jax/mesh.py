@@ -5,6 +5,7 @@ size, in the order of the mesh. A program is written for one shard; `shard` make
 """
 
 from collections.abc import Callable, Sequence
+import os
 from typing import Any
 
 import chex
@@ -14,10 +15,28 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
+from muzero_jax.errors import BadInputError
 from muzero_jax.types import Array, RunState
 
 AXIS = "data"
 SPLIT, WHOLE = PartitionSpec(AXIS), PartitionSpec()
+
+
+def backend() -> str:
+    """The kind of device that JAX finds: "cpu", "gpu", "tpu".
+
+    Raises:
+      BadInputError: where `JAX_PLATFORMS` names one that is not there.
+    """
+    try:
+        return jax.default_backend()
+    except (RuntimeError, AssertionError) as error:
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        named = f"JAX_PLATFORMS={asked}: " if asked else ""
+        raise BadInputError(
+            f"--platform: {named}JAX finds no such device{str(error) and f' ({error})'};"
+            " is the extra 'cuda' or 'tpu' installed?"
+        ) from None
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:

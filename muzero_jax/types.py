@@ -41,6 +41,25 @@ class EnvSpec:
     max_steps: int
 
 
+class Window(NamedTuple):
+    """The rows that learning sees around a root: S - 1 before it, K + n after it.
+
+    Attributes:
+      history: S, frames that the representation sees.
+      unroll: K, steps of the model that are learned.
+      bootstrap: n, steps of a return before it bootstraps.
+    """
+
+    history: int
+    unroll: int
+    bootstrap: int
+
+    @property
+    def future(self) -> int:
+        """K + n."""
+        return self.unroll + self.bootstrap
+
+
 @chex.dataclass(frozen=True)
 class TimeStep:
     """What an environment returns; any leading axes.
@@ -83,7 +102,21 @@ class History:
 
 @chex.dataclass(frozen=True)
 class Transition:
-    """One row per environment step, as replay stores it; any leading axes."""
+    """One row per environment step, as replay stores it; any leading axes `[...]`.
+
+    Attributes:
+      observation: `[..., *observation_shape]`, or None in windows that hold frames apart.
+      reward: raw reward that came with the observation, `[...]` float32.
+      discount: as in `TimeStep`.
+      first: as in `TimeStep`.
+      last: as in `TimeStep`.
+      invalid_actions: as in `TimeStep`.
+      action: done after the observation, `[...]` int32; on a `last` row it means nothing.
+      policy: of the search at this row.
+      value: of the search at this row, `[...]` float32.
+      explored: as in `SearchOutput`, False on a `last` row; no return runs through such a row.
+      made_at_updates: attempted updates when `policy` and `value` were made, `[...]` int32.
+    """
 
     observation: Array | None
     reward: Array
@@ -93,9 +126,9 @@ class Transition:
     invalid_actions: Array | None
     action: Array
     policy: Policy
-    value: Array  # The search value at this row.
-    explored: Array  # As in `SearchOutput`; False on a `last` row. No return runs through it.
-    made_at_updates: Array  # Attempted updates when `policy` and `value` were made, int32.
+    value: Array
+    explored: Array
+    made_at_updates: Array
 
 
 @chex.dataclass(frozen=True)
@@ -111,7 +144,7 @@ class Sample:
         where there was nothing to draw: such an example is no row of the data, and weighs nothing.
       num_drawable: `[]` float32, how many rows of this shard could have been drawn.
       total_weight: `[]` float32, the sum of their weights, by which shards compare.
-      newest_updates: `[]` int32, `made_at_updates` of the newest row: ages are reckoned from it.
+      newest_updates: `[]` int32, `made_at_updates` of the newest row, from which ages are counted.
     """
 
     rows: Transition
@@ -125,7 +158,14 @@ class Sample:
 
 @chex.dataclass(frozen=True)
 class Prediction:
-    """A network's output: `embedding` pytree `[B, ...]`, float32 logits `[B, ...]`."""
+    """A network's output.
+
+    Attributes:
+      embedding: of the position, a pytree `[B, ...]`.
+      reward_logits: of the reward that led here, `[B, num_logits]` float32.
+      value_logits: of the value, `[B, num_logits]` float32.
+      policy_logits: of the prior, `[B, A]` float32.
+    """
 
     embedding: Embedding
     reward_logits: Array
@@ -140,32 +180,48 @@ class Explore:
     Attributes:
       temperature: of the action drawn from the search's policy; 0 takes the search's own choice.
       noise_scale: scale of the search's root noise (Gumbel noise, or Dirichlet fraction).
-      noise_spread: p >= 0; environment i = 1..B of the B that are searched together has the noise
-        `noise_scale` · (i/B)^p: none differ at 0, and the greater p, the more of them play nearly
-        as they are evaluated, while the last ones explore.
+      spread: p >= 0; environment i = 1..B of the B that are searched together explores with the
+        share (i/B)^p of `noise_scale` and `random_move`: none differ at 0, and the greater p, the
+        more of them play nearly as they are evaluated, while the last ones explore.
       random_move: probability of a uniform legal move; it changes `action` and `explored` only.
     """
 
     temperature: Array
     noise_scale: Array
     random_move: Array
-    noise_spread: Array | float = 0.0
+    spread: Array | float = 0.0
 
 
 @chex.dataclass(frozen=True)
 class SearchOutput:
-    """`action` `[B]` for the environment, opaque `policy` pytree `[B, ...]`, `value` `[B]`."""
+    """What a search says.
+
+    Attributes:
+      action: for the environment, `[B]` int32.
+      policy: what the policy head learns, an opaque pytree `[B, ...]`.
+      value: of the root, `[B]` float32.
+      explored: `[B]` bool, a random move took the place of another that was to be played.
+    """
 
     action: Array
     policy: Policy
     value: Array
-    explored: Array  # `[B]` bool: a random move took the place of another that was to be played.
+    explored: Array
 
 
 @chex.dataclass(frozen=True)
 class Targets:
-    """Training targets `[B, K+1, ...]`, each with a float32 mask, and the age of the root's policy
-    in updates, `[B]` int32."""
+    """Training targets of the root and the K steps after it.
+
+    Attributes:
+      policy: `[B, K+1, ...]`, as the search made it.
+      value: `[B, K+1]` float32.
+      reward: `[B, K+1]` float32; at the root it is 0.
+      policy_mask: `[B, K+1]` float32, 0 where nothing is learned.
+      value_mask: the same for values.
+      reward_mask: the same for rewards.
+      policy_age: updates since the root's policy was made, `[B]` int32.
+    """
 
     policy: Policy
     value: Array
@@ -178,7 +234,15 @@ class Targets:
 
 @chex.dataclass(frozen=True)
 class TrainState:
-    """What an update changes; `step` counts applied updates."""
+    """What an update changes.
+
+    Attributes:
+      params: the newest parameters.
+      target_params: a copy of them, `target_interval_updates` old at most.
+      opt_state: of the optimizer.
+      step: applied updates, `[]` int32.
+      skipped_in_a_row: updates that were not finite since the last applied one, `[]` int32.
+    """
 
     params: Params
     target_params: Params
@@ -192,9 +256,12 @@ class RunState:
     """All that a resume needs; `counters` holds host integers of any size.
 
     Attributes:
-      train, replay: `TrainState`, and the replay's state.
-      env, timestep: states and newest `TimeStep` `[E, ...]` of JAX environments, or None for both.
-      acting, counters: the acting carry, and `Counters`.
+      train: what an update changes.
+      replay: the replay's state.
+      env: states of JAX environments `[E, ...]`, or None for host environments.
+      timestep: newest `TimeStep` `[E, ...]` of JAX environments, or None.
+      acting: the carry of acting, of the loop's own type.
+      counters: host integers.
     """
 
     train: TrainState
@@ -242,6 +309,7 @@ class Codec(NamedTuple):
     """How a scalar is written as logits.
 
     Attributes:
+      num_logits: size of the head.
       encode: scalar `[...]` -> distribution or scalar `[..., num_logits]`.
       decode: logits `[..., num_logits]` -> scalar `[...]`.
       loss: `(logits [..., num_logits], target scalar [...]) -> [...]`.
@@ -258,7 +326,12 @@ class Codec(NamedTuple):
 
 
 class Codecs(NamedTuple):
-    """The codec of each scalar head."""
+    """The codec of each scalar head.
+
+    Attributes:
+      value: of the value head.
+      reward: of the reward head.
+    """
 
     value: Codec
     reward: Codec
@@ -268,6 +341,7 @@ class Env(NamedTuple):
     """One pure JAX environment which resets itself; `jax.vmap` it.
 
     Attributes:
+      spec: what it promises.
       reset: `(key) -> (state, TimeStep)`.
       step: `(state, action, key) -> (state, TimeStep)`.
     """
@@ -281,6 +355,7 @@ class HostEnv(NamedTuple):
     """A NumPy batch of environments that reset themselves.
 
     Attributes:
+      spec: what they promise.
       num_envs: E.
       reset: `() -> TimeStep [E]` of NumPy arrays; called once.
       step: `(action [E] int32) -> TimeStep [E]` of NumPy arrays.
@@ -296,6 +371,7 @@ class Replay(NamedTuple):
     """A ring of rows on the device.
 
     Attributes:
+      init: `() -> state`.
       add: `(state, env_start, Transition [e, t]) -> state`.
       sample: `(state, key, batch_size) -> Sample`.
       update_priorities: `(state, index [B, 2], priority [B]) -> state`.

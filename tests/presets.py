@@ -1,10 +1,36 @@
-"""Configs of `configs/` as objects, with fields changed."""
+"""Configs of `configs/` as objects, with fields changed.
+
+`python tests/presets.py` writes what every preset resolves to into tests/data/presets.json.
+"""
 
 import ast
 import importlib.util
+import json
 
+from muzero_jax.config import schema
 from processes import ROOT
-import validate
+
+PRESETS = {
+    "cartpole": ("cartpole", "host"),
+    "cartpole_on_device": ("cartpole", "on_device"),
+    "cartpole_published": ("cartpole", "published"),
+    "cartpole_reanalyse": ("cartpole", "reanalyse"),
+    "acrobot": ("acrobot", None),
+    "lunarlander": ("lunarlander", None),
+    "atari": ("atari", "RoadRunner"),
+    "atari_100k": ("atari_100k", "Pong"),
+    "atari_paper": ("atari_paper", "Pong"),
+    "atari_paper_reanalyze": ("atari_paper", "Pong,reanalyze"),
+    "atari_paper_one_gpu": ("atari_paper", "Pong,one_gpu"),
+    "procgen": ("procgen", "coinrun"),
+    "catch": ("catch", None),
+    "memory": ("memory", "4"),
+    "tic_tac_toe": ("board_games", "tic_tac_toe"),
+    "connect_four": ("board_games", "connect_four"),
+    "go_9x9": ("board_games", "go_9x9"),
+    "chess": ("board_games", "chess"),
+    "minatar": ("minatar", "breakout"),
+}
 
 
 def config_of(name, arg=None, **fields):
@@ -18,5 +44,10 @@ def config_of(name, arg=None, **fields):
         for field, x in fields.items()
     }
     config.update_from_flattened_dict(parsed)
-    validate.check(config)
+    schema.check(config)
     return config
+
+
+if __name__ == "__main__":
+    resolved = {name: json.loads(config_of(*preset).to_json()) for name, preset in PRESETS.items()}
+    (ROOT / "tests" / "data" / "presets.json").write_text(json.dumps(resolved, indent=1) + "\n")

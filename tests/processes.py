@@ -12,10 +12,10 @@ import time
 import jax
 from ml_collections import ConfigDict
 
-import assemble
-from muzero_jax import checkpoint
+from muzero_jax import checkpoint, training
+from muzero_jax.config import build, runs
 from muzero_jax.errors import PREEMPTED
-from start import saved_tree
+from muzero_jax.training.saving import saved_tree
 
 ROOT = Path(__file__).resolve().parents[1]
 _PATIENCE_SECONDS = 240
@@ -80,6 +80,8 @@ cases, scripts = json.loads(sys.stdin.read()), sys.argv[1]
 sys.path.insert(0, scripts)
 import jax
 import evaluate, record, train
+from muzero_jax import training
+from muzero_jax.config import build
 for script, words, variables, errors in cases:
     child = os.fork()
     if child:
@@ -160,13 +162,21 @@ def ask_to_leave(arguments, workdir, *, output):
     assert (last["env_steps"], last["updates"]) == (counters["env_steps"], counters["updates"])
 
 
-def build(workdir):
+def train(config, workdir, *, experiment=None, **options):
+    """Trains by a config; `experiment` in place of the config's own."""
+    if experiment is None:
+        return build.train(config, Path(workdir), **options)
+    folder = runs.open_folder(Path(workdir), config, **options)
+    return training.train(experiment, folder, build.schedule(config))
+
+
+def experiment_of(workdir):
     """(config, experiment) of the run in a folder."""
     config = ConfigDict(json.loads((workdir / "config.json").read_text()))
-    return config, assemble.build(config)
+    return config, build.experiment(config)
 
 
 def resume_point(experiment, workdir):
     """(step, tree, meta) of the newest resume point."""
-    target = jax.eval_shape(lambda: saved_tree(experiment.fresh()))
+    target = jax.eval_shape(lambda: saved_tree(experiment.init()))
     return checkpoint.restore_newest(workdir / "checkpoints", target)

@@ -206,8 +206,8 @@ def test_example_row_has_shapes_and_computes_nothing():
     assert row.invalid_actions is None
 
 
-def test_no_exploration_is_three_zeros():
+def test_no_exploration_is_zeros():
     """Planted bug seen: a noise scale of 1."""
     assert isinstance(acting.NO_EXPLORATION, Explore)
-    assert [float(x) for x in jax.tree.leaves(acting.NO_EXPLORATION)] == [0.0, 0.0, 0.0]
+    assert [float(x) for x in jax.tree.leaves(acting.NO_EXPLORATION)] == [0.0] * 4
     assert all(x.dtype == np.float32 for x in jax.tree.leaves(acting.NO_EXPLORATION))

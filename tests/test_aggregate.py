@@ -8,9 +8,9 @@ import pytest
 
 import aggregate
 from muzero_jax import errors
+from muzero_jax.evaluation import results
 from presets import config_of
 import processes
-import results
 from test_plot import write_run
 
 

@@ -12,12 +12,10 @@ import jax
 from ml_collections.config_flags import config_path
 import pytest
 
-import assemble
-import fields
+from muzero_jax.config import build, schema
 from muzero_jax.errors import ArgumentError, BadInputError
 from presets import config_of
 import processes
-import validate
 
 
 def test_only_our_own_refusals_become_one_line(monkeypatch):
@@ -31,13 +29,13 @@ def test_only_our_own_refusals_become_one_line(monkeypatch):
         raise ArgumentError("env.max_steps is too odd")
 
     config = config_of("cartpole", "on_device")
-    monkeypatch.setitem(assemble.JAX_ENVS, "cartpole", broken)
+    monkeypatch.setitem(build.JAX_ENVS, "cartpole", broken)
     with pytest.raises(ValueError, match="^could not broadcast$") as caught:
-        assemble.build(config)
+        build.experiment(config)
     assert not isinstance(caught.value, ArgumentError)
-    monkeypatch.setitem(assemble.JAX_ENVS, "cartpole", refuses)
+    monkeypatch.setitem(build.JAX_ENVS, "cartpole", refuses)
     with pytest.raises(BadInputError, match=r"^env\.max_steps is too odd$"):
-        assemble.build(config)
+        build.experiment(config)
 
 
 # What a config may hold that nothing can work with: (preset, fields, what the line has to say).
@@ -91,8 +89,8 @@ def test_what_cannot_work_is_one_line_before_anything_is_traced(name, monkeypatc
             config_path.set_value(field, config, value)
     monkeypatch.setattr(jax, "eval_shape", None)  # The first step of each trace.
     with pytest.raises(BadInputError) as error:
-        validate.check(config)
-        assemble.build(config)
+        schema.check(config)
+        build.experiment(config)
     assert said in str(error.value) and "\n" not in str(error.value)
 
 
@@ -102,15 +100,15 @@ def test_what_is_not_divisible_by_the_devices_is_named(name):
     config = config_of("cartpole", "on_device")
     config.update_from_flattened_dict({name: 36})
     with pytest.raises(BadInputError, match=f"^{name}.* a multiple of the 8 devices"):
-        assemble.build(config, jax.devices()[:8])
+        build.experiment(config, jax.devices()[:8])
 
 
 def test_the_table_of_ranges_on_the_page_is_that_of_the_code():
     """Planted bug seen: a range changed in `fields` alone."""
     page = (processes.ROOT / "docs" / "fields.md").read_text()
     rows = re.findall(r"^\| `([\w.]+)` \| (.*?) \|$", page, flags=re.MULTILINE)
-    named = [*fields.RANGES, *fields.CHOICES, *fields.SWITCHES]
-    assert dict(rows) == {name: fields.describe(name) for name in named}
+    named = [*schema.RANGES, *schema.CHOICES, *schema.SWITCHES]
+    assert dict(rows) == {name: schema.describe(name) for name in named}
 
 
 def test_programs_are_traced_under_strict_promotion(tmp_path):
@@ -120,7 +118,7 @@ def test_programs_are_traced_under_strict_promotion(tmp_path):
     strict = {"JAX_NUMPY_RANK_PROMOTION": "raise", "JAX_NUMPY_DTYPE_PROMOTION": "strict"}
     words = ["--workdir=fresh", "--config.replay.rows_per_env=60000000"]
     configs = ("configs/cartpole.py:on_device", "configs/cartpole.py")
-    cases = [("control", [f"--config={config}", *words], strict) for config in configs]
+    cases = [("train", [f"--config={config}", *words], strict) for config in configs]
     for code, errors in processes.refusals(cases, cwd=tmp_path):
         last = errors.splitlines()[-1]
         assert code == 78 and last.endswith("lower replay.rows_per_env"), errors
@@ -131,7 +129,7 @@ def test_programs_are_traced_under_strict_promotion(tmp_path):
 def test_a_program_runs_with_closed_streams(closed):
     """Its code is told all the same. Planted bug seen: the streams left closed (code 1, and the
     next file that is opened gets what libraries say)."""
-    arguments = processes.command("control")
+    arguments = processes.command("train")
     ran = subprocess.run(
         ["sh", "-c", f'exec "$@" {closed}', "sh", *arguments], cwd=processes.ROOT, check=False
     )
@@ -175,7 +173,7 @@ def test_a_package_that_is_too_old_is_refused(tmp_path, name, version, said):
     """By what the library asks for when it is installed; what only an extra needs is let be.
     Planted bugs seen: versions compared as text (0.9 comes after 0.10); extras taken for needs."""
     _pretend_installed(tmp_path, **{"muzero_jax": "0.1.0", name: version})
-    ran = _run_with_packages(tmp_path, "control")
+    ran = _run_with_packages(tmp_path, "train")
     assert ran.returncode == 78
     assert ran.stderr.startswith(f"error: {said}" if said else "error: --config is required")
     assert ran.stderr.count("\n") == 1

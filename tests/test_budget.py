@@ -4,16 +4,16 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-import assemble
-import budget
 from muzero_jax import errors, mesh
+from muzero_jax.config import build
+from muzero_jax.training import memory
 from presets import config_of
 from processes import TINY_CONTROL
 
 
 def _peak(program, *shapes):
     abstract = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
-    return budget.peak_bytes(jax.make_jaxpr(program)(*abstract).jaxpr)
+    return memory.peak_bytes(jax.make_jaxpr(program)(*abstract).jaxpr)
 
 
 def test_peak_of_a_chain_counts_two_neighbors():
@@ -71,15 +71,15 @@ LARGER = {"replay.rows_per_env": 2_000, "replay.batch_size": 16, "network.width"
 @pytest.fixture(scope="module")
 def tiny():
     config = config_of("cartpole", "on_device", **TINY_CONTROL | LARGER)
-    experiment = assemble.build(config)
-    return config, experiment, budget.estimate(config, experiment)
+    experiment = build.experiment(config)
+    return config, experiment, memory.estimate(experiment)
 
 
 def test_budget_agrees_with_the_compiler(tiny):
     """Planted bug seen: the target parameters and the optimizer's moments left out."""
     config, experiment, told = tiny
-    run = jax.eval_shape(experiment.fresh)
-    learn = mesh.shard_learn(experiment.parts.learn, experiment.mesh)
+    run = jax.eval_shape(experiment.init)
+    learn = mesh.shard_learn(experiment.learn, experiment.mesh)
     learn = jax.jit(learn, donate_argnums=(0, 1))
     analysis = learn.lower(run.train, run.replay, jax.random.key(0)).compile().memory_analysis()
     found = analysis.argument_size_in_bytes + analysis.temp_size_in_bytes
@@ -97,12 +97,12 @@ def test_what_does_not_fit_is_refused_with_the_field_to_lower(tiny):
         "train": r"train .* lower network\.channels",
     }.items():
         greedy = told._replace(**{part: 10 * told.peak})
-        budget.check(greedy, available=greedy.peak)
+        memory.check(greedy, available=greedy.peak)
         with pytest.raises(errors.BadInputError, match=lower):
-            budget.check(greedy, available=greedy.peak - 1)
+            memory.check(greedy, available=greedy.peak - 1)
 
 
 def test_free_memory_is_known_here():
     """On a CPU it is what the process may take, of gigabytes."""
-    free = budget.free_bytes()
+    free = memory.free_bytes()
     assert free is None or 2**20 < free < 2**50

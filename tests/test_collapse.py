@@ -4,23 +4,27 @@ import math
 
 import pytest
 
-from collapse import CERTAIN, FIRST_EPISODES, LINES, SILENCE, Collapse
-import peers
+from muzero_jax.training import multihost
+from muzero_jax.training.collapse import CERTAIN, FIRST_EPISODES, LINES, SILENCE, Collapse
 
 NUM_ENVS = 4
 UNIFORM = math.log(6)
+ADVICE = (
+    "raise search.min_value_range, below which differences of Q count as noise,"
+    " search.value_error_scale or explore.random_move"
+)
 LENGTH = 50  # Env steps of each of the first episodes.
 
 
 @pytest.fixture(name="said")
 def _said(monkeypatch):
     said = []
-    monkeypatch.setattr(peers, "tell", said.append)
+    monkeypatch.setattr(multihost, "print_once", said.append)
     return said
 
 
 def _make(before=()):
-    return Collapse(num_actions=6, num_envs=NUM_ENVS, advice="raise a field", before=before)
+    return Collapse(num_actions=6, num_envs=NUM_ENVS, before=before)
 
 
 def _line(env_steps, returns, entropy=UNIFORM):
@@ -57,7 +61,7 @@ def test_a_certain_policy_without_returns_is_warned_of_once(said):
     _look(collapse, [_line(_BEGIN + 400 + i, [0.5], _LOW) for i in range(3)])
     assert said == [
         f"warning: the policy is certain (entropy {_LOW:.2g} of at most 1.79) and its return of"
-        " 0.5 no better than the 1 of the first episodes; raise a field"
+        f" 0.5 no better than the 1 of the first episodes; {ADVICE}"
     ]
 
 
@@ -93,7 +97,7 @@ def test_episodes_that_no_longer_end_are_warned_of_once(said):
     _look(collapse, [_line(_BEGIN + 2 * limit + 1, []), _line(_BEGIN + 3 * limit, [])])
     assert said == [
         f"warning: no episode has ended for {limit + 1} env steps, the first ones took {LENGTH}"
-        " each: if the agent does not play that well, it idles; raise a field"
+        f" each: if the agent does not play that well, it idles; {ADVICE}"
     ]
 
 

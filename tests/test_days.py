@@ -8,8 +8,8 @@ import pytest
 import fakes
 from muzero_jax import metrics
 from presets import config_of
+import processes
 from processes import ROOT, TINY, TINY_CONTROL
-import train
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
@@ -32,7 +32,7 @@ def evaluations_before_each_program(config, workdir):
         return sum("eval/return_mean" in record for record in records)
 
     with fakes.compiled(evaluations) as told:
-        train.train(config, workdir)
+        processes.train(config, workdir)
     assert evaluations() > 4
     return told
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-import assemble
+from muzero_jax.config import build
 from presets import config_of
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -43,11 +43,12 @@ def compose(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_compose_learns_with_each_swap(compose, tmp_path):
+def test_compose_learns_with_each_swap(compose, tmp_path, monkeypatch):
     """Seen to fail with the reward of the corridor's ends exchanged in a scratch copy."""
     assert {path.stem for path in tmp_path.glob("*.py")} == set(FILES)
     assert len(compose) == 4
-    for block in ("from train_corridor import train\nreturns = train()\n", *compose):
+    monkeypatch.chdir(tmp_path)
+    for block in ("from train_corridor import train\nreturns = train('runs/plain')\n", *compose):
         space: dict = {}
         exec(compile(block, "compose.md", "exec"), space)
         returns = space["returns"]
@@ -99,22 +100,22 @@ def test_the_fresh_targets_search_again():
     space: dict = {}
     exec(compile(block, "reanalyse.md", "exec"), space)
     config = config_of("cartpole", "on_device")
-    parts = assemble.build(config).parts
+    agent = build.experiment(config).agent
     searched = []
 
     def search(params, key, history, *rest):
         searched.append(history.action.shape[0])
-        return parts.search(params, key, history, *rest)
+        return agent.search(params, key, history, *rest)
 
     fresh = space["make_fresh_targets"](search)
     config.reanalyse.fraction = 0.8  # For as many frames in a sample.
-    parts = assemble.build(config).parts
+    experiment = build.experiment(config)
 
     def targets(state, params, key):
-        return fresh(params, params, key, parts.replay.sample(state, key, 10))
+        return fresh(params, params, key, experiment.replay.sample(state, key, 10))
 
-    params = jax.eval_shape(parts.network.init, jax.random.key(0))
-    ring = jax.eval_shape(parts.replay.init)
+    params = jax.eval_shape(agent.network.init, jax.random.key(0))
+    ring = jax.eval_shape(experiment.replay.init)
     made = jax.eval_shape(targets, ring, params, jax.random.key(0))
     assert made.value.shape == (10, 6) and searched == [8 * 12]
 

@@ -14,9 +14,9 @@ import fakes
 from muzero_jax import checkpoint, metrics
 from muzero_jax.checkpoint import CheckpointStore
 from muzero_jax.errors import BadInputError
+from muzero_jax.training import saving
 from muzero_jax.types import Counters
 import processes
-import start
 
 _LOG_STEPS, _EVAL_STEPS = 50, 150
 _CADENCES = {
@@ -28,13 +28,13 @@ _CADENCES = {
     "logging.interval_env_steps": _LOG_STEPS,
 }
 _RUNS = {
-    "control": ("configs/cartpole.py", 900, processes.TINY_CONTROL),
+    "train": ("configs/cartpole.py", 900, processes.TINY_CONTROL),
     "atari": ("configs/atari.py:Pong", 700, processes.TINY_ATARI),
 }
 _SLOW = [pytest.mark.envpool, pytest.mark.slow]
 _KILLS = [  # (script, how often it is killed); each kill is ten seconds of processes that start.
-    pytest.param(("control", 1), marks=_SLOW, id="control"),
-    pytest.param(("control", 3), marks=_SLOW, id="control-thrice"),
+    pytest.param(("train", 1), marks=_SLOW, id="train"),
+    pytest.param(("train", 3), marks=_SLOW, id="train-thrice"),
     pytest.param(("atari", 1), marks=_SLOW, id="atari-once"),
     pytest.param(("atari", 3), marks=_SLOW, id="atari-thrice"),
 ]
@@ -47,7 +47,7 @@ class _Killed(NamedTuple):
     script: str
     total: int
     log: str
-    points: list  # (step, tree, counters, what `start.start` made of it) after each kill.
+    points: list  # (step, tree, counters, what `saving.start` made of it) after each kill.
     lines: list  # Bytes of metrics.jsonl after each kill.
 
 
@@ -59,17 +59,17 @@ def killed(request, tmp_path_factory):
     base = tmp_path_factory.mktemp(script)
     workdir, log = base / "run", base / "log"
     options = options | _CADENCES | {"total_env_steps": total}
-    if script == "control":
+    if script == "train":
         options["evaluation.stop_at"] = 1000.0
     arguments = processes.command(script, f"--config={config}", f"--workdir={workdir}", **options)
     points, lines, experiment = [], [], None
     for _ in range(kills):
         processes.kill_after_a_save(arguments, workdir, output=log)
-        experiment = experiment or processes.build(workdir)[1]
+        experiment = experiment or processes.experiment_of(workdir)[1]
         step, tree, meta = processes.resume_point(experiment, workdir)
         with CheckpointStore(workdir / "checkpoints", max_to_keep=2) as store:
             written = metrics.read_jsonl(workdir / "metrics.jsonl")
-            started, _ = start.start(experiment, store, written)
+            started, _ = saving.start(experiment, store, written)
         points.append((step, tree, Counters(**meta["counters"]), started))
         lines.append((workdir / "metrics.jsonl").read_bytes())
     assert processes.finish(arguments, output=log) == 0, log.read_text()
@@ -83,7 +83,7 @@ def test_a_run_goes_on_from_its_newest_resume_point(killed):
     """What starts is what was saved: replay, priorities, optimiser and counters; and the next
     process says where it begins. Planted bugs seen: the optimiser made anew; `resumes` always 1."""
     for number, (_, tree, counters, started) in enumerate(killed.points[:-1], start=1):
-        fakes.assert_trees_equal(start.saved_tree(started), tree)
+        fakes.assert_trees_equal(saving.saved_tree(started), tree)
         assert started.counters == counters._replace(resumes=number)
         assert counters.resumes == number - 1
         said = f"resuming at {counters.env_steps} env steps, {counters.updates} updates"
@@ -187,7 +187,7 @@ def test_a_score_is_one_line_and_leaves_the_run_alone(killed):
         end.updates,
     )
     assert (random["policy"], random["step"], random["env_steps"]) == ("random", None, None)
-    if killed.script == "control":
+    if killed.script == "train":
         assert search["returns"] == [min(x, 30) for x in search["returns"]]
         assert search["steps_mean"] == search["return_mean"]  # Reward 1 a step.
 
@@ -197,7 +197,7 @@ def test_ten_updates_that_are_not_finite_end_the_run(tmp_path):
     """A learning rate of 1e38: exit 70, one line, and nothing saved afterwards. Planted bug seen:
     the count of skipped updates not looked at."""
     arguments = processes.command(
-        "control",
+        "train",
         "--config=configs/cartpole.py:on_device",
         f"--workdir={tmp_path / 'run'}",
         **processes.TINY_CONTROL
@@ -216,7 +216,7 @@ def test_ten_updates_that_are_not_finite_end_the_run(tmp_path):
     last = (tmp_path / "err").read_text().splitlines()[-1]
     assert last.startswith("error: 10 updates in a row were not finite")
     assert "optimizer.learning_rate" in last
-    experiment = processes.build(tmp_path / "run")[1]
+    experiment = processes.experiment_of(tmp_path / "run")[1]
     _, tree, meta = processes.resume_point(experiment, tmp_path / "run")
     assert int(tree["rest"].train.skipped_in_a_row) < 10 and meta["counters"]["updates"] < 20
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(tree["params"]))
@@ -279,17 +279,14 @@ def test_an_unknown_game_is_told_without_envpool(tmp_path):
     assert not {name for name in modules if name.startswith(("envpool", "gymnasium"))}
 
 
-def test_validate_knows_what_can_be_built_without_importing_jax():
-    """Planted bugs seen: a suite added to `assemble.HOST_ENVS` alone; a network to `parts`."""
-    import assemble
-    import fields
-    import launch
-    import parts
+def test_the_schema_knows_what_can_be_built():
+    """Planted bugs seen: a suite added to `HOST_ENVS` alone; a network to `NETWORKS`."""
+    from muzero_jax.config import build, schema
 
-    made = {*fields.ON_DEVICE, *assemble.HOST_ENVS}
-    assert made == set(fields.CHOICES["env.suite"]) == set(launch.SCRIPTS)
-    assert set(parts.NETWORKS) == set(fields.CHOICES["network.kind"])
-    assert set(parts.SEARCHES) == set(fields.CHOICES["search.kind"])
+    made = {*schema.ON_DEVICE, *build.HOST_ENVS}
+    assert made == set(schema.CHOICES["env.suite"])
+    assert set(build.NETWORKS) == set(schema.CHOICES["network.kind"])
+    assert set(build.SEARCHES) == set(schema.CHOICES["search.kind"])
 
 
 @pytest.mark.parametrize(
@@ -310,13 +307,13 @@ def test_validate_knows_what_can_be_built_without_importing_jax():
 )
 def test_a_value_out_of_its_range_is_told_before_anything_is_built(preset, field, value, said):
     """Planted bugs seen: ranges without their lower end, without their upper end."""
+    from muzero_jax.config import schema
     from presets import config_of
-    import validate
 
     config = config_of(preset, {"atari": "Pong", "cartpole": "host"}[preset])
     config.update_from_flattened_dict({field: value})
     with pytest.raises(BadInputError) as error:
-        validate.check(config)
+        schema.check(config)
     assert str(error.value).startswith(field)
     for part in said:
         assert part in str(error.value)
@@ -345,14 +342,14 @@ def test_a_number_of_the_wrong_kind_is_named(field, value, wanted):
     Planted bugs seen: `bool` taken for an `int`; sizes above 2^31 let through; 32.0 for 32; None
     let through everywhere.
     """
+    from muzero_jax.config import schema
     from presets import config_of
-    import validate
 
     config = config_of("cartpole", "on_device")
     with config.ignore_type():
         config.update_from_flattened_dict({field: value})
     with pytest.raises(BadInputError) as error:
-        validate.check(config)
+        schema.check(config)
     assert field in str(error.value) and wanted in str(error.value)
 
 
@@ -367,14 +364,14 @@ def test_a_number_of_the_wrong_kind_is_named(field, value, wanted):
 )
 def test_a_field_that_no_part_takes_is_named(group, name, said):
     """Planted bug seen: the fields handed on as they are (a TypeError with traceback)."""
-    import assemble
+    from muzero_jax.config import build
     from presets import config_of
 
     config = config_of("cartpole", "host")
     with config.unlocked():
         config.update_from_flattened_dict({f"{group}.{name}": 1.0})
     with pytest.raises(BadInputError, match=said):
-        assemble.build(config)
+        build.experiment(config)
 
 
 @pytest.mark.parametrize(
@@ -389,17 +386,16 @@ def test_a_field_that_no_part_takes_is_named(group, name, said):
     ],
 )
 def test_a_field_that_is_needed_is_named(group, name):
-    """Planted bugs seen: left to Python (a traceback), by `parts.call`, by `validate`."""
-    import assemble
+    """Planted bugs seen: left to Python (a traceback), by `build.call`, by `schema`."""
+    from muzero_jax.config import build, schema
     from presets import config_of
-    import validate
 
     config = config_of("cartpole", "on_device")
     with config.unlocked():
         del config[group][name]
     with pytest.raises(BadInputError, match=f"^{group}.{name} is missing"):
-        validate.check(config)
-        assemble.build(config)
+        schema.check(config)
+        build.experiment(config)
 
 
 @pytest.mark.parametrize(
@@ -415,13 +411,12 @@ def test_a_field_that_is_needed_is_named(group, name):
 )
 def test_what_fits_no_part_of_a_run_is_named(preset, field, value, said):
     """Planted bugs seen: each check left out; the evaluation's games first made hours later."""
-    import assemble
+    from muzero_jax.config import build, schema
     from presets import config_of
-    import validate
 
     config = config_of(preset, {"atari": "Pong", "cartpole": "on_device"}[preset])
     with config.unlocked(), config.ignore_type():
         config.update_from_flattened_dict({field: value})
     with pytest.raises(BadInputError, match=said):
-        validate.check(config)
-        assemble.build(config)
+        schema.check(config)
+        build.experiment(config)

@@ -8,16 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import assemble
-import budget
 from muzero_jax import acting, checkpoint, errors, metrics
+from muzero_jax.config import build, schema
 from muzero_jax.envs.pgx import make_pgx
+from muzero_jax.evaluation import results
+from muzero_jax.training import memory
 from presets import config_of
 import processes
 from processes import TINY
 import record
-import results
-import validate
 
 _TINY_BOARD = {name: x for name, x in TINY.items() if name != "evaluation.max_steps"}
 _RUNS = {
@@ -31,15 +30,15 @@ _RUNS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", _RUNS)
-def test_a_tiny_run_trains_evaluates_and_saves(script, tmp_path):
+@pytest.mark.parametrize("suite", _RUNS)
+def test_a_tiny_run_trains_evaluates_and_saves(suite, tmp_path):
     """A real process. It keeps as many params saves as `checkpoint.params_to_keep` says, not as
     many as resume points. What reanalysing costs is told where a part of the batch is searched
     again."""
-    game, options = _RUNS[script]
+    game, options = _RUNS[suite]
     words = processes.command(
-        script,
-        f"--config=configs/{script}.py:{game}",
+        "train",
+        f"--config=configs/{suite}.py:{game}",
         f"--workdir={tmp_path / 'run'}",
         **options,
         **{
@@ -79,16 +78,16 @@ def test_the_ring_of_a_board_game_holds_its_masks():
     """A marked point is never legal again, and the stored action is always legal; a game of
     MinAtar has no masks to store."""
     config = config_of("board_games", "tic_tac_toe", **_TINY_BOARD, **{"network.width": 16})
-    experiment = assemble.build(config)
-    run, parts = experiment.fresh(), experiment.parts
-    rollout = acting.make_rollout(make_pgx("tic_tac_toe"), parts.search, num_steps=8)
+    experiment = build.experiment(config)
+    run, agent = experiment.init(), experiment.agent
+    rollout = acting.make_rollout(make_pgx("tic_tac_toe"), agent.search, num_steps=8)
 
     @jax.jit
     def played():
         acting_state = (run.env, run.timestep, run.acting.carry)
         params, key = run.train.params, jax.random.key(0)
-        *_, rows = rollout(params, key, *acting_state, parts.explore_at(0), 0)
-        return parts.replay.add(run.replay, 0, rows)
+        *_, rows = rollout(params, key, *acting_state, agent.explore_at(0), 0)
+        return experiment.replay.add(run.replay, 0, rows)
 
     ring = played()
     rows = jax.tree.map(lambda x: np.asarray(x[:, :8]), ring.rows)
@@ -97,7 +96,7 @@ def test_the_ring_of_a_board_game_holds_its_masks():
     assert marked.any()
     assert not np.take_along_axis(marked, rows.action[..., None].astype(int), axis=-1).any()
     config = config_of("minatar", "breakout", **TINY)
-    assert assemble.build(config).parts.replay.init().rows.invalid_actions is None
+    assert build.experiment(config).replay.init().rows.invalid_actions is None
 
 
 def test_openings_are_of_training_and_not_of_matches(tmp_path):
@@ -109,27 +108,27 @@ def test_openings_are_of_training_and_not_of_matches(tmp_path):
     keys = jax.random.split(jax.random.key(0), 50)
 
     def marks(config):
-        begun = assemble.build(config).match_env.reset
+        begun = build.experiment(config).match_env.reset
         return set(np.asarray(jax.vmap(begun)(keys)[1].observation.sum(axis=(1, 2, 3))).tolist())
 
-    begun = np.asarray(assemble.build(config).fresh().timestep.observation)
+    begun = np.asarray(build.experiment(config).init().timestep.observation)
     assert 0 < begun.any(axis=-1).sum() <= 4 * config.env.num_envs
     assert marks(config) == {0} and "opening_plies" not in results.protocol(config.to_dict())
     assert marks(record.read_config(tmp_path)) == {0, 1, 2, 3, 4}
     with config.unlocked():
         config.evaluation.opening_plies = 2
     with pytest.raises(errors.BadInputError, match="^evaluation.opening_plies: there is no such"):
-        validate.check(config)
+        schema.check(config)
 
 
 def test_the_budget_of_a_large_game_counts_its_masks():
     """4,672 actions a row in chess: policy in float32 and mask in bool outweigh the 8x8x119
     numbers of the board, counted here by hand."""
     config = config_of("board_games", "chess", **{"env.num_envs": 2, "replay.min_rows": 64})
-    experiment = assemble.build(config)
-    spec = experiment.parts.spec
+    experiment = build.experiment(config)
+    spec = experiment.agent.spec
     numbers = int(np.prod(spec.observation_shape)) * jnp.dtype(spec.observation_dtype).itemsize
-    told = budget.estimate(config, experiment)
+    told = memory.estimate(experiment)
     row = numbers + 5 * spec.num_actions
     assert told.replay == pytest.approx(2 * config.replay.rows_per_env * row, rel=0.05)
 
@@ -156,7 +155,7 @@ def test_what_cannot_be_played_is_refused_in_one_line(name):
     """Planted bugs seen: the suggestion taken from all of pgx; "on the device" as one suite."""
     file, game, fields, told = _REFUSED[name]
     with pytest.raises(errors.BadInputError) as refused:
-        assemble.build(config_of(file, game, **fields))
+        build.experiment(config_of(file, game, **fields))
     assert told in str(refused.value) and "\n" not in str(refused.value)
 
 
@@ -165,7 +164,7 @@ def test_an_opponent_is_for_two_players_only():
     config = config_of("board_games", "tic_tac_toe")
     del config.evaluation.opponent
     with pytest.raises(errors.BadInputError, match="evaluation.opponent is missing"):
-        validate.check(config)
+        schema.check(config)
 
 
 def test_without_pgx_the_line_names_the_extra(monkeypatch):

@@ -8,18 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import assemble
 import fakes
-from intervals import Interval
 from muzero_jax import acting, checkpoint, errors, finite, metrics
+from muzero_jax.config import build
 from muzero_jax.loops import anakin, sebulba, unplugged
 from muzero_jax.search.gumbel import make_gumbel_search
 from muzero_jax.search.muzero import make_muzero_search
+from muzero_jax.training import saving
+from muzero_jax.training.timing import Interval
 from muzero_jax.types import Counters, Network, Prediction, RunState, Transition
 from presets import config_of
 import processes
-import start
-import train
 from worlds import CODECS, explore, history_of
 
 POISONS = [np.nan, np.inf, -np.inf, 2e18, -1e38]
@@ -284,7 +283,7 @@ def test_more_than_1_percent_of_an_intervals_rows_is_a_fault():
 @pytest.fixture
 def spoilt_cartpole(monkeypatch):
     """CartPole whose rewards are NaN in every 128th step of an environment."""
-    make = assemble.JAX_ENVS["cartpole"]
+    make = build.JAX_ENVS["cartpole"]
 
     @functools.wraps(make)
     def made(**options):
@@ -302,7 +301,7 @@ def spoilt_cartpole(monkeypatch):
 
         return env._replace(reset=reset, step=step)
 
-    monkeypatch.setitem(assemble.JAX_ENVS, "cartpole", made)
+    monkeypatch.setitem(build.JAX_ENVS, "cartpole", made)
 
 
 _RUN = processes.TINY_CONTROL | {
@@ -323,11 +322,11 @@ def test_a_run_with_some_such_rewards_trains_and_saves_nothing_of_them(tmp_path)
     """In 1 of 128 steps, less than 1 %: the run is done, every number of every resume point is
     finite, and the metrics tell of each such row."""
     config = config_of("cartpole", "on_device", **_RUN)
-    train.train(config, tmp_path / "run")
+    processes.train(config, tmp_path / "run")
     steps = checkpoint.committed_steps(tmp_path / "run" / "checkpoints")
-    experiment = assemble.build(config)
+    experiment = build.experiment(config)
     for step in steps:
-        target = jax.eval_shape(lambda: start.saved_tree(experiment.fresh()))
+        target = jax.eval_shape(lambda: saving.saved_tree(experiment.init()))
         found = checkpoint.restore_newest(tmp_path / "run" / "checkpoints", target, step=step)
         _assert_finite(found[1])
     records = metrics.read_jsonl(tmp_path / "run" / "metrics.jsonl")
@@ -339,11 +338,11 @@ def test_a_run_with_some_such_rewards_trains_and_saves_nothing_of_them(tmp_path)
     assert scores and all(x is not None for x in scores[-1]["eval/returns"])
 
 
-def test_a_run_with_many_such_rows_ends_and_names_the_field(tmp_path, monkeypatch):
+def test_a_run_with_many_such_rows_ends_and_names_the_field(tmp_path):
     """At the line of metrics of the interval, which is written first; nothing is said of intervals
     with 1 % of them."""
     config = config_of("cartpole", "on_device", **_RUN)
-    experiment = assemble.build(config)
+    experiment = build.experiment(config)
     names = [f"train/non_finite_{name}" for name in ("rows", *finite.FIELDS)]
 
     def iterate(run):
@@ -353,11 +352,10 @@ def test_a_run_with_many_such_rows_ends_and_names_the_field(tmp_path, monkeypatc
             run = run.replace(counters=counters)
             yield run, dict.fromkeys(names, 0) | {names[0]: rows, names[2]: rows}
 
-    monkeypatch.setattr(assemble, "build", lambda *_: experiment._replace(iterate=iterate))
     config.total_env_steps = 10**6
     line = r"^env: 7 of 600 rows .* not finite, or beyond 1e\+18: observation in 7\. "
     with pytest.raises(errors.NotFiniteError, match=line):
-        train.train(config, tmp_path)
+        processes.train(config, tmp_path, experiment=experiment._replace(run=iterate))
     records = metrics.read_jsonl(tmp_path / "metrics.jsonl")
     assert [r["train/non_finite_rows"] for r in records] == [6, 6, 6, 7]
     assert [r["train/non_finite_observation"] for r in records] == [6, 6, 6, 7]

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-import heartbeat
+from muzero_jax.training import heartbeat
 
 _PATIENCE_S = 30
 

@@ -25,7 +25,7 @@ def _python(*words: str) -> str:
 def test_cartpole_is_solved(tmp_path, where):
     """The last checkpoint, on games never seen: a mean of 475 over 20."""
     _python(
-        "experiments/control.py",
+        "experiments/train.py",
         f"--config=configs/cartpole.py:{where}",
         f"--workdir={tmp_path}",
         "--config.seed=7",
@@ -58,7 +58,7 @@ def test_no_reply_beats_tic_tac_toe(tmp_path):
     """The whole run: every line of play that any opponent can choose is won or drawn, whoever
     begins, by the search and by the policy head alone."""
     _python(
-        "experiments/board_games.py",
+        "experiments/train.py",
         "--config=configs/board_games.py:tic_tac_toe",
         f"--workdir={tmp_path}",
     )

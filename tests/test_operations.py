@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import json
 import os
 from pathlib import Path
@@ -18,15 +19,11 @@ import types
 import jax
 import pytest
 
-import assemble
 from configs import cartpole
-import evaluate
 import fakes
-import fields
-import launch
-import lifetime
 import muzero_jax
 from muzero_jax import checkpoint, metrics
+from muzero_jax.config import build, opponents, runs, schema
 from muzero_jax.errors import (
     BAD_INPUT,
     DONE,
@@ -38,17 +35,10 @@ from muzero_jax.errors import (
     SaveError,
     StorageError,
 )
-from muzero_jax.loops import anakin
-import opponents
-import peers
+from muzero_jax.evaluation import results
+from muzero_jax.training import multihost, process, run_folder, saving, writers
 import processes
-import results
-import saves
 from test_days import evaluations_before_each_program
-import train
-import validate
-import workdirs
-import writers
 
 _OPTIONS = processes.TINY_CONTROL | {
     "env.num_groups": 1,
@@ -67,55 +57,58 @@ def _config(**options):
     return config
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_program():
-    """Runs of one config share what is built and compiled, so that each takes a second."""
-    made = {}
+_MADE = {}
 
-    def build(config, devices=None, data=None):
-        # Whatever shapes a program; cadences are the driver's.
-        shapes = {name: config[name].to_dict() for name in ("env", "network", "search", "replay")}
-        return made.setdefault(str(shapes), functools.cache(lambda: real_build(config)))()
 
-    def make(*arguments):
-        return programs.setdefault(id(arguments[0]), (real_make(*arguments), arguments))[0]
+def _experiment(config):
+    """The experiment of a config; those that differ in cadences alone share what is compiled."""
+    groups = ("seed", "env", "network", "codec", "search", "explore", "replay", "targets")
+    groups += ("reanalyse", "loss", "optimizer", "loop")
+    shapes = {name: getattr(config[name], "to_dict", lambda x=config[name]: x)() for name in groups}
+    games = config.evaluation.episodes, config.evaluation.num_envs
+    key = str((shapes, games))
+    if key not in _MADE:
+        _MADE[key] = build.experiment(config)
+    return _MADE[key]
 
-    def rollout(env, *arguments, **options):
-        return rollouts.setdefault(id(env), (real_rollout(env, *arguments, **options), env))[0]
 
-    def shard(*arguments):
-        return shards.setdefault(id(arguments[0]), (real_shard(*arguments), arguments))[0]
-
-    programs, rollouts, shards = {}, {}, {}
-    real_build, real_make = assemble.build, anakin.make_iteration
-    real_rollout, real_shard = assemble.acting.make_rollout, anakin.shard
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(assemble, "build", build)
-        patch.setattr(anakin, "make_iteration", make)
-        patch.setattr(anakin, "shard", shard)
-        patch.setattr(assemble.acting, "make_rollout", rollout)
-        yield
+def _train(config, workdir, **options):
+    """A run of the shared experiment of a config."""
+    experiment = options.pop("experiment", None) or _experiment(config)
+    return processes.train(config, workdir, experiment=experiment, **options)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """The folder of a run that nobody disturbed."""
     workdir = tmp_path_factory.mktemp("whole") / "run"
-    train.train(_config(), workdir)
+    _train(_config(), workdir)
     return workdir
 
 
-class _Asked:
-    """Answers yes from the given poll of the given function on."""
+def _asking(patch, experiment, *, iteration=None, step=None):
+    """The experiment, during which the process is asked to leave: before an iteration, or at a step
+    of the games of an evaluation."""
+    asked = threading.Event()
+    patch.setattr(process, "preemption_requested", asked.is_set)
 
-    def __init__(self, function, number):
-        self._function, self._number, self._yes = function, number, False
+    def run(state):
+        for number, item in enumerate(experiment.run(state), start=1):
+            if number == iteration:
+                asked.set()
+            yield item
 
-    def __call__(self):
-        if sys._getframe(1).f_code.co_name == self._function:
-            self._number -= 1
-        self._yes = self._yes or self._number == 0
-        return self._yes
+    def score(params, number, stop):
+        steps = itertools.count(1)
+
+        def asked_at_a_step():
+            if next(steps) == step:
+                asked.set()
+            return stop()
+
+        return experiment.score(params, number, asked_at_a_step)
+
+    return experiment._replace(run=run, score=score)
 
 
 def _scores(workdir):
@@ -133,22 +126,22 @@ def test_asked_anywhere_a_run_saves_leaves_and_ends_like_one_that_was_not(
     undisturbed run. Planted bugs seen: an evaluation broken off and never made; nothing saved for
     an evaluation that was broken off."""
     workdir = tmp_path / "run"
-    for poll in (("drive", 8), ("_breaks_off", 3), ("drive", 3), ("_breaks_off", 3)):
+    for when in (dict(iteration=8), dict(step=3), dict(iteration=3), dict(step=3)):
         with monkeypatch.context() as patch, pytest.raises(PreemptedError):
-            patch.setattr(lifetime, "asked", _Asked(*poll))
-            train.train(_config(), workdir)
+            asking = _asking(patch, _experiment(_config()), **when)
+            _train(_config(), workdir, experiment=asking)
         last = metrics.read_jsonl(workdir / "metrics.jsonl")[-1]
         counters = checkpoint.read_meta(workdir / "checkpoints")["counters"]
         assert last["env_steps"] == counters["env_steps"], "nothing is lost"
         assert last["checkpoint/failed_saves"] == 0
     assert counters["env_steps"] >= 400 and len(_scores(workdir)) == 1
-    train.train(_config(), workdir, resume="must")
+    _train(_config(), workdir, resume="must")
     assert _scores(workdir) == _scores(whole) and len(_scores(whole)) == 2
-    experiment = assemble.build(_config())
+    experiment = _experiment(_config())
     _, tree, _ = processes.resume_point(experiment, workdir)
     fakes.assert_trees_equal(tree, processes.resume_point(experiment, whole)[1])
     before = (workdir / "metrics.jsonl").read_bytes()
-    train.train(_config(), workdir)
+    _train(_config(), workdir)
     assert (workdir / "metrics.jsonl").read_bytes() == before, "a run that is done stays as it is"
 
 
@@ -171,11 +164,11 @@ def test_saved_is_said_of_a_resume_point_that_is_there(tmp_path, monkeypatch):
     written, and called saved, from then on for ever."""
     workdir = tmp_path / "run"
 
-    def leave(polls):
+    def leave(iteration):
         with monkeypatch.context() as patch, pytest.raises(PreemptedError) as error:
-            patch.setattr(lifetime, "asked", _Asked("drive", polls))
-            train.train(_config(), workdir)
-        step, _, meta = processes.resume_point(assemble.build(_config()), workdir)
+            asking = _asking(patch, _experiment(_config()), iteration=iteration)
+            _train(_config(), workdir, experiment=asking)
+        step, _, meta = processes.resume_point(_experiment(_config()), workdir)
         env_steps = meta["counters"]["env_steps"]
         assert str(error.value) == f"saved at {env_steps} env steps; the same command goes on"
         return workdir / "checkpoints" / str(step)
@@ -204,17 +197,16 @@ def test_a_run_that_ends_well_says_what_it_reached_and_how_it_is_scored(
     """Whichever the way to end, and again when it is started again."""
     workdir = Path(shutil.copytree(whole, tmp_path / "a copy"))
     if end == "all steps":
-        train.train(_config(total_env_steps=500), workdir)
+        _train(_config(total_env_steps=500), workdir)
     elif end == "stopped":
-        train.train(_config(**{"evaluation.stop_at": 0.0, "total_env_steps": 500}), workdir)
+        _train(_config(**{"evaluation.stop_at": 0.0, "total_env_steps": 500}), workdir)
     else:
-        train.train(_config(max_wall_minutes=1e-9, total_env_steps=500), workdir)
+        _train(_config(max_wall_minutes=1e-9, total_env_steps=500), workdir)
     env_steps, _, returns = _scores(workdir)[-1]
     reached = checkpoint.read_meta(workdir / "checkpoints")["counters"]["env_steps"]
     assert (reached >= 500) == (end == "all steps")
     assert _said_last(capfd) == (
-        f"done at {reached} env steps, score {sum(returns) / 4:.4g} at {env_steps}, in {workdir};"
-        f" score it: python experiments/evaluate.py --workdir='{workdir}'"
+        f"done at {reached} env steps, score {sum(returns) / 4:.4g} at {env_steps}, in {workdir}"
     )
 
 
@@ -222,13 +214,13 @@ _EXITS = """
 import sys
 from concurrent.futures import ThreadPoolExecutor
 sys.path.insert(0, "experiments")
-import launch
+import command_line
 def main():
     if sys.argv[1] == "direct":
         sys.exit(0)
     with ThreadPoolExecutor(1) as pool:
         pool.submit(sys.exit, 0).result()
-launch.run(lambda words: main(), takes_words=True)
+command_line.run(lambda words: main(), takes_words=True)
 """
 
 
@@ -251,7 +243,7 @@ def test_a_run_ends_only_when_it_could_be_saved(asked, tmp_path, monkeypatch):
     """Its last iterations' updates are not finite (skipped), those after them are. Planted bug
     seen: the end of a run that was not saved, with code 0."""
     config = _config(total_env_steps=64)
-    experiment = assemble.build(config)
+    experiment = build.experiment(config)
 
     def iterate(run):
         for iteration, skipped in enumerate((1, 2, 0, 0), start=1):
@@ -261,25 +253,27 @@ def test_a_run_ends_only_when_it_could_be_saved(asked, tmp_path, monkeypatch):
             )
             yield run, {"train/return_sum": 0.0, "train/episodes": 0}
 
-    monkeypatch.setattr(assemble, "build", lambda *_: experiment._replace(iterate=iterate))
-    monkeypatch.setattr(lifetime, "asked", lambda: asked)
+    monkeypatch.setattr(process, "preemption_requested", lambda: asked)
     with pytest.raises(PreemptedError) if asked else contextlib.nullcontext():
-        train.train(config, tmp_path)
+        _train(config, tmp_path, experiment=experiment._replace(run=iterate))
     assert checkpoint.committed_steps(tmp_path / "checkpoints") == [3]
 
 
 @pytest.mark.parametrize("error", [RuntimeError, SystemExit, KeyboardInterrupt])
-def test_leaving_by_an_error_keeps_the_last_save(error, tmp_path, monkeypatch):
-    """Planted bug seen: stores that the driver does not close."""
-    real = train._Driver._save
+def test_leaving_by_an_error_keeps_the_last_save(error, tmp_path):
+    """Right behind an iteration after which both stores began to save. Planted bug seen: stores
+    that the driver does not close."""
+    config = _config(**{f"checkpoint.{x}_interval_env_steps": 100 for x in ("resume", "params")})
+    experiment = _experiment(config)
 
-    def save(driver, run, before, **options):
-        real(driver, run, before, last=True, evaluation_due=False)
-        raise error("planned")
+    def run(state):
+        for state, news in experiment.run(state):
+            yield state, news
+            if state.counters.env_steps >= 100:
+                raise error("planned")
 
-    monkeypatch.setattr(train._Driver, "_save", save)
     with pytest.raises(error, match="planned"):
-        train.train(_config(), tmp_path / "run")
+        _train(config, tmp_path / "run", experiment=experiment._replace(run=run))
     for folder in ("checkpoints", "params"):
         assert len(checkpoint.committed_steps(tmp_path / "run" / folder)) == 1
 
@@ -287,17 +281,16 @@ def test_leaving_by_an_error_keeps_the_last_save(error, tmp_path, monkeypatch):
 # Signals, without JAX: a process that cannot answer sits in a call of C.
 _STUCK = """
 import atexit, hashlib, signal, sys, time
-sys.path.insert(0, "experiments")
-import lifetime
+from muzero_jax.training import process as lifetime
 signal.signal(signal.SIGWINCH, lambda *_: None)
-lifetime.listen()
+lifetime.install_handlers()
 if "hold" in sys.argv:
     lifetime.hold()
 if "saved" in sys.argv:
     lifetime.settle(75)
 print("ready", flush=True)
 hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9) if "stuck" in sys.argv else None
-while not lifetime.asked():
+while not lifetime.preemption_requested():
     pass
 if "end" in sys.argv:
     atexit.register(time.sleep, 2.5)
@@ -342,7 +335,7 @@ def test_a_signal_is_obeyed_even_while_python_waits(number):
     assert (code, said) == (75, f"{name}: nothing to save yet, leaving\n") and seconds < 30
     code, said, _ = _signalled(["hold"], [(0, number)])
     assert code == 75 and said.startswith(f"{name}: saving, then leaving")
-    wait = lifetime._SAME_REQUEST_SECONDS + 0.5
+    wait = process._SAME_REQUEST_SECONDS + 0.5
     signals = [(0, number), (0.1, number), (wait, number)]
     code, said, seconds = _signalled(["hold", "stuck"], signals)
     assert code == 128 + number and said.count("\n") == 2 and seconds < 30
@@ -363,7 +356,7 @@ def test_a_dropped_terminal_and_a_schedulers_warning_ask_to_leave(number):
 def test_a_signal_after_the_save_changes_no_exit_code():
     """Neither while the process cleans up, be it stuck there, nor in Python's own last steps. Bug
     seen: 143 of a run that was saved, in the first case and in the second."""
-    wait = lifetime._SAME_REQUEST_SECONDS + 0.5
+    wait = process._SAME_REQUEST_SECONDS + 0.5
     signals = [(0, signal.SIGTERM), (wait, signal.SIGTERM)]
     code, said, seconds = _signalled(["hold", "saved", "stuck"], signals[:1])
     assert (code, said) == (75, "SIGTERM: all is saved, leaving\n") and seconds < 30
@@ -401,7 +394,7 @@ def story(tmp_path_factory):
     base = tmp_path_factory.mktemp("story")
     workdir, log = base / "run", base / "log"
     arguments = processes.command(
-        "control", "--config=configs/cartpole.py", f"--workdir={workdir}", **_STORY
+        "train", "--config=configs/cartpole.py", f"--workdir={workdir}", **_STORY
     )
     steps = functools.partial(checkpoint.committed_steps, workdir / "checkpoints")
     process = processes.start(arguments, output=log)
@@ -476,12 +469,12 @@ def test_a_failed_save_is_booked_and_the_next_one_is_made(tmp_path, capfd, monke
     is said is one line for each. Planted bugs seen: a save that failed at once booked as made by
     the next `wait`; params saves that end a run."""
     tree, clock = {"x": jax.numpy.arange(3)}, [0]
-    monkeypatch.setattr(saves, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(saving, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
     (tmp_path / "config.json").write_text("{}")
     for vital in (True, False):
         folder = tmp_path / f"steps_{vital}"
         with checkpoint.CheckpointStore(folder, max_to_keep=2) as store:
-            saver = saves.Saver(store, folder, vital=vital)
+            saver = saving.Saver(store, folder, vital=vital)
             saver.save(1, tree, {})
             clock[0] += 10
             saver.wait()
@@ -527,7 +520,7 @@ def test_a_full_disk_fails_each_save_once_and_leaves_nothing(size, tmp_path, cap
     (tmp_path / "config.json").write_text("{}")
     folder = tmp_path / "steps"
     with checkpoint.CheckpointStore(folder, max_to_keep=2) as store:
-        saver = saves.Saver(store, folder, vital=True)
+        saver = saving.Saver(store, folder, vital=True)
         saver.save(1, tree, {})
         saver.wait()
         try:
@@ -570,7 +563,7 @@ def test_a_run_folder_that_was_removed_is_never_saved_into(tmp_path, capfd):
         run.mkdir()
         (run / "config.json").write_text("{}")
         with checkpoint.CheckpointStore(run / "checkpoints", max_to_keep=2) as store:
-            saver = saves.Saver(store, run / "checkpoints", vital=True)
+            saver = saving.Saver(store, run / "checkpoints", vital=True)
             saver.save(1, tree, {})
             saver.finish(1)
             if when == "before the save":
@@ -601,7 +594,7 @@ def test_of_several_processes_one_failed_save_ends_the_run(tmp_path, monkeypatch
     """By 76 where a peer was lost, else by 74. Planted bugs seen: all of them 74; every error of
     the runtime a lost peer; the text alone looked at."""
     with checkpoint.CheckpointStore(tmp_path / "steps", max_to_keep=2) as store:
-        saver = saves.Saver(store, tmp_path / "steps", vital=True)
+        saver = saving.Saver(store, tmp_path / "steps", vital=True)
 
         def wait():
             raise SaveError(f"saving step 1 failed: {cause}") from cause
@@ -611,7 +604,7 @@ def test_of_several_processes_one_failed_save_ends_the_run(tmp_path, monkeypatch
             patch.setattr(jax, "process_count", lambda: 2)
             with pytest.raises(Exception, match="^saving step 1 failed") as ended:
                 saver.wait()
-            assert launch._CODES[type(ended.value)] == code
+            assert ended.value.code == code
 
 
 def test_a_full_disk_costs_lines_of_metrics_and_not_the_run(tmp_path, capfd):
@@ -621,14 +614,13 @@ def test_a_full_disk_costs_lines_of_metrics_and_not_the_run(tmp_path, capfd):
     workdir.mkdir()
     (workdir / "config.json").write_text("{}")
     path = workdir / "metrics.jsonl"
-    config = _config()
-    writer = writers.make(config, workdir)
+    writer = writers.make(workdir, 10, tensorboard=False)
     record = {"updates": 0, "wall_s": 0.0, "resumes": 0}
     writer.write(record | {"env_steps": 1})
     path.rename(workdir / "aside")
     path.symlink_to("/dev/full")
     writer.close()
-    writer = writers.make(config, workdir)
+    writer = writers.make(workdir, 10, tensorboard=False)
     for step in (2, 3):
         writer.write(record | {"env_steps": step})
     path.unlink()
@@ -644,12 +636,12 @@ def _origin(workdir):
     return json.loads((workdir / "config.json").read_text()).get("init_from")
 
 
-def test_a_warm_start_is_the_source_and_is_written_down(whole, tmp_path, monkeypatch):
+def test_a_warm_start_is_the_source_and_is_written_down(whole, tmp_path):
     """Parameters, target parameters and score are those of the source; optimiser and counters are
     new; so it stays when a run without a resume point is started again. Planted bugs seen: fresh
     target parameters; the origin forgotten by the second start."""
     config, workdir = _config(total_env_steps=64), tmp_path / "run"
-    experiment = assemble.build(config)
+    experiment = build.experiment(config)
     _, tree, meta = processes.resume_point(experiment, whole)
     source = tree["params"]
     iterated = []
@@ -658,25 +650,22 @@ def test_a_warm_start_is_the_source_and_is_written_down(whole, tmp_path, monkeyp
         iterated.append(jax.tree.map(jax.numpy.copy, run.replace(counters=None)))
         raise RuntimeError("killed")
 
-    def build(config, devices, data):
-        return experiment._replace(iterate=iterate)
-
     for init_from in (str(whole), None):
-        with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
-            patch.setattr(assemble, "build", build)
-            train.train(config, workdir, init_from=init_from)
+        with pytest.raises(RuntimeError, match="killed"):
+            killed = experiment._replace(run=iterate)
+            _train(config, workdir, experiment=killed, init_from=init_from)
         run = iterated.pop().train
         fakes.assert_trees_equal(run.params, source)
         fakes.assert_trees_equal(run.target_params, source)
-        fakes.assert_trees_equal(run.opt_state, experiment.fresh().train.opt_state)
+        fakes.assert_trees_equal(run.opt_state, experiment.init().train.opt_state)
         assert int(run.step) == 0
         told = {"workdir": str(whole), "iteration": meta["counters"]["iteration"]}
         assert _origin(workdir) == told | {"env_steps": meta["counters"]["env_steps"]}
-    score = evaluate.make_scorer(experiment, config, episodes=4, num_envs=2)
+    score = build.scorer(experiment, config, episodes=4, num_envs=2)
     assert score(run.params, [3, 4])["returns"] == score(source, [3, 4])["returns"]
-    train.train(config, workdir, init_from=str(whole))
+    _train(config, workdir, init_from=str(whole))
     with pytest.raises(BadInputError, match="--init_from: the run in .* began with .*whole"):
-        train.train(config, workdir, init_from=str(workdir))
+        _train(config, workdir, init_from=str(workdir))
     assert _origin(workdir)["workdir"] == str(whole)
 
 
@@ -684,12 +673,12 @@ def test_a_warm_start_needs_its_source_once(whole, tmp_path):
     """A run with resume points goes on without it, by the same command, and keeps what was written
     of it. Planted bug seen: the source read at every start. Bug seen: the same command refused."""
     source, workdir = Path(shutil.copytree(whole, tmp_path / "source")), tmp_path / "run"
-    train.train(_config(total_env_steps=64), workdir, init_from=str(source))
+    _train(_config(total_env_steps=64), workdir, init_from=str(source))
     told = _origin(workdir)
     shutil.rmtree(source)
-    train.train(_config(total_env_steps=128), workdir, init_from=str(source))
+    _train(_config(total_env_steps=128), workdir, init_from=str(source))
     with pytest.raises(BadInputError, match="--init_from: the run in .* began with .*sourc"):
-        train.train(_config(total_env_steps=128), workdir, init_from=str(tmp_path / "other"))
+        _train(_config(total_env_steps=128), workdir, init_from=str(tmp_path / "other"))
     assert _origin(workdir) == told and told["workdir"] == str(source)
     assert checkpoint.read_meta(workdir / "checkpoints")["counters"]["env_steps"] >= 128
 
@@ -698,12 +687,12 @@ def test_a_warm_start_from_another_network_is_refused_by_leaf(whole, tmp_path):
     """Before the folder is made. Planted bug seen: the folder claimed first."""
     said = r"--init_from: .*'bias'.* holds float32\[16\], wanted float32\[24\]"
     with pytest.raises(BadInputError, match=said):
-        train.train(_config(**{"network.width": 24}), tmp_path / "run", init_from=str(whole))
+        _train(_config(**{"network.width": 24}), tmp_path / "run", init_from=str(whole))
     assert not (tmp_path / "run").exists()
     empty = tmp_path / "empty"
     for folder, said in ((empty, "no folder"), (tmp_path, "no checkpoint in")):
         with pytest.raises(BadInputError, match=f"--init_from: {said}"):
-            train.train(_config(), tmp_path / "run", init_from=str(folder))
+            _train(_config(), tmp_path / "run", init_from=str(folder))
 
 
 def _copy(whole, tmp_path):
@@ -765,13 +754,13 @@ def test_a_folder_that_cannot_be_used_is_refused_in_one_line(name, whole, tmp_pa
     spoil(workdir)
     before = sorted(str(path) for path in workdir.rglob("*"))
     with pytest.raises(BadInputError, match=said) as error:
-        train.train(_config(), workdir, **options)
+        _train(_config(), workdir, **options)
     assert "\n" not in str(error.value).strip()
     assert sorted(str(path) for path in workdir.rglob("*")) == before
     if name in ("damaged", "newer format"):
-        abstract = jax.eval_shape(assemble.build(_config()).fresh).train.params
+        abstract = jax.eval_shape(_experiment(_config()).init).train.params
         with pytest.raises(BadInputError, match="--workdir: "):
-            evaluate.newest_params(workdir, abstract)
+            saving.newest_params(workdir, abstract)
 
 
 def test_a_run_of_an_older_version_goes_on_by_its_own_config(whole, tmp_path):
@@ -782,43 +771,43 @@ def test_a_run_of_an_older_version_goes_on_by_its_own_config(whole, tmp_path):
     workdir = _copy(whole, tmp_path)
     older = json.loads((workdir / "config.json").read_text())
     del older["version"]
-    for name in fields.LATER:
+    for name in schema.LATER:
         group, _, field = name.rpartition(".")
         del (older[group] if group else older)[field]
     older.pop("reanalyse")
     older["loss"]["mirror"] = False
     (workdir / "config.json").write_text(json.dumps(older))
-    config = workdirs.read_config(workdir)
-    validate.check(config)
-    train.train(config, workdir, resume="must")
+    config = runs.read_config(workdir)
+    schema.check(config)
+    _train(config, workdir, resume="must")
     assert "version" not in json.loads((workdir / "config.json").read_text())
     assert config.reanalyse.fraction == 0 and "mirror" not in config.loss
     older["loss"]["mirror"] = True
     (workdir / "config.json").write_text(json.dumps(older))
-    assert workdirs.read_config(workdir).loss.mirror, "and is refused by name when it is built"
+    assert runs.read_config(workdir).loss.mirror, "and is refused by name when it is built"
 
 
 def test_a_folder_with_a_space_and_letters_of_any_kind_is_a_folder(whole, tmp_path):
     """Fails if a path is printed or stored as ASCII; what is no path of text is refused."""
     workdir = tmp_path / "läufe und 木"
-    train.train(_config(total_env_steps=64), workdir)
-    train.train(_config(total_env_steps=64), workdir, resume="must")
+    _train(_config(total_env_steps=64), workdir)
+    _train(_config(total_env_steps=64), workdir, resume="must")
     with pytest.raises(BadInputError, match="/proc/run cannot be written"):
-        train.train(_config(), Path("/proc/run"))
+        _train(_config(), Path("/proc/run"))
     for bad, said in ((os.fsdecode(b"runs/\xff"), "is not UTF-8"), ("", "is empty")):
         with pytest.raises(BadInputError, match=said):
-            workdirs.check_name(bad)
+            run_folder.check_name(bad)
 
 
 def test_a_url_is_no_folder_and_a_tilde_is_the_home(tmp_path, monkeypatch):
     """For every flag of every script that names a file or folder, and for the words and the field
     that do. Bug seen: a folder `gs:` here, into which no save could be written."""
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert launch.local_path("~/runs/a b", "--out") == f"{tmp_path}/runs/a b"
-    assert launch.local_path("runs/a:b//c@5", "--opponent") == "runs/a:b//c@5"
+    assert run_folder.local_path("~/runs/a b", "--out") == f"{tmp_path}/runs/a b"
+    assert run_folder.local_path("runs/a:b//c@5", "--opponent") == "runs/a:b//c@5"
     said = "^--out: s3://bucket/x is a URL"
     with pytest.raises(BadInputError, match=said):
-        launch.local_path("s3://bucket/x", "--out")
+        run_folder.local_path("s3://bucket/x", "--out")
     for refused in (
         lambda: results.find("gs://bucket/runs/*"),
         lambda: opponents.make("gs://bucket/run@5", _config(), None, flag="evaluation.opponent"),
@@ -835,7 +824,7 @@ def test_a_url_is_no_folder_and_a_tilde_is_the_home(tmp_path, monkeypatch):
 def test_a_url_is_refused_at_once(tmp_path):
     """One line, code 78, before JAX is imported, and nothing is made."""
     arguments = processes.command(
-        "control", f"--config={processes.ROOT}/configs/cartpole.py", "--workdir=gs://bucket/run"
+        "train", f"--config={processes.ROOT}/configs/cartpole.py", "--workdir=gs://bucket/run"
     )
     arguments[1:1] = ["-X", "importtime"]
     ran = subprocess.run(
@@ -855,13 +844,13 @@ def test_a_url_is_refused_at_once(tmp_path):
 def test_processes_of_one_run_share_its_folder(tmp_path):
     """Found by who has claimed it, whatever the name; a name made of the time is that of the first
     process. Planted bug seen: what the lock says not looked at."""
-    with workdirs.claim(tmp_path, _config()):
-        peers.check_shared(tmp_path)
+    with run_folder.claim(runs.open_folder(tmp_path, _config())):
+        multihost.check_shared(tmp_path)
     (tmp_path / "lock").write_text("elsewhere:1\n")
     for folder in (tmp_path, tmp_path / "missing"):
         with pytest.raises(BadInputError, match="--workdir: .* is not the run folder of"):
-            peers.check_shared(folder, patience_s=0)
-    assert str(workdirs.choose(None, "pong", 20261127080910.0)) == "runs/pong-20261127-080910"
+            multihost.check_shared(folder, patience_s=0)
+    assert str(run_folder.choose(None, "pong", 20261127080910.0)) == "runs/pong-20261127-080910"
 
 
 def test_the_page_and_the_code_agree():
@@ -906,7 +895,7 @@ def test_a_run_survives_a_clock_that_jumps_and_few_file_handles(tmp_path, monkey
     workdir, log = tmp_path / "run", tmp_path / "log"
     options = _STORY | {"total_env_steps": 600, "evaluation.interval_env_steps": 200}
     arguments = processes.command(
-        "control", "--config=configs/cartpole.py", f"--workdir={workdir}", **options
+        "train", "--config=configs/cartpole.py", f"--workdir={workdir}", **options
     )
     arguments = ["sh", "-c", 'ulimit -n 64; exec "$@"', "sh", *arguments]
     variables["BEGIN"] = "0"
@@ -930,7 +919,7 @@ def test_a_broken_compile_cache_costs_time_only(tmp_path, monkeypatch):
     for name in ("first", "second"):
         options = _OPTIONS | {"total_env_steps": 64}
         arguments = processes.command(
-            "control",
+            "train",
             "--config=configs/cartpole.py:on_device",
             f"--workdir={tmp_path / name}",
             **options,

@@ -8,17 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import assemble
 import elo
 import evaluate
 import fakes
 from muzero_jax.checkpoint import CheckpointStore
+from muzero_jax.config import build, opponents
 from muzero_jax.envs import host
 from muzero_jax.errors import BadInputError, StoppedError
-from muzero_jax.evaluation import matches, statistics
+from muzero_jax.evaluation import matches, scoring, statistics
+from muzero_jax.evaluation.scoring import Side
 from muzero_jax.types import Counters
-import opponents
-from opponents import Side
 from presets import config_of
 import processes
 from test_matches import best_move, free, make_table_player, worst_move
@@ -45,12 +44,12 @@ def _config(**fields):
 
 @pytest.fixture(scope="module")
 def experiment():
-    return assemble.build(_config())
+    return build.experiment(_config())
 
 
 def _params(experiment, step):
     """Drawn anew: at first all values are equal, and every search plays as its prior."""
-    params = experiment.parts.network.init(jax.random.key(step))
+    params = experiment.agent.network.init(jax.random.key(step))
     random = np.random.default_rng(step)
     return jax.tree.map(lambda x: x + random.normal(size=x.shape).astype(x.dtype), params)
 
@@ -95,7 +94,9 @@ def test_scores_have_the_sign_of_the_color(experiment):
     seen = set()
     for opponent in (lowest_move, worst_move):
         side = Side(player, tables[opponent], "table")
-        score = opponents.make_scorer(experiment.match_env, player, side, episodes=12, num_envs=4)
+        score = scoring.make_match_scorer(
+            experiment.match_env, player, side, episodes=12, num_envs=4
+        )
         agent = {lowest_move: lowest_move, worst_move: best_move}[opponent]
         told = score(tables[agent], [0])
         expected = (play_out(agent, opponent), -play_out(opponent, agent))
@@ -116,12 +117,10 @@ def test_an_evaluation_in_a_run_plays_both_colors(experiment):
     between plies. Nothing is compiled after the second evaluation. Planted bugs seen: `stop` not
     handed on; seeds not used; a match that is made for each evaluation."""
     config, params = _config(), _params(experiment, 3)
-    asked = iter([False] * 12 + [True] + [False] * 999)  # Before a ply of the second match.
-    score = evaluate.make_scorer(
-        experiment, config, episodes=8, num_envs=4, stop=lambda: next(asked)
-    )
+    asked = iter([False] * 12 + [True])  # Before a ply of the second match.
+    score = build.scorer(experiment, config, episodes=8, num_envs=4)
     with pytest.raises(StoppedError):
-        score(params, [1])
+        score(params, [1], lambda: next(asked))
     told = [score(params, [seed]) for seed in (1, 1)]
     with fakes.compiled(lambda: len(told)) as late:
         told += [score(params, [seed]) for seed in (2, 3, 4)]
@@ -133,7 +132,7 @@ def test_an_evaluation_in_a_run_plays_both_colors(experiment):
                    for c in ("first", "second"))
         assert result["return_mean"] == np.mean(result["returns"])
     with pytest.raises(BadInputError, match="even"):
-        evaluate.make_scorer(experiment, config, episodes=7, num_envs=1)
+        build.scorer(experiment, config, episodes=7, num_envs=1)
 
 
 def test_another_run_plays_with_the_parameters_asked_for(experiment, workdir):
@@ -177,7 +176,7 @@ def test_perfect_play_and_a_search_on_the_rules_are_opponents(experiment):
     bug seen: the search's worst move."""
     perfect = opponents.make("perfect", _config(), experiment.match_env)
     search = opponents.make("mcts:32", _config(), experiment.match_env)
-    score = opponents.make_scorer(
+    score = scoring.make_match_scorer(
         experiment.match_env, perfect.player, search, episodes=40, num_envs=20
     )
     told = score(perfect.params, [0])
@@ -228,9 +227,9 @@ def test_a_match_is_one_line(experiment, workdir, tmp_path):
     assert match["interval_95"] == list(interval)
     # The same games, of a search of 40 simulations against one of two.
     deep = _config(**{"search.num_simulations": 40})
-    searches = opponents.agent(assemble.build(deep), deep, "search")
+    searches = build.player(build.experiment(deep).agent, "search")
     side = opponents.make(f"{workdir}@7", _config(), experiment.match_env)
-    score = opponents.make_scorer(
+    score = scoring.make_match_scorer(
         experiment.match_env, searches, side, episodes=8, num_envs=4, opening_plies=2
     )
     again = score(_params(experiment, 3), host.env_seeds(0, host.EVAL, 1, 0, 4))
@@ -245,10 +244,10 @@ def test_lines_and_a_league_are_one_line_each(experiment, workdir, tmp_path):
     replies = _run("evaluate", f"--workdir={workdir}", "--policy=prior", "--opponent=every_reply",
                    base=tmp_path)
     assert replies["step"] == 7 and replies["policy"] == "prior"
-    prior = opponents.agent(experiment, _config(), "prior")
+    prior = build.player(experiment.agent, "prior")
     count = matches.make_count_lines(experiment.match_env, prior)
     lines = count(jax.random.key(0), _params(experiment, 7))
-    told = opponents.both_colors(*lines)
+    told = scoring.both_colors(*lines)
     assert {name: replies[name] for name in told} == told and sum(lines[0]) > 100
     league = _run("elo", f"--workdir={workdir}", "--games=4", "--simulations=1", base=tmp_path)
     assert [x["step"] for x in league["players"]] == [3, 7]

@@ -16,14 +16,13 @@ import jax
 import numpy as np
 import pytest
 
-import assemble
-import launch
+import command_line
 from muzero_jax import checkpoint, errors, make_mesh
-import peers
+from muzero_jax.config import build
+from muzero_jax.training import multihost
 from presets import config_of
 import processes
 from processes import ROOT, TINY_CONTROL
-import train
 
 _PATIENCE_SECONDS = 400
 _OPTIONS = TINY_CONTROL | {
@@ -48,7 +47,7 @@ def _start(folder, *, total, script=None, words=(), config="cartpole.py:on_devic
     started = []
     for rank in range(2):
         command = processes.command(
-            "control",
+            "train",
             f"--config=configs/{config}",
             f"--workdir={folder / 'run'}",
             f"--coordinator=localhost:{port}",
@@ -148,13 +147,12 @@ def test_a_killed_process_ends_a_run_with_one_line(tmp_path, rank):
 
 _TOGETHER = """
 import sys
-sys.path.insert(0, {folder!r})
-import peers
+from muzero_jax.training import multihost as peers
 peers.join("localhost:" + sys.argv[1], 3, int(sys.argv[2]), 120)
-peers.meet()
+peers.barrier()
 print("ready", flush=True)
 while True:
-    peers.meet()
+    peers.barrier()
 """
 
 
@@ -165,7 +163,7 @@ def test_a_lost_process_ends_all_others_within_two_minutes(tmp_path, rank, numbe
     """Killed or suspended, the coordinator or another one: code 76, one line each. The one that was
     suspended ends, too, once it is continued. Seen to fail with the library's heartbeat alone (an
     abort), and with one through its key-value store where the coordinator was killed."""
-    arguments = [sys.executable, "-c", _TOGETHER.format(folder=str(ROOT / "experiments"))]
+    arguments = [sys.executable, "-c", _TOGETHER]
     environment = processes.environment() | {"JAX_PLATFORMS": "cpu"}
     port, logs = _free_port(), [tmp_path / f"{i}.log" for i in range(3)]
     started = [
@@ -198,14 +196,15 @@ _FAULTY = """
 import runpy, sys, time
 sys.argv = sys.argv[1:]
 sys.path.insert(0, {folder!r})
-import launch, peers
-real, calls = peers.Agreement.any_of, []
+from muzero_jax import errors
+from muzero_jax.training.multihost import Agreement
+real, calls = Agreement.any_process, []
 def faulty(self, *flags):
     calls.append(1)
     if len(calls) > 20:
         {fault}
     return real(self, *flags)
-peers.Agreement.any_of = faulty
+Agreement.any_process = faulty
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
@@ -242,7 +241,7 @@ def test_a_stuck_process_ends_both(tmp_path):
 
 def _refused(*words, **options):
     ran = subprocess.run(
-        processes.command("control", "--config=configs/cartpole.py:on_device", *words, **options),
+        processes.command("train", "--config=configs/cartpole.py:on_device", *words, **options),
         cwd=ROOT,
         env=processes.environment() | {"JAX_PLATFORMS": "cpu"},
         capture_output=True,
@@ -269,17 +268,17 @@ def _refused(*words, **options):
 def test_flags_that_do_not_fit_are_one_line(coordinator, num_processes, process_id, told):
     """Planted bug seen: `--num_processes` alone ignored."""
     with pytest.raises(errors.BadInputError, match=told):
-        peers.join(coordinator, num_processes, process_id, 5)
-    peers.join(None, None, None, 5)  # A run of one process.
+        multihost.join(coordinator, num_processes, process_id, 5)
+    multihost.join(None, None, None, 5)  # A run of one process.
 
 
 def test_devices_that_are_not_there():
     """Planted bug seen: eight devices for `--devices=9`."""
-    assert launch._choose_devices(None) == jax.devices()
-    assert launch._choose_devices(1) == jax.devices()[:1]
+    assert command_line._choose_devices(None) == jax.devices()
+    assert command_line._choose_devices(1) == jax.devices()[:1]
     count = len(jax.devices())
     with pytest.raises(errors.BadInputError, match=f"--devices: {count + 1} of {count} devices"):
-        launch._choose_devices(count + 1)
+        command_line._choose_devices(count + 1)
 
 
 @pytest.mark.slow
@@ -306,40 +305,41 @@ def test_what_cannot_be_split_names_field_and_devices(config):
         changed = config_of(*config, **_OPTIONS | fields)
         field = re.escape(next(iter(fields)))
         with pytest.raises(errors.BadInputError, match=rf"{field}.* 4 devices \(got \d+\)"):
-            assemble.build(changed, devices)
+            build.experiment(changed, devices)
 
 
 def test_one_process_agrees_with_itself_at_once():
     """Planted bug seen: an answer of the turn before."""
-    agreement = peers.Agreement(make_mesh())
-    assert agreement.any_of(True, False) == [True, False] == peers.any_of(True, False)
-    assert peers.is_first() and peers.meet() is None
-    assert np.array_equal(peers.sum_over_processes([1.5, 2]), [1.5, 2.0])
+    agreement = multihost.Agreement(make_mesh())
+    assert agreement.any_process(True, False) == [True, False] == multihost.any_process(True, False)
+    assert multihost.is_primary() and multihost.barrier() is None
+    assert np.array_equal(multihost.sum_over_processes([1.5, 2]), [1.5, 2.0])
 
 
-def test_a_save_that_waited_for_a_lost_process_is_not_the_disks(tmp_path, monkeypatch):
+def test_a_save_that_waited_for_a_lost_process_is_not_the_disks(tmp_path):
     """Wherever it fails: in the loop, or while the stores close. Planted bug seen: the latter told
     as a full disk (74)."""
+    config = config_of("cartpole", "on_device")
+    experiment = build.experiment(config)
     waited = jax.errors.JaxRuntimeError("DEADLINE_EXCEEDED: Barrier timed out. 1/2 tasks came")
     for cause, kind in ((waited, errors.PeerError), (OSError("no room"), errors.StorageError)):
         error = errors.SaveError("saving step 3 failed")
         error.__cause__ = cause
 
-        def build(*_, error=error):
+        def run(state, error=error):
             raise error
+            yield
 
-        monkeypatch.setattr(assemble, "build", build)
         with pytest.raises(kind, match="saving step 3 failed"):
-            train.train(config_of("cartpole", "on_device"), tmp_path / "run")
+            processes.train(config, tmp_path / "run", experiment=experiment._replace(run=run))
 
 
 def test_the_watchdog_ends_a_process_that_gets_nowhere(tmp_path):
     """With the stacks of all threads, unless it is called off. Planted bug seen: a deadline that
     is never moved."""
-    code = f"""
+    code = """
 import sys, time
-sys.path.insert(0, {str(ROOT / "experiments")!r})
-import lifetime
+from muzero_jax.training import process as lifetime
 lifetime.expect_progress(0.5)
 for _ in range(6):
     time.sleep(0.3)

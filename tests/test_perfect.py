@@ -7,7 +7,7 @@ import pytest
 
 from muzero_jax.acting import blank_timestep
 from muzero_jax.envs.pgx import make_pgx
-import perfect
+from muzero_jax.evaluation import perfect
 from test_search_play import after_move, minimax, positions
 
 

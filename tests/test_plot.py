@@ -10,9 +10,9 @@ import pytest
 
 import figures
 from muzero_jax import errors
+from muzero_jax.evaluation import results
 import plot
 import processes
-import results
 
 
 def write_run(folder, *, seed=0, game="Pong", lines=(), **fields):

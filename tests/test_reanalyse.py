@@ -7,14 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import assemble
 from muzero_jax import acting, reanalyse, types
 from muzero_jax import targets as targets_lib
 from muzero_jax.codecs import make_two_hot_codec
+from muzero_jax.config import build
 from muzero_jax.errors import BadInputError
 from muzero_jax.history import history_from_window
 from muzero_jax.networks.mlp import make_mlp_network
 from muzero_jax.search import gumbel
+from muzero_jax.training import timing
 from oracles import episodes as oracle
 from presets import config_of
 from test_targets import (
@@ -288,19 +289,24 @@ def test_samples_hold_as_many_frames_as_are_read(fraction, fresh_values, source,
     config = config_of("cartpole", "on_device", **{
         "reanalyse.fraction": fraction, "reanalyse.fresh_values": fresh_values,
         "targets.value_source": source})
-    experiment = assemble.build(config)
-    ring = jax.eval_shape(experiment.parts.replay.init)
-    sample = jax.eval_shape(lambda state, key: experiment.parts.replay.sample(state, key, 8),
+    experiment = build.experiment(config)
+    ring = jax.eval_shape(experiment.replay.init)
+    sample = jax.eval_shape(lambda state, key: experiment.replay.sample(state, key, 8),
                             ring, KEY)
     assert sample.observations.shape == (8, frames, 4)
-    train = jax.eval_shape(experiment.parts.init_train)
-    assert (experiment.parts.search_again is None) == (fraction == 0.0)
+    again = experiment.agent.search_again
+    assert (again is None) == (fraction == 0.0)
     if fraction:
-        values = jax.eval_shape(experiment.parts.search_again, train.params, ring, KEY)
-        assert values.shape == (round(128 * fraction), 12 if fresh_values else 6)
+        number = again.num_examples(128)
+        assert number == round(128 * fraction)
+        train = jax.eval_shape(experiment.agent.init_train, KEY)
+        part = jax.eval_shape(lambda state, key: experiment.replay.sample(state, key, number),
+                              ring, KEY)
+        values = jax.eval_shape(again.values, train.params, part, KEY)
+        assert values.shape == (number, 12 if fresh_values else 6)
     simulations = config.reanalyse.num_simulations * 128 * fraction * (12 if fresh_values else 6)
-    for parts in experiment.parts, assemble.build(config, jax.devices("cpu")[:4]).parts:
-        assert parts.simulations_per_update == simulations
+    for made in experiment, build.experiment(config, jax.devices("cpu")[:4]):
+        assert timing.ReanalyseStopwatch(made).simulations_per_update == simulations
 
 
 @pytest.mark.parametrize("fields, line", [

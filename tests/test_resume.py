@@ -34,7 +34,7 @@ def folders(tmp_path_factory):
     base = tmp_path_factory.mktemp("resume")
     arguments = {
         name: processes.command(
-            "control",
+            "train",
             "--config=configs/cartpole.py:on_device",
             f"--workdir={base / name}",
             **_OPTIONS,
@@ -53,7 +53,7 @@ def folders(tmp_path_factory):
 @pytest.fixture(scope="module")
 def experiment(folders):
     """The experiment of both runs, in this process."""
-    return processes.build(folders[0])[1]
+    return processes.experiment_of(folders[0])[1]
 
 
 @pytest.mark.slow
@@ -93,7 +93,7 @@ def _go_on(experiment, tree, counters, iterations):
     params = jax.tree.map(jnp.copy, tree["params"])
     run = rest.replace(train=rest.train.replace(params=params), counters=counters)
     returns = []
-    for run, news in itertools.islice(experiment.iterate(run), iterations):
+    for run, news in itertools.islice(experiment.run(run), iterations):
         returns.append(float(news["train/return_sum"]))
     return *_digest(run), returns
 

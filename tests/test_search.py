@@ -311,6 +311,20 @@ def test_noise_changes_the_search_and_keys_differ():
     assert np.any(np.asarray(loud[0].action) != np.asarray(loud[2].action))
 
 
+def test_random_moves_are_spread_over_the_environments():
+    """Of 8 the last one explores in half of its steps, the first one in a sixteenth.
+
+    Planted: random moves as many in each.
+    """
+    world, roots, _ = rows_setup(batch=8)
+    search = make_search(WORLD_NETWORK, 6, num_simulations=4, max_num_considered_actions=2)
+    way = explore(random_move=0.5, spread=1.0)
+    keys = jax.random.split(jax.random.key(5), 2000)
+    explored = jax.vmap(lambda key: search(world, key, history_of(roots), None, way).explored)(keys)
+    wanted = 0.5 * np.arange(1, 9) / 8 * 5 / 6  # A sixth of them is the search's own choice.
+    np.testing.assert_allclose(explored.mean(axis=0), wanted, atol=0.05)
+
+
 @pytest.mark.parametrize("spread", [0.0, 1.0, 2.0])
 def test_the_spread_gives_each_environment_a_noise_of_its_own(spread):
     """Row i of B is, bit by bit, that of a search in which all have the noise
@@ -321,7 +335,7 @@ def test_the_spread_gives_each_environment_a_noise_of_its_own(spread):
     world, roots, _ = rows_setup()
     search = make_search(WORLD_NETWORK, 6, num_simulations=4, max_num_considered_actions=2)
     histories, key, most = history_of(roots), jax.random.key(3), 1.5
-    spreads = search(world, key, histories, None, explore(noise_scale=most, noise_spread=spread))
+    spreads = search(world, key, histories, None, explore(noise_scale=most, spread=spread))
     for i in range(len(roots)):
         scale = most * ((i + 1) / len(roots)) ** spread
         alone = search(world, key, histories, None, explore(noise_scale=scale))

@@ -250,7 +250,7 @@ def test_the_spread_gives_each_environment_a_noise_of_its_own():
     world, roots, _ = rows_setup(batch=6)
     search = make_search(WORLD_NETWORK, 6, num_simulations=8)
     histories, key = history_of(roots), jax.random.key(3)
-    spreads = search(world, key, histories, None, explore(noise_scale=1.0, noise_spread=2.0))
+    spreads = search(world, key, histories, None, explore(noise_scale=1.0, spread=2.0))
     for i in range(len(roots)):
         fraction = ((i + 1) / len(roots)) ** 2
         alone = search(world, key, histories, None, explore(noise_scale=fraction))

@@ -8,25 +8,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import assemble
 import fakes
 from muzero_jax import metrics
 from muzero_jax.acting import NO_EXPLORATION, init_carry
 from muzero_jax.checkpoint import CheckpointStore
+from muzero_jax.config import build, offline, runs
 from muzero_jax.data import dataset, lanes, trajectories
 from muzero_jax.envs.wrappers import as_host_env
 from muzero_jax.errors import BadInputError
 from muzero_jax.evaluation.episodes import make_search_player, play_episodes
+from muzero_jax.training.saving import new_run, saved_tree
 from muzero_jax.types import Counters, EnvSpec, Transition
 from oracles import episodes as oracle
 from presets import config_of
 import processes
 import record
-from start import new_run, saved_tree
-import stored
 from test_dataset import DAMAGE
-import train
-import workdirs
 
 _S = processes.TINY_CONTROL["network.history_steps"]
 _SPEC = EnvSpec((4,), "float32", 2, 1, True, 500)
@@ -77,13 +74,13 @@ def _stored_run(folder, length, *, rows_per_env, same_step=False, spoilt=()):
     """(experiment, rows of each environment) of a run whose ring has been given these rows, those
     with the numbers `spoilt` with a reward that is NaN."""
     config = _config(**{"replay.rows_per_env": rows_per_env})
-    experiment = assemble.build(config)
+    experiment = build.experiment(config)
     rng = np.random.default_rng([length, same_step])
     envs = [_rows(rng, length, same_step=same_step) for _ in range(4)]
     run = new_run(experiment).replace(counters=None)
     for rows in envs:
         rows.reward[list(spoilt)] = np.nan
-    add, ring = jax.jit(lambda state, rows: experiment.parts.replay.add(state, 0, rows)), run.replay
+    add, ring = jax.jit(lambda state, rows: experiment.replay.add(state, 0, rows)), run.replay
     for begin in range(0, length, 20):
         ring = add(ring, jax.tree.map(lambda *x, b=begin: np.stack(x)[:, b : b + 20], *envs))
     folder.mkdir()
@@ -149,7 +146,7 @@ def test_games_are_those_of_training_though_evaluation_has_a_limit(tmp_path):
     (tmp_path / "config.json").write_text(config.to_json())
     read = record.read_config(tmp_path)
     assert read.evaluation.max_steps is None
-    assert assemble.build(read).eval_env([1, 2]).num_envs == 2
+    assert build.experiment(read).eval_env([1, 2]).num_envs == 2
 
 
 def test_no_reward_of_a_reset_in_the_same_step_is_lost(tmp_path):
@@ -178,7 +175,7 @@ def test_fresh_episodes_are_whole_and_those_that_a_player_plays(same_step, tmp_p
     same step left out; a list asked whether it is empty after it had grown."""
     env, params = fakes.make_jax_env(same_step=same_step), fakes.make_params()
     key = jax.random.key(3)
-    made = types.SimpleNamespace(parts=types.SimpleNamespace(search=fakes.search))
+    made = types.SimpleNamespace(agent=types.SimpleNamespace(search=fakes.search))
     play = record.search_play(made, params, key, NO_EXPLORATION, 7)
 
     def host_env():
@@ -223,14 +220,14 @@ def recorded(played, tmp_path_factory):
 
 
 def _build(data, *args, **options):
-    return assemble.build(_config(**options), *args, data=dataset.open_dataset(data))
+    return build.experiment(_config(**options), *args, data=dataset.open_dataset(data))
 
 
 @pytest.fixture(scope="module")
 def learned(recorded, tmp_path_factory):
     """A run from the data, by the driver of the scripts."""
     workdir = tmp_path_factory.mktemp("learned") / "run"
-    train.train(_config(), workdir, data=str(recorded))
+    processes.train(_config(), workdir, data=str(recorded))
     return workdir
 
 
@@ -240,10 +237,10 @@ def killed(recorded, tmp_path_factory):
     base = tmp_path_factory.mktemp("killed")
     words = [f"--data={recorded}", f"--workdir={base / 'run'}"]
     arguments = processes.command(
-        "unplugged", "--config=configs/cartpole.py:on_device", *words, **_LEARN
+        "train", "--config=configs/cartpole.py:on_device", *words, **_LEARN
     )
     processes.kill_after_a_save(arguments, base / "run", output=base / "log")
-    train.train(_config(), base / "run", data=str(recorded))
+    processes.train(_config(), base / "run", data=str(recorded))
     return base / "run"
 
 
@@ -254,7 +251,7 @@ def test_a_killed_run_that_learns_from_data_ends_like_one_that_was_not(killed, r
     experiment = _build(recorded)
     _, tree, meta = processes.resume_point(experiment, killed)
     assert Counters(**meta["counters"]) == Counters(18, 288, 288, 36, resumes=1)
-    for number, (run, _) in enumerate(experiment.iterate(new_run(experiment)), start=1):
+    for number, (run, _) in enumerate(experiment.run(new_run(experiment)), start=1):
         if number == 17:
             before = jax.device_get(saved_tree(run))
         elif number == 18:
@@ -271,7 +268,7 @@ def test_what_a_run_writes_that_learns_from_data(learned, recorded):
     config = json.loads((learned / "config.json").read_text())
     assert config["data"] == dataset.open_dataset(recorded).identity
     assert config["reanalyse"]["fraction"] == 1.0 and config["reanalyse"]["fresh_values"]
-    assert "data" not in workdirs.read_config(learned)
+    assert "data" not in runs.read_config(learned)
     records = metrics.read_jsonl(learned / "metrics.jsonl")
     assert [x["env_steps"] for x in records if "eval/return_mean" in x] == [144, 288]
     lines = [x for x in records if "train/loss" in x]
@@ -298,7 +295,7 @@ def test_policies_and_values_of_the_data_are_never_read(recorded, tmp_path):
     for path in (recorded, tmp_path):
         experiment = _build(path)
         run = new_run(experiment).replace(train=fakes.make_train())
-        _, run = fakes.take(experiment.iterate(run, learn=fakes.learn), 3)
+        _, run = fakes.take(experiment.run(run, learn=fakes.learn), 3)
         rings.append(jax.device_get((run.replay, run.train)))
     fakes.assert_trees_equal(*rings)
     assert len(np.unique(rings[0][0].weights)) == 2  # One of them is 0: not to be drawn.
@@ -310,7 +307,7 @@ def test_two_devices_learn_from_data_that_the_ring_holds(recorded):
     """From what is stored with them here. Planted bug seen: policies left out."""
     options = {"replay.rows_per_env": 512, "fraction": 0.0}
     experiment = _build(recorded, jax.devices("cpu")[:2], **options)
-    told, run = fakes.take(experiment.iterate(new_run(experiment)), 3)
+    told, run = fakes.take(experiment.run(new_run(experiment)), 3)
     assert np.isfinite([x["train/loss"] for _, x in told]).all()
     assert len(run.replay.weights.sharding.device_set) == 2
     assert told[-1][0] == Counters(3, 48, 48, 6)
@@ -361,7 +358,7 @@ def test_an_iteration_is_about_as_long_as_one_that_acts(preset):
     """And takes whole rows of each lane. Planted bug seen: rounded down, to no update at all."""
     name, arg, *ratio = preset
     config = config_of(name, arg, **{"replay.rows_per_update": ratio[0]} if ratio else {})
-    updates, rows = stored.iteration_size(config)
+    updates, rows = offline.iteration_size(config)
     assert (updates, rows) == _SIZES[preset]
     assert updates * config.replay.rows_per_update == rows * config.env.num_envs
 
@@ -381,7 +378,7 @@ def _write(path, spec, seed=0):
 
 def _refused(config, folder, **options):
     with pytest.raises(BadInputError) as error:
-        train.train(config, folder, **options)
+        processes.train(config, folder, **options)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -413,7 +410,7 @@ def test_a_run_goes_on_with_its_own_data_only(learned, recorded, played, tmp_pat
     other = _write(tmp_path / "data", _SPEC)
     assert "learns from other data" in _refused(_config(), learned, data=str(other))
     assert "learns from data" in _refused(_config(), learned)
-    online = workdirs.read_config(played[0])
+    online = runs.read_config(played[0])
     assert "learns from environments" in _refused(online, played[0], data=str(recorded))
 
 
@@ -463,7 +460,7 @@ def test_bad_input_is_one_line_and_exit_code_78(played, recorded, tmp_path):
     DAMAGE["flipped byte"][0](bad)
     cases = {
         "chunk-000001.npz is damaged": (
-            "unplugged", "--config=configs/cartpole.py:on_device", f"--data={bad}",
+            "train", "--config=configs/cartpole.py:on_device", f"--data={bad}",
             f"--workdir={tmp_path / 'run'}",
         ),
         "is there and not empty": ("record", f"--workdir={played[0]}", f"--out={recorded}"),

@@ -7,16 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import assemble
 import fakes
-from intervals import Interval
 from muzero_jax import acting, codecs, errors, targets
+from muzero_jax.config import build
+from muzero_jax.training import multihost
+from muzero_jax.training.supports import Supports
+from muzero_jax.training.timing import Interval
 from muzero_jax.types import Codecs, Counters
-import peers
 from presets import config_of
 import processes
-from supports import Supports
-import train
 
 
 @pytest.mark.parametrize("transform", ["identity", "muzero"])
@@ -102,7 +101,7 @@ def test_rewards_that_all_lie_outside_are_refused(length):
 def test_each_head_is_warned_of_once_with_the_range_of_the_replay(monkeypatch):
     """Rewards -1 and 3, learned as a tenth; returns of one step are the same, as values are 0."""
     told = []
-    monkeypatch.setattr(peers, "tell", told.append)
+    monkeypatch.setattr(multihost, "print_once", told.append)
     rewards = np.where(np.arange(64) % 2, -10.0, 30.0)
     rewards[-1] = 1000.0  # Not learned yet: its row has no future.
     run, supports, interval = _run(rewards), _supports(-1.0, 1.0, -0.5, 9.0), Interval(Counters())
@@ -122,17 +121,17 @@ def test_each_head_is_warned_of_once_with_the_range_of_the_replay(monkeypatch):
     assert "range from -1 to 100;" in told[1]
 
 
-def test_a_run_whose_rewards_do_not_fit_is_refused_before_it_is_saved(tmp_path, monkeypatch):
+def test_a_run_whose_rewards_do_not_fit_is_refused_before_it_is_saved(tmp_path):
     """CartPole's rewards are 1, the support ends at 0.5."""
     config = config_of(
         "cartpole", "on_device",
         **processes.TINY_CONTROL | {"env.num_groups": 1, "codec.reward.high": 0.5},
     )
-    experiment = assemble.build(config)
-    add = jax.jit(experiment.parts.replay.add)
+    experiment = build.experiment(config)
+    add = jax.jit(experiment.replay.add)
 
     def iterate(run):
-        rows = jax.tree.map(lambda x: jnp.zeros((4, 16, *x.shape), x.dtype), experiment.parts.row)
+        rows = jax.tree.map(lambda x: jnp.zeros((4, 16, *x.shape), x.dtype), experiment.agent.row)
         rows = rows.replace(reward=rows.reward + 1, discount=rows.discount + 1)
         for _ in range(3):
             replay = add(run.replay, 0, rows)
@@ -142,9 +141,8 @@ def test_a_run_whose_rewards_do_not_fit_is_refused_before_it_is_saved(tmp_path, 
             run = run.replace(replay=replay, counters=counters)
             yield run, {"train/skipped_in_a_row": 0.0}
 
-    monkeypatch.setattr(assemble, "build", lambda *_: experiment._replace(iterate=iterate))
     with pytest.raises(errors.BadInputError, match=r"^codec\.reward\.high: all 64 rewards"):
-        train.train(config, tmp_path / "run")
+        processes.train(config, tmp_path / "run", experiment=experiment._replace(run=iterate))
     assert not [*(tmp_path / "run" / "checkpoints").glob("[0-9]*")]
 
 

@@ -7,16 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import assemble
 import fakes
 from muzero_jax import learner, metrics, types, value_error
+from muzero_jax.config import build
 from muzero_jax.errors import ArgumentError
 from muzero_jax.search import gumbel
+from muzero_jax.training.saving import newest_params
 from presets import config_of
 import processes
-from saved_params import newest_params
 from test_learner import sample_of
-import train
 from worlds import CODECS, WORLD_NETWORK, explore, history_of, make_world
 
 KEY = jax.random.key(0)
@@ -127,8 +126,8 @@ def test_a_run_keeps_it_over_a_resume_and_among_its_parameters(tmp_path):
     for name, stretches in (("at once", (300,)), ("resumed", (150, 300))):
         for env_steps in stretches:
             config = config_of("cartpole", "on_device", **fields | {"total_env_steps": env_steps})
-            train.train(config, tmp_path / name)
-        network = assemble.build(config).parts.network
+            processes.train(config, tmp_path / name)
+        network = build.experiment(config).agent.network
         _, params, _ = newest_params(tmp_path / name, jax.eval_shape(network.init, KEY))
         kept.append(params)
     fakes.assert_trees_equal(*kept)

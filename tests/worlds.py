@@ -17,12 +17,12 @@ IDENTITY = codecs_lib.identity_codec()
 CODECS = types.Codecs(value=IDENTITY, reward=IDENTITY)
 
 
-def explore(temperature=0.0, noise_scale=0.0, random_move=0.0, noise_spread=0.0):
+def explore(temperature=0.0, noise_scale=0.0, random_move=0.0, spread=0.0):
     return types.Explore(
         temperature=jnp.float32(temperature),
         noise_scale=jnp.float32(noise_scale),
         random_move=jnp.float32(random_move),
-        noise_spread=jnp.float32(noise_spread),
+        spread=jnp.float32(spread),
     )
 
 

@@ -76,7 +76,8 @@ class DatasetInfo:
 
 
 class Dataset(NamedTuple):
-    """An opened dataset; `identity` is the SHA-256 of `dataset.json`, which has those of all."""
+    """An opened dataset; `identity` is the SHA-256 of `dataset.json`, which has those of all else.
+    """
 
     path: Path
     info: DatasetInfo

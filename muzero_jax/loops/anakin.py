@@ -44,8 +44,15 @@ def init_anakin_carry(spec: EnvSpec, num_envs: int, history_steps: int) -> Anaki
     )
 
 
-def anakin(
-    run: RunState,
+Loop = Callable[[RunState], Iterator[tuple[RunState, dict[str, Any]]]]
+
+
+def anakin(run: RunState, **options: Any) -> Iterator[tuple[RunState, dict[str, Any]]]:
+    """The loop of `make_anakin(**options)` from `run` on."""
+    return make_anakin(**options)(run)
+
+
+def make_anakin(
     *,
     rollout: Callable[..., Any],
     replay: Replay,
@@ -56,17 +63,15 @@ def anakin(
     rows_per_update: int,
     steps_per_iteration: int,
     mesh: Mesh | None = None,
-) -> Iterator[tuple[RunState, dict[str, Any]]]:
-    """Yields `(run, metrics)` after every iteration, for ever (Podracer, Hessel et al. 2021).
+) -> Loop:
+    """A loop of one compiled program (Podracer, Hessel et al. 2021).
 
     An iteration is one program: act `steps_per_iteration` (T) steps in all E environments, store
     them, run the updates that have become due. It is written for one shard and runs on every
-    device of the mesh with that device's share of the environments and of the replay.
+    device of the mesh with that device's share of the environments and of the replay. All runs of
+    the loop share it.
 
     Args:
-      run: where to start; `run.acting` is an `AnakinCarry`. Its buffers are donated, and so are
-        those of a yielded run once the next is asked for. `run.counters.env_steps` learns of the
-        resets of one iteration during the next, so that the device never waits for the host.
       rollout: from `make_rollout` with T steps.
       replay: takes the rows.
       learn: from `make_learn`, for one shard: with more than one its update averages over the
@@ -78,57 +83,68 @@ def anakin(
       steps_per_iteration: T.
       mesh: from `make_mesh`; None is the first device.
 
+    Returns:
+      `(run) -> ` a generator that yields `(run, metrics)` after every iteration, for ever.
+      `run.acting` is an `AnakinCarry`. The buffers of the run are donated, and so are those of a
+      yielded one once the next is asked for. `run.counters.env_steps` learns of the resets of one
+      iteration during the next, so that the device never waits for the host.
+
     `train/non_finite_rows` of the metrics is how many of an iteration's rows held what is not
     finite, `train/non_finite_reward` and so on how many in each of `finite.FIELDS`.
 
     Raises:
-      ArgumentError: where E·T and the ratio do not divide.
+      ArgumentError: by the generator, where E·T and the ratio do not divide.
     """
-    num_rows = run.timestep.reward.shape[0] * steps_per_iteration
-    check_ratio(num_rows, min_rows=min_rows, rows_per_update=rows_per_update)
     mesh = make_mesh() if mesh is None else mesh
-    run = place(run, mesh)
     state = (WHOLE, SPLIT, SPLIT, SPLIT, SPLIT)
     iteration = make_iteration(rollout, replay, learn, key)
     iterate = jax.jit(
         shard(iteration, mesh, (*state, *4 * [WHOLE]), (*state, WHOLE)),
         donate_argnums=(0, 1, 2, 3, 4),
     )
-    counters = run.counters
-    resets = jnp.sum(run.acting.resets)
-    while True:
-        rows = counters.rows + num_rows
-        due = updates_due(rows, min_rows=min_rows, rows_per_update=rows_per_update)
-        train, replay_state, env, timestep, acting, metrics = iterate(
-            run.train,
-            run.replay,
-            run.env,
-            run.timestep,
-            run.acting,
-            explore_at(counters.updates),
-            split_count(counters.iteration),
-            split_count(counters.updates),
-            np.int32(due - counters.updates),
-        )
-        # Waits for the iteration before, while the device is busy with this one.
-        resets_told = np.uint32((counters.rows - counters.env_steps) & 0xFFFFFFFF)
-        newly_told = fetch(resets) - resets_told  # Uint32, right even where the sum has wrapped.
-        resets = metrics.pop("resets")
-        counters = counters._replace(
-            iteration=counters.iteration + 1,
-            env_steps=counters.env_steps + num_rows - int(newly_told),
-            rows=rows,
-            updates=due,
-        )
-        run = RunState(
-            train=train,
-            replay=replay_state,
-            env=env,
-            timestep=timestep,
-            acting=acting,
-            counters=counters,
-        )
-        yield run, {f"train/{name}": x for name, x in metrics.items()}
+
+    def loop(run: RunState) -> Iterator[tuple[RunState, dict[str, Any]]]:
+        num_rows = run.timestep.reward.shape[0] * steps_per_iteration
+        check_ratio(num_rows, min_rows=min_rows, rows_per_update=rows_per_update)
+        run = place(run, mesh)
+        counters = run.counters
+        resets = jnp.sum(run.acting.resets)
+        while True:
+            rows = counters.rows + num_rows
+            due = updates_due(rows, min_rows=min_rows, rows_per_update=rows_per_update)
+            train, replay_state, env, timestep, acting, metrics = iterate(
+                run.train,
+                run.replay,
+                run.env,
+                run.timestep,
+                run.acting,
+                explore_at(counters.updates),
+                split_count(counters.iteration),
+                split_count(counters.updates),
+                np.int32(due - counters.updates),
+            )
+            # Waits for the iteration before, while the device is busy with this one.
+            resets_told = np.uint32((counters.rows - counters.env_steps) & 0xFFFFFFFF)
+            # Uint32, right even where the sum has wrapped.
+            newly_told = fetch(resets) - resets_told
+            resets = metrics.pop("resets")
+            counters = counters._replace(
+                iteration=counters.iteration + 1,
+                env_steps=counters.env_steps + num_rows - int(newly_told),
+                rows=rows,
+                updates=due,
+            )
+            run = RunState(
+                train=train,
+                replay=replay_state,
+                env=env,
+                timestep=timestep,
+                acting=acting,
+                counters=counters,
+            )
+            yield run, {f"train/{name}": x for name, x in metrics.items()}
+
+    return loop
 
 
 def make_iteration(rollout, replay: Replay, learn, key: chex.PRNGKey) -> Callable[..., Any]:

@@ -1,5 +1,6 @@
 from .common import (
     choose_action,
+    exploring_shares,
     legal_actions,
     make_recurrent_fn,
     noise_scales,
@@ -14,6 +15,7 @@ from .uct import make_uct_search
 __all__ = [
     "choose_action",
     "draw_dirichlet",
+    "exploring_shares",
     "legal_actions",
     "make_gumbel_plan",
     "make_gumbel_search",

@@ -42,15 +42,20 @@ def make_recurrent_fn(network: Network, codecs: Codecs, *, signed_discount: floa
     return recurrent_fn
 
 
-def noise_scales(explore: Explore, batch_size: int) -> Array:
-    """The scale of the root noise of each environment, `[B, 1]`, by `Explore.noise_spread`.
+def exploring_shares(explore: Explore, batch_size: int) -> Array:
+    """The share of all exploration that each environment has, `[B]`, by `Explore.spread`.
 
     Actors that explore to different degrees learn more from one replay than equal ones (Horgan et
     al. 2018, Ape-X, section 4): the quiet ones show what the policy is worth, the noisy ones what
     it has not tried.
     """
-    position = jnp.arange(1, batch_size + 1, dtype=jnp.float32)[:, None] / batch_size
-    return explore.noise_scale * position**explore.noise_spread
+    position = jnp.arange(1, batch_size + 1, dtype=jnp.float32) / batch_size
+    return position**explore.spread
+
+
+def noise_scales(explore: Explore, batch_size: int) -> Array:
+    """The scale of the root noise of each environment, `[B, 1]`."""
+    return explore.noise_scale * exploring_shares(explore, batch_size)[:, None]
 
 
 def search_value(tree: mctx.Tree, policy: Array) -> Array:
@@ -86,8 +91,8 @@ def choose_action(
     """The action to execute `[B]` and whether it explored `[B]`: the search's choice, or a draw.
 
     With a temperature τ > 0 it is drawn from `policy` `[B, A]` to the power 1/τ (MuZero appendix
-    D); with probability `random_move` a uniform legal action takes its place, which explored
-    where it is another one.
+    D); with probability `random_move`, by `spread`, a uniform legal action takes its place, which
+    explored where it is another one.
     """
     draw_key, random_key, coin_key = jax.random.split(key, 3)
     legal = legal_actions(invalid_actions, policy.shape)
@@ -96,7 +101,8 @@ def choose_action(
     drawn = jax.random.categorical(draw_key, jnp.where(legal, logits, -jnp.inf))
     action = jnp.where(explore.temperature > 0, drawn, greedy)
     uniform = jax.random.categorical(random_key, jnp.where(legal, 0.0, -jnp.inf))
-    coin = jax.random.uniform(coin_key, action.shape) < explore.random_move
+    random_move = explore.random_move * exploring_shares(explore, action.shape[0])
+    coin = jax.random.uniform(coin_key, action.shape) < random_move
     return jnp.where(coin, uniform, action).astype(jnp.int32), coin & (uniform != action)
 
 

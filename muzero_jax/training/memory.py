@@ -1,4 +1,4 @@
-"""What a run will need in memory, told and checked before anything is compiled or allocated."""
+"""What a run will need in memory, checked before anything is compiled or allocated."""
 
 import functools
 import math
@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend import core
 
-import assemble
-from fields import ON_DEVICE
 from muzero_jax import acting, errors, mesh
+from muzero_jax.training.experiment import Agent, Experiment
 
 GIB = 2**30
 
@@ -50,24 +49,23 @@ class Budget(NamedTuple):
         return f"memory: {parts}; at most {_size(self.peak)} at a time"
 
 
-def estimate(config, experiment: assemble.Experiment) -> Budget:
+def estimate(experiment: Experiment) -> Budget:
     """The budget of an experiment; its programs are traced, never compiled."""
-    parts = experiment.parts
-    run = jax.eval_shape(experiment.fresh)
+    agent = experiment.agent
+    run = jax.eval_shape(experiment.init)
     shards = experiment.mesh.size
-    group_size = config.env.num_envs // config.env.num_groups // shards
-    act, tree = _act(config, parts, run.train.params, group_size)
-    carry = functools.partial(acting.init_carry, parts.spec, 1, config.network.history_steps)
+    act, tree = _act(agent, run.train.params, experiment.acting_batch)
+    carry = functools.partial(acting.init_carry, agent.spec, 1, agent.window.history)
     held = num_bytes(jax.eval_shape(carry))  # An evaluation has histories of its own.
-    evaluate = config.evaluation.num_envs * (act // group_size + held)
-    if experiment.data is not None:  # Nobody acts, but in evaluations.
+    evaluate = experiment.scoring_batch * (act // experiment.acting_batch + held)
+    if experiment.data is not None:  # It acts in evaluations alone.
         act = tree = 0
-    elif config.env.suite in ON_DEVICE:  # A rollout is stored as a whole.
-        new_rows = config.loop.steps_per_iteration
-        act += num_bytes(run.replay) // shards * new_rows // config.replay.rows_per_env
+    else:  # A rollout is stored as a whole.
+        rows_per_env = run.replay.weights.shape[1]
+        act += num_bytes(run.replay) // shards * experiment.rows_at_once // rows_per_env
     replay, train = num_bytes(run.replay) // shards, num_bytes(run.train)
     rest = num_bytes((run.acting, run.env, run.timestep)) // shards
-    learn = mesh.shard_learn(parts.learn, experiment.mesh)
+    learn = mesh.shard_learn(experiment.learn, experiment.mesh)
     return Budget(
         replay=replay,
         train=train,
@@ -134,17 +132,17 @@ def _free_host_bytes() -> int | None:
     return min(found, default=None)
 
 
-def _act(config, parts: assemble.Parts, params, num_envs: int) -> tuple[int, int]:
+def _act(agent: Agent, params, num_envs: int) -> tuple[int, int]:
     """(bytes while a batch is searched, bytes of its tree)."""
-    spec, history_steps = parts.spec, config.network.history_steps
+    spec, history_steps = agent.spec, agent.window.history
     carry = jax.eval_shape(lambda: acting.init_carry(spec, num_envs, history_steps))
-    timestep = jax.eval_shape(lambda: acting.blank_timestep(spec, num_envs, masked=parts.masked))
+    timestep = jax.eval_shape(lambda: acting.blank_timestep(spec, num_envs, masked=agent.masked))
     explore = acting.NO_EXPLORATION
-    program = functools.partial(acting.act, parts.search)
+    program = functools.partial(acting.act, agent.search)
     jaxpr = jax.make_jaxpr(program)(params, _key(), carry, timestep, explore).jaxpr
     history = carry.history
-    embedding = jax.eval_shape(parts.network.initial_inference, params, history).embedding
-    nodes = config.search.num_simulations + 1
+    embedding = jax.eval_shape(agent.network.initial_inference, params, history).embedding
+    nodes = agent.num_simulations + 1
     # Five numbers of each node and six of each of its edges (mctx.Tree).
     numbers = 4 * num_envs * (5 + 6 * spec.num_actions)
     tree = nodes * (num_bytes(embedding) + numbers)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from muzero_jax.errors import ArgumentError
+from muzero_jax.evaluation.matches import MatchPlayer
 
 GAMES = ("tic_tac_toe",)
 _LINES = ((0, 1, 2), (3, 4, 5), (6, 7, 8), (0, 3, 6), (1, 4, 7), (2, 5, 8), (0, 4, 8), (2, 4, 6))
@@ -41,8 +42,6 @@ def make_choose(game: str) -> Callable[..., jax.Array]:
 
 def make_player(game: str):
     """The same as a `MatchPlayer`, which remembers nothing and takes any params."""
-    from muzero_jax.evaluation.matches import MatchPlayer
-
     return MatchPlayer(
         init=lambda params, num_games: (),
         observe=lambda carry, timestep, action: carry,

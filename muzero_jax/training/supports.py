@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from intervals import Interval
 from muzero_jax import codecs, errors, finite
 from muzero_jax.replay import ReplayState
+from muzero_jax.training import multihost
+from muzero_jax.training.experiment import Agent
+from muzero_jax.training.timing import Interval
 from muzero_jax.types import Array, Codec, RunState, Transition
-from parts import Parts
-import peers
 
 _ADVICE = "set codec.{0}.low and codec.{0}.high, which are numbers after codec.{0}.transform"
 
@@ -22,11 +22,11 @@ _ADVICE = "set codec.{0}.low and codec.{0}.high, which are numbers after codec.{
 class Supports:
     """Refuses a run whose rewards are all outside, and warns once of each head's targets."""
 
-    def __init__(self, parts: Parts):
-        self._codecs = parts.codecs
+    def __init__(self, agent: Agent):
+        self._codecs = agent.codecs
         self._ranges = {
-            "reward": jax.jit(lambda ring: _reward_range(ring, parts)),
-            "value": jax.jit(lambda ring: _return_range(ring, parts)),
+            "reward": jax.jit(lambda ring: _reward_range(ring, agent)),
+            "value": jax.jit(lambda ring: _return_range(ring, agent)),
         }
         self._warmed_up = False
         self._told: dict[str, bool] = {}  # Of each head to be warned of: whether it was.
@@ -52,7 +52,7 @@ class Supports:
             with interval.paused():
                 support = getattr(self._codecs, head)
                 low, high, *_ = map(float, jax.device_get(self._ranges[head](run.replay)))
-                peers.tell(
+                multihost.print_once(
                     f"warning: {_sides(head, support, low, high)}: some {head} targets lie outside"
                     f" the support, which holds {support.low:.4g} to {support.high:.4g}, and are"
                     f" learned as its edge; those of the replay range from {low:.4g} to {high:.4g};"
@@ -77,26 +77,26 @@ def _sides(head: str, support: Codec, low: float, high: float) -> str:
     return " and ".join(f"codec.{head}.{side}" for side, x in wrong.items() if x) or f"codec.{head}"
 
 
-def _reward_range(ring: ReplayState, parts: Parts) -> tuple[Array, Array, Array, Array]:
+def _reward_range(ring: ReplayState, agent: Agent) -> tuple[Array, Array, Array, Array]:
     """Least and greatest reward as it is learned, how many there are, how many lie outside."""
     rows = ring.rows
     written = jnp.arange(rows.reward.shape[1]) < ring.filled[:, None]
     # The rows of next-step resets bring no reward, nor do an environment's first row and padding.
     before = jnp.roll(rows.last | ~written, 1, axis=1)
     real = written & ~(rows.first & before) & ~finite.is_marked(rows.discount)
-    reward = rows.reward if parts.reward_transform is None else parts.reward_transform(rows.reward)
-    outside = codecs.outside(parts.codecs.reward, reward) & real
+    reward = rows.reward if agent.reward_transform is None else agent.reward_transform(rows.reward)
+    outside = codecs.outside(agent.codecs.reward, reward) & real
     return *_range(reward, real), jnp.sum(real), jnp.sum(outside)
 
 
-def _return_range(ring: ReplayState, parts: Parts) -> tuple[Array, Array]:
+def _return_range(ring: ReplayState, agent: Agent) -> tuple[Array, Array]:
     """Least and greatest n-step return of the rows that can be drawn, from stored values."""
     steps = ring.weights.shape[1]
     order = (ring.cursor[:, None] + jnp.arange(steps)) % steps  # The oldest row first.
     names = ("reward", "discount", "first", "last", "value", "explored")
     scalars = {name: jnp.take_along_axis(getattr(ring.rows, name), order, 1) for name in names}
     others = dict.fromkeys(Transition.__dataclass_fields__.keys() - scalars.keys())
-    returns = jax.vmap(parts.stored_returns)(Transition(**scalars, **others))
+    returns = jax.vmap(agent.stored_returns)(Transition(**scalars, **others))
     drawable = jnp.take_along_axis(ring.weights, order, 1)[:, : returns.shape[1]] > 0
     return _range(returns, drawable)
 

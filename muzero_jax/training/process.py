@@ -4,8 +4,9 @@ SIGTERM, SIGINT (Ctrl-C), SIGHUP (no terminal), SIGUSR1 and SIGUSR2 (warnings of
 are taken note of by a thread, because Python itself looks at signals only between two of its own
 steps, and one compilation can last longer than a scheduler's patience.
 While there is nothing to save the thread ends the process at once. After `hold` the run is asked:
-it looks at `asked`, saves and leaves by itself. A second signal ends it without a save; after
-`settle`, when all is saved, any signal ends it at once with the exit code that it would have had.
+it looks at `preemption_requested`, saves and leaves by itself. A second signal ends it without a
+save; after `settle`, when all is saved, any signal ends it at once with the exit code that it would
+have had.
 
 A process that gets nowhere, because a peer or a device is stuck, ends by itself too: see
 `expect_progress`.
@@ -34,7 +35,7 @@ _settled: list[int] = []  # The exit code, once nothing is left to save.
 _deadline: list[float] = []  # When the watchdog loses its patience; empty: never.
 
 
-def listen() -> None:
+def install_handlers() -> None:
     """Begins to take note of signals; called once, by the main thread."""
     faulthandler.enable()  # Stacks, too, where a library ends the process by a fatal signal.
     reading, writing = os.pipe()
@@ -49,8 +50,9 @@ def listen() -> None:
 
 
 def hold() -> None:
-    """From now on there is work to save: the caller looks at `asked`."""
+    """From now on there is work to save: the caller looks at `preemption_requested`."""
     with _lock:
+        _settled.clear()  # Of a run before, in the same process.
         _held.set()
 
 
@@ -67,7 +69,7 @@ def end(code: int) -> NoReturn:
     sys.exit(code)
 
 
-def asked() -> bool:
+def preemption_requested() -> bool:
     """Whether the process has been asked to save and leave."""
     return _asked.is_set()
 
@@ -90,7 +92,9 @@ def _watch_progress() -> None:
         with _lock:
             late = time.monotonic() - _deadline[0]
         if late > 0:
-            say("error: no progress, a device or another process is stuck; all stacks follow")
+            log_stderr(
+                "error: no progress, a device or another process is stuck; all stacks follow"
+            )
             with contextlib.suppress(OSError, ValueError):
                 faulthandler.dump_traceback(all_threads=True)
             give_up()
@@ -101,7 +105,7 @@ def give_up() -> NoReturn:
     os._exit(_settled[0] if _settled else errors.NO_PROGRESS)
 
 
-def say(text: str) -> None:
+def log_stderr(text: str) -> None:
     """Tells people one line on standard error, if anyone can be told."""
     # Not `print`: the main thread may be held up inside it, or the disk of a log be full.
     with contextlib.suppress(OSError):
@@ -117,15 +121,15 @@ def _watch(reading: int) -> None:
         name, now = signal.Signals(number).name, time.monotonic()
         with _lock:
             if not _held.is_set():
-                say(f"{name}: nothing to save yet, leaving")
+                log_stderr(f"{name}: nothing to save yet, leaving")
                 os._exit(errors.PREEMPTED)
             if _settled:
-                say(f"{name}: all is saved, leaving")
+                log_stderr(f"{name}: all is saved, leaving")
                 os._exit(_settled[0])
             _asked.set()
         if first is None:
             first = now
-            say(f"{name}: saving, then leaving; once more leaves without a save")
+            log_stderr(f"{name}: saving, then leaving; once more leaves without a save")
         elif now - first >= _SAME_REQUEST_SECONDS:
-            say(f"{name} again: leaving without a save")
+            log_stderr(f"{name} again: leaving without a save")
             os._exit(128 + number)

@@ -7,16 +7,18 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from muzero_jax import learner
+from muzero_jax.assembly import make_ring
 from muzero_jax.data import lanes
 from muzero_jax.data.dataset import Dataset, check_spec
 from muzero_jax.errors import ArgumentError, DatasetError
 from muzero_jax.loops.unplugged import unplugged
+from muzero_jax.training.experiment import Agent, Experiment
 from muzero_jax.types import Counters, RunState
-from parts import Parts, make_parts
 
 
-def unplug(experiment, config, data: Dataset):
-    """`assemble.Experiment` of the same config whose `fresh` and `iterate` act nowhere.
+def unplug(experiment: Experiment, config, data: Dataset) -> Experiment:
+    """The experiment of the same config whose `init` and `run` act nowhere.
 
     A dataset of no more rows than the config's ring has lies in the ring as a whole, which is then
     as long as that takes; a larger one streams through the ring of the config.
@@ -31,27 +33,32 @@ def unplug(experiment, config, data: Dataset):
             "targets.shorten_every_updates must be None for learning from stored data: when their"
             f" rows were made is not known (got {config.targets.shorten_every_updates})"
         )
-    spec, masked = experiment.parts.spec, experiment.parts.masked
+    spec, masked = experiment.agent.spec, experiment.agent.masked
     check_spec(data, spec, masked=masked)
     searched = _reads_search(config)
     if searched:
-        _check_search(data, experiment.parts, config)
+        _check_search(data, experiment.agent, config)
     updates, block_rows = iteration_size(config)
     plan = _plan(config, data, block_rows, experiment.mesh.size)
-    ring_config = config.copy_and_resolve_references()
-    ring_config.replay.rows_per_env = plan.rows_per_env
-    parts = make_parts(
-        ring_config,
-        spec,
-        masked=masked,
-        num_shards=experiment.mesh.size,
-        initial_priority=_one_for_all(config.targets.bootstrap_steps),
+    # Stored values come from another network, so every row starts with the same priority.
+    bootstrap_steps = config.targets.bootstrap_steps
+    agent = experiment.agent._replace(
+        initial_priority=lambda rows: jnp.ones(rows.reward.shape[0] - bootstrap_steps)
     )
+    ring = make_ring(
+        agent,
+        num_envs=config.env.num_envs,
+        rows_per_env=plan.rows_per_env,
+        priority_exponent=config.replay.priority_exponent,
+        priority_floor=config.replay.priority_floor,
+    )
+    learn = learner.make_learn(ring, agent.update, batch_size=experiment.batch_size)
+    init_key = jax.random.split(jax.random.key(config.seed), 3)[0]
 
-    def fresh() -> RunState:
+    def init() -> RunState:
         return RunState(
-            train=parts.init_train(),
-            replay=parts.replay.init(),
+            train=agent.init_train(init_key),
+            replay=ring.init(),
             env=None,
             timestep=None,
             acting=None,
@@ -62,24 +69,26 @@ def unplug(experiment, config, data: Dataset):
     blocks = functools.partial(
         lanes.read_blocks,
         plan.dealt,
-        parts.row,
+        agent.row,
         own=range(jax.process_index() * own_size, (jax.process_index() + 1) * own_size),
         searched=searched,
     )
-    iterate = functools.partial(
+    run = functools.partial(
         unplugged,
         blocks=blocks,
         blocks_at_first=plan.blocks_at_first,
         num_blocks=plan.dealt.num_blocks,
         streams=plan.streams,
-        replay=parts.replay,
-        learn=parts.learn,
-        key=parts.run_key,
+        replay=ring,
+        learn=learn,
+        key=experiment.key,
         rows_per_update=config.replay.rows_per_update,
         updates_per_iteration=updates,
         mesh=experiment.mesh,
     )
-    return experiment._replace(parts=parts, fresh=fresh, iterate=iterate, data=data)
+    return experiment._replace(
+        agent=agent, replay=ring, learn=learn, init=init, run=run, data=data.identity
+    )
 
 
 class _Plan(NamedTuple):
@@ -130,11 +139,6 @@ def iteration_size(config) -> tuple[int, int]:
     return updates, updates * ratio // num_envs
 
 
-def _one_for_all(bootstrap_steps: int):
-    """What is stored beside a row has been searched by another network: it says nothing here."""
-    return lambda rows: jnp.ones(rows.reward.shape[0] - bootstrap_steps)
-
-
 def _reads_search(config) -> bool:
     """Whether learning reads stored policies, or stored values."""
     again = config.reanalyse
@@ -142,8 +146,8 @@ def _reads_search(config) -> bool:
     return again.fraction < 1.0 or old_values
 
 
-def _check_search(data: Dataset, parts: Parts, config) -> None:
-    wanted = tuple((x.shape, x.dtype.name) for x in jax.tree.leaves(parts.row.policy))
+def _check_search(data: Dataset, agent: Agent, config) -> None:
+    wanted = tuple((x.shape, x.dtype.name) for x in jax.tree.leaves(agent.row.policy))
     if data.info.policy != wanted:
         raise DatasetError(
             f"{data.path}: its policies are {data.info.policy}, those of search.kind"

@@ -18,10 +18,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 import numpy as np
 
-import heartbeat
-import lifetime
 from muzero_jax import errors
 from muzero_jax.mesh import WHOLE, put_rows, sum_over_processes
+from muzero_jax.training import heartbeat, process
 
 # The library's own patience with a lost process, whose end is an abort in C++ (code 134): longer
 # than that of `heartbeat`, and within the two minutes that docs/scaling.md gives.
@@ -90,8 +89,8 @@ def _connect(timeout_s: int):
 
 
 def _end(told: str) -> None:
-    lifetime.say(f"error: {told}, see its log; the same command goes on")
-    lifetime.give_up()
+    process.log_stderr(f"error: {told}, see its log; the same command goes on")
+    process.give_up()
 
 
 def leave() -> None:
@@ -107,7 +106,7 @@ def fail() -> None:
 
 
 def _give_up(coordinator: str, num_processes: int | None, timeout_s: int) -> None:
-    lifetime.say(
+    process.log_stderr(
         f"error: --coordinator: {coordinator} cannot be reached, or not all {num_processes or ''}"
         f" processes have come within {timeout_s} s; see that all were started, with the same"
         " --num_processes"
@@ -131,25 +130,25 @@ def _check_flags(coordinator: str | None, num_processes: int | None, process_id:
         )
 
 
-def is_first() -> bool:
+def is_primary() -> bool:
     """Whether this process writes and tells."""
     return jax.process_index() == 0
 
 
-def tell(text: str) -> None:
+def print_once(text: str) -> None:
     """Prints a line, once for all processes."""
-    if is_first():
+    if is_primary():
         print(text, flush=True)
 
 
-def meet() -> None:
+def barrier() -> None:
     """Waits until every process has come here."""
     sum_over_processes([0.0])
 
 
-def of_first(number: float) -> float:
+def of_primary(number: float) -> float:
     """The number that the first process has; every process has to call it."""
-    return float(sum_over_processes([number if is_first() else 0.0])[0])
+    return float(sum_over_processes([number if is_primary() else 0.0])[0])
 
 
 def check_shared(workdir: Path, patience_s: float = 30.0) -> None:
@@ -160,11 +159,11 @@ def check_shared(workdir: Path, patience_s: float = 30.0) -> None:
     Raises:
       BadInputError: in every process, where one does not see the folder that the first one has.
     """
-    end = f":{of_first(os.getpid()):.0f}"
+    end = f":{of_primary(os.getpid()):.0f}"
     give_up = time.monotonic() + patience_s
     while not (seen := _claimed_by(workdir).endswith(end)) and time.monotonic() < give_up:
         time.sleep(0.1)
-    if any_of(not seen)[0]:
+    if any_process(not seen)[0]:
         raise errors.BadInputError(
             f"--workdir: {workdir} is not the run folder of process 0 for every process; give all"
             " of them the same folder, on a file system that they share"
@@ -179,13 +178,13 @@ def _claimed_by(workdir: Path) -> str:
         return ""
 
 
-def any_of(*flags: bool) -> list[bool]:
+def any_process(*flags: bool) -> list[bool]:
     """Of each flag, whether it is set in any process; every process has to call it."""
     return [bool(count) for count in sum_over_processes(np.asarray(flags, np.float64))]
 
 
 class Agreement:
-    """`any_of` for a loop: what is said in one turn is known to all in the next.
+    """`any_process` for a loop: what is said in one turn is known to all in the next.
 
     So the sum is made while the device works, and nobody waits for it.
     """
@@ -195,7 +194,7 @@ class Agreement:
         self._add = jax.jit(lambda x: jnp.sum(x, 0), out_shardings=NamedSharding(mesh, WHOLE))
         self._told = None
 
-    def any_of(self, *flags: bool) -> list[bool]:
+    def any_process(self, *flags: bool) -> list[bool]:
         """The flags of one process at once, of several those of the turn before."""
         if jax.process_count() == 1:
             return list(flags)

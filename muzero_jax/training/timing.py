@@ -1,13 +1,16 @@
-"""Cadences in env steps, and what is told about the time between two lines of metrics."""
+"""Cadences in env steps, and the metrics of the time between two lines of them."""
 
 import contextlib
 import time
 from typing import Any
 
+import jax
 import numpy as np
 
 from muzero_jax import finite
-from muzero_jax.types import Counters
+from muzero_jax.mesh import SPLIT, WHOLE, shard, shard_key
+from muzero_jax.training.experiment import Experiment
+from muzero_jax.types import Counters, RunState
 
 _BAD_ROWS = "train/non_finite_"  # What metrics about rows that are not finite begin with.
 
@@ -18,9 +21,13 @@ def crossed(before: int, after: int, interval: int) -> bool:
 
 
 class Interval:
-    """What happened since the last line of metrics; evaluation and saving do not count as time."""
+    """What happened since the last line of metrics; evaluation and saving do not count as time.
 
-    def __init__(self, counters: Counters):
+    `num_simulations` are those of the search that made each row.
+    """
+
+    def __init__(self, counters: Counters, num_simulations: int = 0):
+        self._num_simulations = num_simulations
         self._restart(counters)
         self._shares: dict[str, float] = {}
 
@@ -75,14 +82,14 @@ class Interval:
             f" more than 1 % are a fault of the {culprit}"
         )
 
-    def take(self, counters: Counters, config) -> dict[str, float]:
-        """The values of one line of metrics; then starts anew."""
+    def take(self, counters: Counters) -> dict[str, float]:
+        """The values of one line of metrics; the next interval begins."""
         old, seconds = self._counters, time.perf_counter() - self._begin - self._paused
         rows = (counters.rows - old.rows) / seconds
         values = self._values | self._shares
         values |= {
             "speed/env_steps_per_s": (counters.env_steps - old.env_steps) / seconds,
-            "speed/simulations_per_s": rows * config.search.num_simulations,
+            "speed/simulations_per_s": rows * self._num_simulations,
             "speed/updates_per_s": (counters.updates - old.updates) / seconds,
             "train/episodes": self._episodes,
         }
@@ -93,3 +100,61 @@ class Interval:
             values["train/return_mean"] = self._return_sum / self._episodes
         self._restart(counters)
         return values
+
+
+_ROUNDS = 3
+
+
+class ReanalyseStopwatch:
+    """Seconds that the searches of one update take, measured once; nothing where it makes none.
+
+    An update is one program, in which a part cannot be timed. So its searches are run once more
+    by themselves, on a batch of the run's own replay: the best of three times.
+
+    Attributes:
+      simulations_per_update: of these searches, on all devices.
+    """
+
+    def __init__(self, experiment: Experiment):
+        self._key = experiment.key
+        self._seconds: float | None = None
+        self._program = None
+        self.simulations_per_update = 0
+        again, mesh = experiment.agent.search_again, experiment.mesh
+        if again is None:
+            return
+        num_examples = again.num_examples(experiment.batch_size)
+
+        def search_again(params, replay_state, key):
+            sample = experiment.replay.sample(replay_state, key, num_examples)
+            return again.values(params, sample, key)
+
+        run = jax.eval_shape(experiment.init)
+        shard_state = jax.eval_shape(experiment.replay.init)
+        searched = jax.eval_shape(search_again, run.train.params, shard_state, self._key)
+        self.simulations_per_update = searched.size * mesh.size * again.num_simulations
+
+        def of_shard(params, replay_state, key):
+            return search_again(params, replay_state, shard_key(key))
+
+        self._program = jax.jit(shard(of_shard, mesh, (WHOLE, SPLIT, WHOLE), SPLIT))
+
+    def look(self, run: RunState, interval: Interval) -> None:
+        """Measures after the first update; that is no training time."""
+        if self._program is None or self._seconds is not None or not run.counters.updates:
+            return
+        with interval.paused():
+            jax.block_until_ready(run.train)
+            self._time(run)  # Compiles.
+            self._seconds = min(self._time(run) for _ in range(_ROUNDS))
+
+    def share(self, updates_per_s: float) -> dict[str, float]:
+        """The metric of an interval with so many updates a second."""
+        if self._seconds is None:
+            return {}
+        return {"speed/share_reanalyse": self._seconds * updates_per_s}
+
+    def _time(self, run: RunState) -> float:
+        begin = time.perf_counter()
+        jax.block_until_ready(self._program(run.train.params, run.replay, self._key))
+        return time.perf_counter() - begin

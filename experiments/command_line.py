@@ -1,4 +1,7 @@
-"""Command lines: flags, and every way to end as one line and an exit code."""
+"""Command lines: flags, and every way to end as one line and an exit code.
+
+Nothing here imports JAX before it is needed: signals are noted and flags refused without it.
+"""
 
 from collections.abc import Callable, Iterator
 import contextlib
@@ -20,9 +23,10 @@ import warnings
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_dict, config_flags
 
-import fields
-import lifetime
+import muzero_jax
 from muzero_jax import errors
+from muzero_jax.config import own_code, runs, schema
+from muzero_jax.training import process, run_folder
 
 
 def define_path(name: str, default: str | None, text: str) -> None:
@@ -40,20 +44,7 @@ class _PathParser(flags.ArgumentParser):
         self._flag = flag
 
     def parse(self, argument: str) -> str:
-        return local_path(argument, self._flag)
-
-
-def local_path(path: str, flag: str) -> str:
-    """The path with `~` expanded.
-
-    Raises:
-      BadInputError: for a URL (`gs://...`), which would be made a folder of that name here.
-    """
-    if re.match(r"[A-Za-z][\w+.-]*://", path):
-        raise errors.BadInputError(
-            f"{flag}: {path} is a URL; give a path of this machine, e.g. of a mounted bucket"
-        )
-    return os.path.expanduser(path)
+        return run_folder.local_path(argument, self._flag)
 
 
 def run(main: Callable[..., Any], *, example: str | None = None, takes_words: bool = False) -> None:
@@ -63,7 +54,7 @@ def run(main: Callable[..., Any], *, example: str | None = None, takes_words: bo
     A script that takes words besides flags is run as `main(words)`.
     """
     _open_standard_streams()
-    lifetime.listen()
+    process.install_handlers()
     _quieten()
     _promote_as_libraries_expect()
     # Tracing makes millions of objects that stay: a sixth of a start went into looking for garbage.
@@ -81,16 +72,16 @@ def run(main: Callable[..., Any], *, example: str | None = None, takes_words: bo
     except errors.Ending as error:
         kind = "" if isinstance(error, errors.PreemptedError) else "error: "
         hint = _other_version() if isinstance(error, errors.BadInputError) else ""
-        lifetime.say(f"{kind}{error}{hint}")
+        process.log_stderr(f"{kind}{error}{hint}")
         if isinstance(error, (errors.StorageError, errors.PeerError)):
             os._exit(error.code)  # The remains of failed saves complain when collected.
-        lifetime.end(error.code)
+        process.end(error.code)
     except OSError as error:
         if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
             raise
-        lifetime.say(f"error: {_flag_of(error.filename)}{error.strerror}: {error.filename}")
-        lifetime.end(errors.BAD_INPUT)
-    lifetime.end(errors.DONE)
+        process.log_stderr(f"error: {_flag_of(error.filename)}{error.strerror}: {error.filename}")
+        process.end(errors.BAD_INPUT)
+    process.end(errors.DONE)
 
 
 def _check_versions() -> None:
@@ -125,11 +116,8 @@ def _other_version() -> str:
     workdir = given.is_parsed() and "workdir" in given and given.workdir
     if not workdir or not os.path.isfile(Path(workdir) / "config.json"):
         return ""
-    import muzero_jax
-    import workdirs
-
     try:
-        version = workdirs.version_of(Path(workdir))
+        version = run_folder.version_of(Path(workdir))
     except errors.BadInputError:
         return ""
     if version == muzero_jax.__version__:
@@ -196,6 +184,7 @@ def _define_flags(example: str) -> None:
         "must: only from a resume point; never: only in a folder without a run.",
     )
     define_path("init_from", None, "Folder of a run; begin with its newest parameters.")
+    define_allow()
     flags.DEFINE_enum(
         "platform", "auto", ["auto", "cpu", "gpu", "tpu"], "Refuse to run on any other."
     )
@@ -212,82 +201,53 @@ def _define_flags(example: str) -> None:
     )
 
 
-# The script that trains each suite of environments.
-SCRIPTS = {
-    "atari": "atari",
-    "procgen": "procgen",
-    "classic": "control",
-    "jax": "control",
-    "board_games": "board_games",
-    "minatar": "minatar",
-}
+def define_allow() -> None:
+    """Defines --allow, for scripts that read the config of a run."""
+    flags.DEFINE_list("allow", [], "Modules of your own that the config of a run may name.")
 
 
-def train(script: str | None, *, data: str | None = None) -> None:
-    """Trains by the flags; refuses the configs that belong to another script (None: no config).
+_config_file: list[Path] = []  # That of --config, once it has been read.
 
-    `data` is the folder of a dataset to learn from, in place of environments.
+
+def checked_config(args) -> tuple[ConfigDict, set[str]]:
+    """The config of the flags, every number of it checked, and the modules that it may name: those
+    of --allow, and all of a config file that the user names.
+
+    Raises:
+      BadInputError: naming the field.
     """
-    args = flags.FLAGS
-    if args.platform == "cpu":
-        os.environ["JAX_PLATFORMS"] = "cpu"
-    # Not at the top: JAX reads its environment when it is imported.
-    import fields
-    import validate
-    import workdirs
-
-    config = args.config
     try:
-        validate.check(config)
-        if data is not None:  # Neither policies nor values of whoever made the data are learned.
-            config.reanalyse.fraction = 1.0
-            config.reanalyse.fresh_values = config.targets.value_source == "search"
-        right = SCRIPTS[config.env.suite]
-        if script is not None and right != script:
-            raise errors.BadInputError(
-                f"--config: env.suite {config.env.suite!r} is trained by experiments/{right}.py"
-            )
-        name = config.env[fields.TASK_FIELDS[config.env.suite]].lower()
+        config, allow = schema.check(args.config), set(args.allow)
+        for path in _config_file:
+            allow |= schema.own_modules(config)
+            own_code.add_beside(path, schema.own_modules(config))
+        return config, allow
     except (AttributeError, LookupError, TypeError, ValueError, OverflowError) as error:
         # Of a config file that is not one of ours, or a number out of all proportion.
         raise errors.BadInputError(
             f"--config: a field is missing or cannot be used: {error}"
         ) from None
-    import peers
-
-    workdirs.check_name(args.workdir)
-    with _together():
-        peers.join(args.coordinator, args.num_processes, args.process_id, args.join_timeout_s)
-        _check_platform(args.platform)
-        now = peers.of_first(float(time.strftime("%Y%m%d%H%M%S")))
-        workdir = workdirs.choose(args.workdir, name, now)
-        import train as driver
-
-        driver.train(
-            config,
-            workdir,
-            resume=args.resume,
-            init_from=args.init_from,
-            devices=_choose_devices(args.devices),
-            watchdog_s=60 * args.watchdog_minutes,
-            data=data,
-        )
 
 
 @contextlib.contextmanager
-def _together() -> Iterator[None]:
-    """Ends one of several processes so that the others know: in good order, or by its own error.
+def devices_of(args) -> Iterator[list]:
+    """The devices that the flags ask for, once the other processes of the run have joined.
 
-    At its usual end a process waits for the others, for minutes, and they might wait for it.
+    On leaving, one of several processes ends so that the others know: in good order, or by its own
+    error. At its usual end a process waits for the others, for minutes, and they might wait for it.
     """
     import jax
 
-    import peers
+    from muzero_jax.training import multihost
 
+    if args.platform == "cpu":
+        jax.config.update("jax_platforms", "cpu")
     try:
-        yield
+        multihost.join(args.coordinator, args.num_processes, args.process_id, args.join_timeout_s)
+        _check_platform(args.platform)
+        yield _choose_devices(args.devices)
     except (errors.NotFiniteError, errors.PreemptedError):  # All of them end so.
-        peers.leave()
+        multihost.leave()
         raise
     except BaseException as error:
         if not jax.distributed.is_initialized():
@@ -296,35 +256,18 @@ def _together() -> Iterator[None]:
             # Where a lost peer is the cause, the heartbeat knows it, and ends this process.
             time.sleep(1.0)
         if isinstance(error, errors.Ending):
-            lifetime.say(f"error: {error}")
+            process.log_stderr(f"error: {error}")
         else:
             traceback.print_exc()
-        peers.fail()
+        multihost.fail()
         os._exit(error.code if isinstance(error, errors.Ending) else 1)
-    peers.leave()
-
-
-def backend() -> str:
-    """The kind of device that JAX finds: "cpu", "gpu", "tpu".
-
-    Raises:
-      BadInputError: where `JAX_PLATFORMS` names one that is not there.
-    """
-    import jax
-
-    try:
-        return jax.default_backend()
-    except (RuntimeError, AssertionError) as error:
-        asked = os.environ.get("JAX_PLATFORMS", "")
-        told = f"JAX_PLATFORMS={asked}: " if asked else ""
-        raise errors.BadInputError(
-            f"--platform: {told}JAX finds no such device{str(error) and f' ({error})'};"
-            " is the extra 'cuda' or 'tpu' installed?"
-        ) from None
+    multihost.leave()
 
 
 def _check_platform(wanted: str) -> None:
-    found = backend()
+    from muzero_jax import mesh
+
+    found = mesh.backend()
     if wanted not in ("auto", found):
         raise errors.BadInputError(
             f"--platform: {wanted} is wanted, JAX finds {found} only;"
@@ -397,7 +340,7 @@ def _unset(config: ConfigDict, words: list[str]) -> list[str]:
 def _optional(config: ConfigDict) -> dict[str, tuple[ConfigDict, str]]:
     """Name -> (group, field) of the fields of this config that may be None."""
     found = {}
-    for name in fields.OPTIONAL:
+    for name in schema.OPTIONAL:
         group, _, field = name.rpartition(".")
         holder = config.get(group) if group else config
         if isinstance(holder, ConfigDict) and field in holder:
@@ -408,11 +351,10 @@ def _optional(config: ConfigDict) -> dict[str, tuple[ConfigDict, str]]:
 def _config(given, example: str) -> ConfigDict:
     """The config of the file that the flags name, or of the run that has to be gone on with."""
     if given.config:
-        config = load_config(given.config)
+        config = runs.load_config(given.config)
+        _config_file.append(Path(given.config.partition(":")[0]))
     elif given.resume == "must" and given.workdir:
-        import workdirs
-
-        config = workdirs.read_config(Path(given.workdir))
+        config = runs.read_config(Path(given.workdir))
     else:
         raise errors.BadInputError(
             f"--config is required, e.g. {example}; or --resume=must with the --workdir of a run,"
@@ -420,48 +362,9 @@ def _config(given, example: str) -> ConfigDict:
         )
     for name, (holder, field) in _optional(config).items():
         if holder[field] is None:  # Which has no type by which a value could be parsed.
-            kind = int if fields.RANGES[name].whole else float
+            kind = int if schema.RANGES[name].whole else float
             holder[field] = config_dict.placeholder(kind)
     return config.lock()
-
-
-def load_config(given: str) -> ConfigDict:
-    """The config that `get_config` of a file makes; `given` is `PATH` or `PATH:VARIANT`.
-
-    Raises:
-      BadInputError: naming the file, where there is none or whatever it raises.
-    """
-    path, colon, variant = local_path(given, "--config").partition(":")
-    try:
-        loader = importlib.machinery.SourceFileLoader("config_file", path)
-        module = importlib.util.module_from_spec(
-            importlib.util.spec_from_loader(loader.name, loader)
-        )
-        loader.exec_module(module)
-        if not hasattr(module, "get_config"):
-            raise errors.BadInputError(f"--config: {path} defines no get_config()")
-        config = module.get_config(variant) if colon else module.get_config()
-    except FileNotFoundError as error:
-        if error.filename != path:
-            raise errors.BadInputError(_raised(given, path, error)) from None
-        raise errors.BadInputError(f"--config: config file not found: {path}") from None
-    except errors.BadInputError:
-        raise
-    except (Exception, SystemExit) as error:  # A config file is a program: it may raise anything.
-        raise errors.BadInputError(_raised(given, path, error)) from None
-    if not isinstance(config, ConfigDict):
-        kind = type(config).__name__
-        raise errors.BadInputError(
-            f"--config: get_config() of {path} returns {kind} and no ConfigDict"
-        )
-    return ConfigDict(config)
-
-
-def _raised(given: str, path: str, error: BaseException) -> str:
-    """One line for what a config file has raised, with the line where."""
-    lines = [x.lineno for x in traceback.extract_tb(error.__traceback__) if x.filename == path]
-    where = f" (line {lines[-1]})" if lines else ""
-    return f"--config: {given}: {type(error).__name__}: {error}{where}"
 
 
 def _explain(error: Exception) -> str:

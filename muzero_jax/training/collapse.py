@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import math
 from typing import Any
 
-import peers
+from muzero_jax.training import multihost
 
 FIRST_EPISODES = 20  # Their mean return stands for random play.
 LINES = 3  # So many lines in a row make a collapse.
@@ -18,6 +18,11 @@ CERTAIN = 0.05  # An entropy below this share of that of the uniform policy is n
 # ones take 25 times as long, and those of all environments may end at the same time.
 SILENCE = 30
 
+_ADVICE = (
+    "raise search.min_value_range, below which differences of Q count as noise,"
+    " search.value_error_scale or explore.random_move"
+)
+
 
 class Collapse:
     """Warns once of each sign of a collapse.
@@ -25,16 +30,14 @@ class Collapse:
     Args:
       num_actions: A.
       num_envs: E, environments that play at the same time.
-      advice: the fields to change, as the end of a sentence.
       before: the lines of metrics of the run so far.
     """
 
     def __init__(
-        self, *, num_actions: int, num_envs: int, advice: str, before: Iterable[dict[str, Any]] = ()
+        self, *, num_actions: int, num_envs: int, before: Iterable[dict[str, Any]] = ()
     ):
         self._uniform = math.log(num_actions)
         self._num_envs = num_envs
-        self._advice = advice
         self._first = {"episodes": 0.0, "returns": 0.0, "env_steps": 0}
         self._certain = 0  # Lines in a row.
         self._ended_at = 0  # Env steps of the newest line in which an episode has ended.
@@ -47,7 +50,7 @@ class Collapse:
         for sign, text in self._signs(record).items():
             if sign not in self._warned:
                 self._warned.add(sign)
-                peers.tell(f"warning: {text}; {self._advice}")
+                multihost.print_once(f"warning: {text}; {_ADVICE}")
 
     def _signs(self, record: dict[str, Any]) -> dict[str, str]:
         """The signs of a collapse after one more line."""

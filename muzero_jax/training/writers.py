@@ -4,16 +4,14 @@ from collections.abc import Callable
 import contextlib
 from pathlib import Path
 
-import lifetime
 from muzero_jax import metrics
-import peers
+from muzero_jax.training import multihost, process
 
 
-def make(config, workdir: Path) -> metrics.Writer:
-    """All that the config asks for, behind one `write`; for all processes but one, nothing."""
-    if not peers.is_first():
+def make(workdir: Path, total_env_steps: int, *, tensorboard: bool) -> metrics.Writer:
+    """The writers of a run behind one `write`; for all processes but one, nothing."""
+    if not multihost.is_primary():
         return metrics.combine()
-    total = config.total_env_steps
     lines, board = workdir / "metrics.jsonl", workdir / "tensorboard"
 
     def make_lines():
@@ -22,9 +20,9 @@ def make(config, workdir: Path) -> metrics.Writer:
 
     made = [
         _forgiving("metrics.jsonl", make_lines, lines),
-        _forgiving("the progress line", lambda: metrics.make_progress_writer(total)),
+        _forgiving("the progress line", lambda: metrics.make_progress_writer(total_env_steps)),
     ]
-    if config.logging.tensorboard:
+    if tensorboard:
         made.append(_forgiving("tensorboard", lambda: metrics.make_tensorboard_writer(board)))
     return metrics.combine(*made)
 
@@ -49,7 +47,7 @@ def _forgiving(
         except OSError as error:
             close()
             if state["works"]:
-                lifetime.say(f"warning: {name} cannot be written: {error}; the run goes on")
+                process.log_stderr(f"warning: {name} cannot be written: {error}; the run goes on")
             state["works"] = False
 
     def close():

@@ -1,21 +1,23 @@
-"""The folder of a run: its config file, its lock, and which changes a resume allows."""
+"""The folder of a run: its `config.json`, its lock, and which changes a resume allows.
 
-from collections.abc import Iterator
+`config.json` describes the run: it holds its config, or for a run made by code the numbers and
+shapes of its experiment, and beside them where its parameters and its data come from.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import fcntl
 import json
 import os
 from pathlib import Path
+import re
 import socket
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
-from ml_collections import ConfigDict
-
-import fields
-import lifetime
 from muzero_jax import errors
+from muzero_jax.training import process
 
-# Fields that may differ when a run is taken up again; a trailing dot means a whole group.
+# Fields of a config that may differ when a run is resumed; a trailing dot means a whole group.
 MAY_CHANGE = (
     "total_env_steps",
     "max_wall_minutes",
@@ -25,6 +27,19 @@ MAY_CHANGE = (
     "checkpoint.",
     "logging.",
 )
+
+
+def local_path(path: str, flag: str) -> str:
+    """The path with `~` expanded.
+
+    Raises:
+      BadInputError: for a URL (`gs://...`), which would be made a folder of that name here.
+    """
+    if re.match(r"[A-Za-z][\w+.-]*://", path):
+        raise errors.BadInputError(
+            f"{flag}: {path} is a URL; give a path of this machine, e.g. of a mounted bucket"
+        )
+    return os.path.expanduser(path)
 
 
 def check_name(workdir: str | None) -> None:
@@ -46,54 +61,76 @@ def choose(workdir: str | None, name: str, now: float) -> Path:
     return Path("runs") / f"{name}-{digits[:8]}-{digits[8:]}"
 
 
-def check(
-    workdir: Path,
-    config,
+class RunFolder(NamedTuple):
+    """A folder in which a run may begin or go on.
+
+    Attributes:
+      path: of the folder.
+      description: of the run, as JSON.
+      init_from: where its first parameters come from, or None: `workdir`, and once it has begun
+        `iteration` and `env_steps` too.
+      data: identity of the dataset that it learns from, or None.
+    """
+
+    path: Path
+    description: dict[str, Any]
+    init_from: dict[str, Any] | None
+    data: str | None
+
+
+def open_folder(
+    path: Path,
+    description: dict[str, Any],
     *,
     resume: str = "auto",
     init_from: str | None = None,
     data: str | None = None,
-) -> dict[str, Any] | None:
-    """Checks that a run with this config may begin or go on in the folder, before any building.
+    may_change: Sequence[str] = MAY_CHANGE,
+    complete: Callable[[dict[str, Any]], dict[str, Any]] = lambda stored: stored,
+) -> RunFolder:
+    """Checks that a run of this description may begin or go on in a folder; changes nothing there.
 
-    `data` is the identity of the dataset that it learns from, or None.
-
-    Returns:
-      Where the run's first parameters come from: as given (`workdir` alone), or as `config.json`
-      tells of a run that has begun; None where they are fresh.
+    Args:
+      path: of the folder.
+      description: of the run, as JSON.
+      resume: "auto"; "must" refuses a folder without a resume point, "never" one with a run.
+      init_from: folder of another run, whose newest parameters a new run begins with.
+      data: identity of the dataset that the run learns from, or None.
+      may_change: names in the description that may differ from those of the run that is there.
+      complete: of a stored description, with the fields that an older version did not write.
 
     Raises:
       BadInputError: naming what is wrong, or the fields that differ.
     """
-    used = _is_used(workdir)
+    used = _is_used(path)
     if resume == "never" and used:
-        raise errors.BadInputError(f"--resume=never: {workdir} holds a run; use another folder")
-    if resume == "must" and not _entries(workdir / "checkpoints"):
-        raise errors.BadInputError(f"--resume=must: no resume point in {workdir}")
-    stored = load(workdir / "config.json") if used else {}
+        raise errors.BadInputError(f"--resume=never: {path} holds a run; use another folder")
+    if resume == "must" and not _entries(path / "checkpoints"):
+        raise errors.BadInputError(f"--resume=must: no resume point in {path}")
+    stored = load(path / "config.json") if used else {}
     origin, former = stored.get("init_from"), stored.get("data")
     if used:
         if former != data:
             learned = "other data" if former and data else "data" if former else "environments"
             raise errors.BadInputError(
-                f"--data: the run in {workdir} learns from {learned}; use another folder"
+                f"--data: the run in {path} learns from {learned}; use another folder"
             )
-        _check_same(workdir, _config_in(stored), json.loads(config.to_json()))
-        # Told early; the lock that lasts is taken by `claim`. Peers look at the same time.
-        _lock(workdir, fcntl.LOCK_SH).close()
+        _check_same(path, complete(described(stored)), description, may_change)
+        # An early refusal; the lock that lasts is taken by `claim`. Processes look side by side.
+        _lock(path, fcntl.LOCK_SH).close()
     before = origin["workdir"] if origin else None
     if init_from is None:
-        return origin
-    begun = bool(_entries(workdir / "checkpoints"))  # Then it is not read again.
+        return RunFolder(path, description, origin, data)
+    begun = bool(_entries(path / "checkpoints"))  # Then it is not read again.
     if not (begun or Path(init_from).is_dir()):
         raise errors.BadInputError(f"--init_from: no folder {init_from}")
     init_from = str(Path(init_from).resolve())
     if used and init_from != before:
         raise errors.BadInputError(
-            f"--init_from: the run in {workdir} began with {before or 'fresh parameters'};"
+            f"--init_from: the run in {path} began with {before or 'fresh parameters'};"
             " use another folder, or leave the flag out"
         )
-    return origin or {"workdir": init_from}
+    return RunFolder(path, description, origin or {"workdir": init_from}, data)
 
 
 def _is_used(workdir: Path) -> bool:
@@ -117,11 +154,13 @@ def _entries(folder: Path) -> list[Path]:
     return [path for path in folder.glob("*") if path.name.isdecimal()]
 
 
-def _check_same(workdir: Path, stored: dict, given: dict) -> None:
+def _check_same(
+    workdir: Path, stored: dict, given: dict, may_change: Sequence[str]
+) -> None:
     differing = [
         f"{name} (was {old}, now {new})"
         for name, old, new in differences(stored, given)
-        if not any(name == x or (x[-1] == "." and name.startswith(x)) for x in MAY_CHANGE)
+        if not any(name == x or (x[-1] == "." and name.startswith(x)) for x in may_change)
     ]
     if differing:
         raise errors.BadInputError(
@@ -131,21 +170,20 @@ def _check_same(workdir: Path, stored: dict, given: dict) -> None:
 
 
 @contextlib.contextmanager
-def claim(
-    workdir: Path, config, *, init_from: dict | None = None, data: str | None = None
-) -> Iterator[None]:
-    """Locks the folder and writes `config.json`, once all of the config has been found to work.
+def claim(folder: RunFolder) -> Iterator[None]:
+    """Locks the folder and writes `config.json`, once the whole run has been found to work.
 
     Raises:
       BadInputError: where the folder cannot be written, or another process has it.
     """
-    import muzero_jax  # Not at the top: it imports JAX, which reads its environment then.
+    import muzero_jax  # Not at the top: it imports this module by its names.
 
+    workdir = folder.path
     unfinished, version = workdir / "config.json.tmp", muzero_jax.__version__
     if (workdir / "config.json").exists():  # What began the run has made it.
         version = version_of(workdir)
-    more = {"init_from": init_from, "data": data, "version": version}
-    content = json.loads(config.to_json()) | {name: x for name, x in more.items() if x}
+    more = {"init_from": folder.init_from, "data": folder.data, "version": version}
+    content = folder.description | {name: x for name, x in more.items() if x}
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -179,7 +217,9 @@ def _lock(workdir: Path, kind: int = fcntl.LOCK_EX) -> IO[str]:
         file.close()
         raise errors.BadInputError(f"--workdir: run dir is in use by {holder}") from None
     except OSError as error:  # Some network file systems know no locks.
-        lifetime.say(f"warning: {workdir} cannot be locked: {error}; see that no other run uses it")
+        process.log_stderr(
+            f"warning: {workdir} cannot be locked: {error}; see that no other run uses it"
+        )
     return file
 
 
@@ -187,37 +227,18 @@ def _unwritable(workdir: Path, error: OSError) -> errors.BadInputError:
     return errors.BadInputError(f"--workdir: {workdir} cannot be written: {error}")
 
 
-def read_config(workdir: Path) -> ConfigDict:
-    """The config of a run; read as data, never executed.
-
-    Raises:
-      BadInputError: where there is none.
-    """
-    path = workdir / "config.json"
-    if not path.exists():
-        raise errors.BadInputError(f"--workdir: no run in {workdir} (config.json is missing)")
-    return ConfigDict(_tuples(_config_in(load(path))))
+# What stands in `config.json` beside the description.
+_BESIDE = ("init_from", "data", "version")
 
 
-# What stands in `config.json` beside the config.
-_NO_FIELDS = ("init_from", "data", "version")
-
-
-def _config_in(stored: dict[str, Any]) -> dict[str, Any]:
-    kept = {name: x for name, x in stored.items() if name not in _NO_FIELDS}
-    return fields.complete(kept)
+def described(stored: dict[str, Any]) -> dict[str, Any]:
+    """The description of a run in the content of its `config.json`."""
+    return {name: x for name, x in stored.items() if name not in _BESIDE}
 
 
 def version_of(workdir: Path) -> str | None:
     """The version of the library that began the run; None where it did not yet write its number."""
     return load(workdir / "config.json").get("version")
-
-
-def _tuples(tree: Any) -> Any:
-    """JSON knows no tuples, and a config no lists."""
-    if isinstance(tree, dict):
-        return {name: _tuples(x) for name, x in tree.items()}
-    return tuple(_tuples(x) for x in tree) if isinstance(tree, list) else tree
 
 
 def learns_from_data(workdir: Path) -> bool:

@@ -5,15 +5,15 @@ import glob
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from launch import local_path
 from muzero_jax import metrics
 from muzero_jax.errors import BadInputError
-import workdirs
+from muzero_jax.training import run_folder
+from muzero_jax.training.run_folder import local_path
 
 MIN_SEEDS = 3  # Fewer get no interval over seeds: two say too little about spread.
 
 # Where two runs may differ and still be seeds of one experiment; a trailing dot means a group.
-_NOT_THE_METHOD = ("seed", "version", "env.game", "env.task", *workdirs.MAY_CHANGE)
+_NOT_THE_METHOD = ("seed", "version", "env.game", "env.task", *run_folder.MAY_CHANGE)
 
 # Fields of `env` that do not change the games that are scored.
 _NOT_THE_GAMES = (
@@ -77,7 +77,7 @@ def read(path: Path) -> Run:
     if not path.exists():
         raise BadInputError(f"{path}: there is no such run folder or file")
     if not path.is_dir():
-        result = workdirs.load(path)
+        result = run_folder.load(path)
         if not {"config", "curve", "score", "env_steps", "protocol"} <= set(result):
             raise BadInputError(f"{path} is no result of benchmarks/learning.py, and no run folder")
         return Run(
@@ -91,7 +91,9 @@ def read(path: Path) -> Run:
     for name in ("config.json", "metrics.jsonl"):
         if not (path / name).exists():
             raise BadInputError(f"{path} is no run folder: {name} is missing")
-    config = workdirs.load(path / "config.json")
+    config = run_folder.load(path / "config.json")
+    if "env" not in config:
+        raise BadInputError(f"{path} has no config: its run was made by code")
     records = metrics.read_jsonl(path / "metrics.jsonl")
     if not records:
         raise BadInputError(f"{path / 'metrics.jsonl'} holds no records yet")

@@ -1,8 +1,0 @@
-"""Trains on a control task: python experiments/control.py --config=configs/cartpole.py"""
-
-import functools
-
-import launch
-
-if __name__ == "__main__":
-    launch.run(functools.partial(launch.train, "control"), example="--config=configs/cartpole.py")

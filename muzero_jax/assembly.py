@@ -1,0 +1,447 @@
+"""Puts parts together: an agent from a network, a search and a loss; an experiment from an agent.
+
+A researcher's own network, loss, search or environment goes in here as a function; configs use the
+same makers. `muzero_jax.training.train` runs what comes out.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+import numpy as np
+import optax
+
+from muzero_jax import acting, learner, losses
+from muzero_jax import targets as target_makers
+from muzero_jax.envs import host, wrappers
+from muzero_jax.errors import ArgumentError
+from muzero_jax.evaluation import matches, scoring
+from muzero_jax.loops.anakin import init_anakin_carry, make_anakin
+from muzero_jax.loops.sebulba import sebulba
+from muzero_jax.mesh import AXIS, SPLIT, make_mesh, shard
+from muzero_jax.replay import make_replay
+from muzero_jax.training.experiment import Agent, Experiment, SearchAgain
+from muzero_jax.types import (
+    Array,
+    Codecs,
+    Counters,
+    Env,
+    EnvSpec,
+    Explore,
+    HostEnv,
+    LossFn,
+    Network,
+    Params,
+    Replay,
+    RunState,
+    SearchFn,
+    TargetFn,
+    Transition,
+    Window,
+)
+
+
+def make_agent(
+    spec: EnvSpec,
+    network: Network,
+    codecs: Codecs,
+    search: SearchFn,
+    *,
+    window: Window,
+    discount: float,
+    masked: bool = False,
+    loss: LossFn | None = None,
+    targets: TargetFn | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+    reward_transform: Callable[[Array], Array] | None = None,
+    explore_at: Callable[[int], Explore] | None = None,
+    initial_priority: Callable[[Transition], Array] | None = None,
+    observed_steps: int | None = None,
+    target_interval_updates: int = 200,
+    importance_exponent: float = 0.4,
+    track: Callable[[Params, Array], Params] | None = None,
+    num_simulations: int = 0,
+    search_again: SearchAgain | None = None,
+) -> Agent:
+    """An agent of these parts; whatever is None is MuZero's own.
+
+    Args:
+      spec: of the environments.
+      network: parameters, embeddings, predictions.
+      codecs: of value and reward.
+      search: what acts.
+      window: S, K and n.
+      discount: γ per step.
+      masked: whether time steps come with `invalid_actions`.
+      loss: `losses.make_loss` by default.
+      targets: `targets.make_targets` from stored policies and values by default.
+      optimizer: AdamW with a learning rate of 1e-3 by default.
+      reward_transform: of rewards before they are learned; None keeps raw rewards. The `targets`
+        that are passed in have to use the same.
+      explore_at: `(attempted updates) -> Explore` while acting; a noise of 1 by default.
+      initial_priority: of new rows; |value - return| by default.
+      observed_steps: frames of a sample; S by default, more where `targets` read observations.
+      target_interval_updates: between copies into the target parameters.
+      importance_exponent: β of prioritised replay.
+      track: as in `learner.make_update`.
+      num_simulations: of one search, for metrics and memory.
+      search_again: the searches that `targets` make, for metrics.
+    """
+    loss = loss or losses.make_loss(
+        network, codecs, history_steps=window.history, unroll_steps=window.unroll
+    )
+    targets = targets or target_makers.make_targets(
+        history_steps=window.history,
+        unroll_steps=window.unroll,
+        bootstrap_steps=window.bootstrap,
+        discount=discount,
+        reward_transform=reward_transform,
+    )
+    optimizer = optimizer or learner.make_optimizer(learning_rate=1e-3)
+    of_returns = dict(
+        bootstrap_steps=window.bootstrap, discount=discount, reward_transform=reward_transform
+    )
+    params = jax.eval_shape(network.init, jax.random.key(0))
+    return Agent(
+        spec=spec,
+        masked=masked,
+        window=window,
+        observed_steps=observed_steps or window.history,
+        network=network,
+        codecs=codecs,
+        search=search,
+        num_simulations=num_simulations,
+        row=acting.example_row(spec, search, params, window.history, masked=masked),
+        loss=loss,
+        update=learner.make_update(
+            targets,
+            loss,
+            optimizer,
+            target_interval_updates=target_interval_updates,
+            importance_exponent=importance_exponent,
+            track=track,
+            axis_name=AXIS,
+        ),
+        reward_transform=reward_transform,
+        stored_returns=target_makers.make_stored_returns(**of_returns),
+        initial_priority=initial_priority
+        or target_makers.make_initial_priority(**of_returns, value=codecs.value),
+        init_train=lambda key: learner.init_train_state(network, optimizer, key),
+        explore_at=explore_at or (lambda updates: FULL_NOISE),
+        search_again=search_again,
+    )
+
+
+FULL_NOISE = acting.NO_EXPLORATION.replace(noise_scale=np.float32(1.0))
+
+
+def make_ring(
+    agent: Agent,
+    *,
+    num_envs: int,
+    rows_per_env: int,
+    priority_exponent: float = 0.6,
+    priority_floor: float = 0.01,
+) -> Replay:
+    """The replay that an agent learns from; the numbers are those of `replay.make_replay`."""
+    return make_replay(
+        agent.row,
+        agent.initial_priority,
+        num_envs=num_envs,
+        rows_per_env=rows_per_env,
+        history_steps=agent.window.history,
+        future_steps=agent.window.future,
+        observed_steps=agent.observed_steps,
+        lookahead_steps=agent.window.bootstrap,
+        priority_exponent=priority_exponent,
+        priority_floor=priority_floor,
+    )
+
+
+def on_device(
+    env: Env,
+    agent: Agent,
+    *,
+    num_envs: int,
+    rows_per_update: int,
+    rows_per_env: int = 1_000,
+    min_rows: int | None = None,
+    batch_size: int = 64,
+    steps_per_iteration: int = 16,
+    priority_exponent: float = 0.6,
+    priority_floor: float = 0.01,
+    seed: int = 0,
+    mesh: Mesh | None = None,
+    bind_search: Callable[[Any], SearchFn] | None = None,
+    games: Env | None = None,
+    eval_episodes: int = 16,
+    scoring_batch: int = 16,
+    score: Callable[..., dict[str, Any]] | None = None,
+) -> Experiment:
+    """Environments in JAX, acting and learning as one program on the device (the Anakin loop).
+
+    Args:
+      env: one environment.
+      agent: acts and learns.
+      num_envs: E.
+      rows_per_update: new rows for each update.
+      rows_per_env: of the replay.
+      min_rows: rows stored before the first update; None: as soon as there is something to draw.
+      batch_size: of an update, over all devices.
+      steps_per_iteration: T, of each environment between two looks at signals and cadences.
+      priority_exponent, priority_floor: as in `replay.make_replay`.
+      seed: of parameters, environments and everything drawn.
+      mesh: of devices; None is the first one.
+      bind_search: `(env_state [E]) -> SearchFn` that acts in place of `agent.search`, for searches
+        whose model is the environment, see `acting.make_rollout`; evaluations play the latter.
+      games: the environment of evaluations; None is `env`.
+      eval_episodes: games of an evaluation, 0 for none: of one player whole episodes, of two a
+        match against random play.
+      scoring_batch: of them at a time.
+      score: scores in place of that, see `Experiment`.
+
+    Raises:
+      ArgumentError: where the numbers cannot be divided among devices, or the ring is too short.
+    """
+    mesh = make_mesh() if mesh is None else mesh
+    games = env if games is None else games
+    window, size = agent.window, mesh.size
+    check_division(num_envs, 1, batch_size, rows_per_env, size)
+    ring = make_ring(
+        agent,
+        num_envs=num_envs,
+        rows_per_env=rows_per_env,
+        priority_exponent=priority_exponent,
+        priority_floor=priority_floor,
+    )
+    learn = learner.make_learn(ring, agent.update, batch_size=batch_size // size)
+    init_key, env_key, run_key = jax.random.split(jax.random.key(seed), 3)
+
+    def init() -> RunState:
+        env_state, timestep = jax.vmap(env.reset)(jax.random.split(env_key, num_envs))
+        return RunState(
+            train=agent.init_train(init_key),
+            replay=ring.init(),
+            env=env_state,
+            timestep=timestep,
+            acting=init_anakin_carry(agent.spec, num_envs, window.history),
+            counters=Counters(),
+        )
+
+    loop = make_anakin(
+        rollout=acting.make_rollout(
+            env,
+            bind_search or agent.search,
+            num_steps=steps_per_iteration,
+            bind_env_state=bind_search is not None,
+        ),
+        replay=ring,
+        learn=learn,
+        explore_at=agent.explore_at,
+        key=run_key,
+        min_rows=_min_rows(min_rows, num_envs, window, steps_per_iteration),
+        rows_per_update=rows_per_update,
+        steps_per_iteration=steps_per_iteration,
+        mesh=mesh,
+    )
+    serve = wrappers.make_host_env(games)  # Here: every evaluation plays by the same programs.
+
+    def eval_env(seeds: list[int]) -> HostEnv:
+        seed = np.random.SeedSequence(seeds).generate_state(1)[0]
+        return serve(len(seeds), jax.random.key(seed))
+
+    experiment = Experiment(
+        agent=agent,
+        mesh=mesh,
+        replay=ring,
+        learn=learn,
+        batch_size=batch_size // size,
+        init=init,
+        run=loop,
+        key=run_key,
+        num_envs=num_envs,
+        acting_batch=num_envs // size,
+        rows_at_once=steps_per_iteration,
+        scoring_batch=scoring_batch,
+        score=score,
+        match_env=games,
+        eval_env=eval_env,
+    )
+    if score is None and eval_episodes:
+        experiment = experiment._replace(score=make_score(experiment, eval_episodes, seed))
+    return experiment
+
+
+def on_host(
+    make_env: Callable[[list[int]], HostEnv],
+    agent: Agent,
+    *,
+    num_envs: int,
+    rows_per_update: int,
+    num_groups: int = 2,
+    rows_per_env: int = 1_000,
+    min_rows: int | None = None,
+    batch_size: int = 64,
+    steps_per_iteration: int = 16,
+    probe_interval_iterations: int = 0,
+    priority_exponent: float = 0.6,
+    priority_floor: float = 0.01,
+    seed: int = 0,
+    mesh: Mesh | None = None,
+    eval_env: Callable[[list[int]], HostEnv] | None = None,
+    eval_episodes: int = 16,
+    scoring_batch: int = 16,
+    score: Callable[..., dict[str, Any]] | None = None,
+) -> Experiment:
+    """Environments on the host in groups, search and learning on the device (the Sebulba loop).
+
+    Args:
+      make_env: `(seeds) -> HostEnv` with one environment for each seed.
+      agent: acts and learns.
+      num_envs: E, in all groups together.
+      num_groups: one group steps while the device works for the others.
+      probe_interval_iterations: as in `sebulba`.
+      eval_env: as `make_env`, for evaluations; None is `make_env`.
+      rows_per_update, rows_per_env, min_rows, batch_size, steps_per_iteration, priority_exponent,
+        priority_floor, seed, mesh, eval_episodes, scoring_batch, score: as in `on_device`.
+
+    Raises:
+      ArgumentError: where the numbers cannot be divided among devices, or the ring is too short.
+    """
+    mesh = make_mesh() if mesh is None else mesh
+    window, size = agent.window, mesh.size
+    check_division(num_envs, num_groups, batch_size, rows_per_env, size)
+    group_size = num_envs // num_groups
+    process, own_size = jax.process_index(), group_size // jax.process_count()
+    ring = make_ring(
+        agent,
+        num_envs=num_envs,
+        rows_per_env=rows_per_env,
+        priority_exponent=priority_exponent,
+        priority_floor=priority_floor,
+    )
+    learn = learner.make_learn(ring, agent.update, batch_size=batch_size // size)
+    init_key, _, run_key = jax.random.split(jax.random.key(seed), 3)
+
+    def make_groups(resumes: int) -> list[HostEnv]:
+        # All processes draw the seeds of all; each takes its own.
+        return [
+            make_env(
+                host.env_seeds(seed, host.TRAIN, resumes, group, group_size)[
+                    process * own_size : (process + 1) * own_size
+                ]
+            )
+            for group in range(num_groups)
+        ]
+
+    def init() -> RunState:
+        carry = acting.init_carry(agent.spec, group_size, window.history)
+        return RunState(
+            train=agent.init_train(init_key),
+            replay=ring.init(),
+            env=None,
+            timestep=None,
+            acting=tuple(jax.tree.map(jnp.copy, carry) for _ in range(num_groups)),
+            counters=Counters(),
+        )
+
+    def run(state: RunState):
+        if state.counters.resumes:
+            # Emulators cannot be saved: their episodes end here, as truncations.
+            abandon = jax.jit(shard(ring.abandon, mesh, SPLIT, SPLIT), donate_argnums=0)
+            state = state.replace(replay=abandon(state.replay))
+        return sebulba(
+            state,
+            envs=make_groups(state.counters.resumes),
+            act_and_add=acting.make_act_and_add(agent.search, ring),
+            learn=learn,
+            explore_at=agent.explore_at,
+            key=run_key,
+            min_rows=_min_rows(min_rows, num_envs, window, 1),
+            rows_per_update=rows_per_update,
+            steps_per_iteration=steps_per_iteration,
+            probe_interval_iterations=probe_interval_iterations,
+            mesh=mesh,
+        )
+
+    experiment = Experiment(
+        agent=agent,
+        mesh=mesh,
+        replay=ring,
+        learn=learn,
+        batch_size=batch_size // size,
+        init=init,
+        run=run,
+        key=run_key,
+        num_envs=num_envs,
+        acting_batch=group_size // size,
+        rows_at_once=0,
+        scoring_batch=scoring_batch,
+        score=score,
+        eval_env=eval_env or make_env,
+    )
+    if score is None and eval_episodes:
+        experiment = experiment._replace(score=make_score(experiment, eval_episodes, seed))
+    return experiment
+
+
+def make_score(experiment: Experiment, episodes: int, seed: int) -> Callable[..., dict[str, Any]]:
+    """The `score` of an experiment without one of its own: whole games without noise; for two
+    players a match against random play."""
+    agent, num_envs = experiment.agent, min(experiment.scoring_batch, episodes)
+    if agent.spec.turn_sign == -1:
+        scorer = scoring.make_match_scorer(
+            experiment.match_env,
+            matches.make_search_match_player(
+                agent.search, agent.spec, history_steps=agent.window.history
+            ),
+            scoring.Side(matches.make_random_match_player(agent.spec), (), "random"),
+            episodes=episodes,
+            num_envs=num_envs,
+        )
+    else:
+        scorer = scoring.make_scorer(
+            experiment.eval_env,
+            agent.search,
+            agent.spec,
+            history_steps=agent.window.history,
+            episodes=episodes,
+            num_envs=num_envs,
+        )
+    return numbered(scorer, seed, num_envs)
+
+
+def numbered(scorer: scoring.Score, seed: int, num_envs: int) -> Callable[..., dict[str, Any]]:
+    """A scorer of seeds as the `score` of an `Experiment`: the number stands for the seeds."""
+
+    def score(params: Params, number: int, stop=scoring.never) -> dict[str, Any]:
+        return scorer(params, host.env_seeds(seed, host.EVAL, 0, number, num_envs), stop)
+
+    return score
+
+
+def check_division(
+    num_envs: int, num_groups: int, batch_size: int, rows_per_env: int, num_devices: int
+) -> None:
+    """Refuses what cannot be split evenly, and a ring whose rows a device cannot number."""
+    for name, count in (
+        ("env.num_envs / env.num_groups", num_envs // num_groups),
+        ("replay.batch_size", batch_size),
+    ):
+        if count % num_devices:
+            raise ArgumentError(
+                f"{name} must be a multiple of the {num_devices} devices (got {count});"
+                " or train on fewer, by --devices"
+            )
+    rows = num_envs * rows_per_env // num_devices
+    if rows >= 2**31:
+        raise ArgumentError(
+            f"replay.rows_per_env x env.num_envs must be < 2^31 on each device (got {rows});"
+            " lower replay.rows_per_env"
+        )
+
+
+def _min_rows(min_rows: int | None, num_envs: int, window: Window, steps: int) -> int:
+    return num_envs * (window.future + steps) if min_rows is None else min_rows

@@ -1,0 +1,59 @@
+"""A trained agent back from the folder of its run."""
+
+from collections.abc import Collection
+from pathlib import Path
+
+import jax
+
+from muzero_jax.config import build, runs, schema
+from muzero_jax.errors import BadInputError
+from muzero_jax.player import Player
+from muzero_jax.training import run_folder, saving
+from muzero_jax.training.experiment import Agent
+
+
+def load_agent(
+    folder: Path | str,
+    agent: Agent | None = None,
+    *,
+    step: int | None = None,
+    allow: Collection[str] = (),
+    seed: int = 0,
+) -> Player:
+    """The agent of a run, with the newest parameters that it has saved, or those of `step`.
+
+    Args:
+      folder: of the run.
+      agent: that it was trained with; a run made by a config needs none.
+      step: the number of a save, see the folders `params` and `checkpoints`.
+      allow: the modules of the user's own that the run's config may name, such as
+        ("my_networks",): nothing else that it names is imported.
+      seed: of what the search draws even without noise.
+
+    Raises:
+      BadInputError: where there is no run or no save, or where a run was made by code and the
+        agent is missing or another one.
+    """
+    folder = Path(folder)
+    if agent is None:
+        if not (folder / "config.json").exists():
+            raise BadInputError(f"load_agent: no run in {folder} (config.json is missing)")
+        if run_folder.load(folder / "config.json").get("made_by") == "code":
+            raise BadInputError(
+                f"load_agent: the run in {folder} was made by code; give the agent that it was"
+                " trained with, as load_agent(folder, agent=...)"
+            )
+        with runs.refused_by(folder, flag="load_agent"):
+            config = runs.read_config(folder)
+            schema.check(config)
+        agent = build.experiment(config, allow=allow).agent
+    abstract = jax.eval_shape(agent.network.init, jax.random.key(0))
+    _, params, _ = saving.newest_params(folder, abstract, flag="load_agent", step=step)
+    return Player(
+        agent.search,
+        agent.spec,
+        params,
+        history_steps=agent.window.history,
+        masked=agent.masked,
+        seed=seed,
+    )

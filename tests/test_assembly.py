@@ -1,0 +1,181 @@
+"""Runs made by code, without a config: trained, interrupted, resumed, refused, played."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from muzero_jax import (
+    checkpoint,
+    codecs,
+    load_agent,
+    losses,
+    make_agent,
+    make_mesh,
+    metrics,
+    on_device,
+    on_host,
+    training,
+)
+from muzero_jax.config import runs
+from muzero_jax.envs import wrappers
+from muzero_jax.envs.catch import make_catch
+from muzero_jax.errors import ArgumentError, BadInputError
+from muzero_jax.evaluation import results
+from muzero_jax.networks.mlp import make_mlp_network
+from muzero_jax.search import make_gumbel_search
+from muzero_jax.training.saving import saved_tree
+from muzero_jax.types import Codecs, Window
+
+WINDOW = Window(history=1, unroll=2, bootstrap=3)
+ENV = make_catch()
+SCHEDULE = training.Schedule(
+    total_env_steps=600, evaluate_every=400, save_every=200, save_params_every=200, log_every=100
+)
+
+
+def _loss(network, codec):
+    """MuZero's, times two: a loss of one's own."""
+    base = losses.make_loss(network, codec, history_steps=1, unroll_steps=WINDOW.unroll)
+
+    def loss(params, key, sample, targets):
+        value, aux = base(params, key, sample, targets)
+        return 2.0 * value, aux
+
+    return loss
+
+
+def _agent(width=16):
+    scalar = codecs.make_two_hot_codec(num_bins=11, low=-1.0, high=1.0, transform="identity")
+    codec = Codecs(value=scalar, reward=scalar)
+    network = make_mlp_network(ENV.spec, codec, history_steps=1, width=width)
+    search = make_gumbel_search(
+        network, codec, num_actions=3, turn_sign=1, discount=0.99, num_simulations=3
+    )
+    return make_agent(
+        ENV.spec,
+        network,
+        codec,
+        search,
+        window=WINDOW,
+        discount=0.99,
+        loss=_loss(network, codec),
+        num_simulations=3,
+    )
+
+
+def _experiment(width=16, **changes):
+    sizes = dict(num_envs=4, rows_per_update=16, rows_per_env=100, batch_size=8)
+    return on_device(ENV, _agent(width), **sizes | dict(steps_per_iteration=8) | changes)
+
+
+@pytest.fixture(scope="module")
+def experiment():
+    return _experiment()
+
+
+@pytest.fixture(scope="module")
+def done(experiment, tmp_path_factory):
+    """The folder of a run to its end."""
+    folder = tmp_path_factory.mktemp("runs") / "mine"
+    counters = training.train(experiment, folder, SCHEDULE)
+    assert counters.env_steps >= 600
+    return folder
+
+
+def test_a_run_by_code_has_all_that_a_run_by_a_config_has(done):
+    """Evaluations, resume points, parameters and metrics, at the schedule's cadences."""
+    records = metrics.read_jsonl(done / "metrics.jsonl")
+    scores = [r["eval/returns"] for r in records if "eval/returns" in r]
+    assert len(scores) == 2 and all(len(x) == 16 for x in scores)
+    assert set(np.abs(scores[0])) == {1.0}, "whole games of Catch"
+    lines = [r for r in records if "train/loss" in r]
+    assert len(lines) >= 5 and lines[-1]["speed/simulations_per_s"] > 0
+    for name in ("checkpoints", "params"):
+        assert len(checkpoint.committed_steps(done / name)) == 2
+    described = json.loads((done / "config.json").read_text())
+    assert described["made_by"] == "code" and described["schedule"]["total_env_steps"] == 600
+    assert described["numbers"]["num_envs"] == 4 and described["numbers"]["bootstrap"] == 3
+    assert "bool[4, 1, 10, 5, 1]" in str(described["arrays"]), described["arrays"]
+
+
+def test_an_interrupted_run_goes_on_to_the_same_end(experiment, done, tmp_path):
+    """Its state is, bit by bit, that of the undisturbed run. Planted bug seen: `resumes` not told
+    to the loop's start, a run begun again."""
+
+    def broken(state):
+        for state, news in experiment.run(state):
+            yield state, news
+            if state.counters.env_steps >= 300:
+                raise RuntimeError("planned")
+
+    with pytest.raises(RuntimeError, match="planned"):
+        training.train(experiment._replace(run=broken), tmp_path / "run", SCHEDULE)
+    assert training.train(experiment, str(tmp_path / "run"), SCHEDULE).resumes == 1
+    states = [
+        checkpoint.restore_newest(
+            folder / "checkpoints",
+            jax.eval_shape(lambda: saved_tree(experiment.init())),
+        )[1]
+        for folder in (done, tmp_path / "run")
+    ]
+    for a, b in zip(*map(jax.tree.leaves, states), strict=True):
+        if jax.numpy.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_resume_that_differs_is_refused_by_name(done, tmp_path):
+    """Of the numbers, and of every array's shape; the schedule may change."""
+    folder = shutil.copytree(done, tmp_path / "run")
+    with pytest.raises(BadInputError, match=r"numbers\.batch_size \(was 8, now 4\)"):
+        training.train(_experiment(batch_size=4), folder, SCHEDULE)
+    with pytest.raises(BadInputError, match=r"float32\[16, .*float32\[24, "):
+        training.train(_experiment(width=24), folder, SCHEDULE)
+    longer = SCHEDULE._replace(total_env_steps=650)
+    assert training.train(_experiment(), folder, longer, resume="must").env_steps >= 650
+    with pytest.raises(BadInputError, match="--resume=never"):
+        training.train(_experiment(), folder, longer, resume="never")
+
+
+def test_a_run_by_code_is_loaded_with_its_agent(experiment, done):
+    """Without it, or with another one, there is one line."""
+    player = load_agent(done, agent=experiment.agent)
+    assert player.spec == ENV.spec
+    observation = np.zeros(ENV.spec.observation_shape, bool)
+    assert player.act(observation) in (0, 1, 2)
+    with pytest.raises(BadInputError, match="made by code; give the agent"):
+        load_agent(done)
+    with pytest.raises(BadInputError, match=r"^load_agent: "):
+        load_agent(done, agent=_agent(width=24))
+    with pytest.raises(BadInputError, match="no run in"):
+        load_agent(done / "nowhere")
+    for read in (runs.read_config, results.read):
+        with pytest.raises(BadInputError, match="was made by code"):
+            read(done)
+
+
+def test_an_experiment_on_the_host_trains(tmp_path):
+    """The same agent and environment behind the interface of a host environment."""
+    make = wrappers.make_host_env(ENV)
+    host = on_host(
+        lambda seeds: make(len(seeds), jax.random.key(seeds[0])),
+        _agent(),
+        num_envs=4,
+        num_groups=2,
+        rows_per_update=16,
+        rows_per_env=100,
+        batch_size=8,
+    )
+    schedule = SCHEDULE._replace(total_env_steps=200, evaluate_every=200)
+    assert training.train(host, tmp_path / "run", schedule).env_steps >= 200
+    records = metrics.read_jsonl(tmp_path / "run" / "metrics.jsonl")
+    assert any("eval/return_mean" in r for r in records)
+    assert any(r.get("train/loss") is not None for r in records)
+
+
+def test_numbers_that_do_not_divide_are_refused():
+    with pytest.raises(ArgumentError, match="batch_size must be a multiple of the 2 devices"):
+        _experiment(batch_size=7, mesh=make_mesh(jax.devices("cpu")[:2]))

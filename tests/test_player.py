@@ -1,0 +1,116 @@
+"""The player against what evaluations play, and what it refuses."""
+
+import jax
+import numpy as np
+import pytest
+
+from muzero_jax.config import build
+from muzero_jax.envs import wrappers
+from muzero_jax.envs.cartpole import make_cartpole
+from muzero_jax.errors import ArgumentError
+from muzero_jax.evaluation.episodes import make_search_player
+from muzero_jax.player import Player
+from presets import config_of
+import processes
+
+B = 3
+
+
+@pytest.fixture(scope="module")
+def agent():
+    config = config_of(
+        "cartpole",
+        "on_device",
+        **processes.TINY_CONTROL
+        | {"env.num_groups": 1, "network.history_steps": 3, "network.history_rewards": True},
+    )
+    return build.experiment(config).agent
+
+
+@pytest.fixture(scope="module")
+def params(agent):
+    """Drawn so that values and policies differ from position to position."""
+    params = agent.network.init(jax.random.key(1))
+    random = np.random.default_rng(0)
+    return jax.tree.map(lambda x: x + random.normal(size=x.shape).astype(x.dtype), params)
+
+
+def _player(agent, params):
+    return Player(agent.search, agent.spec, params, history_steps=3)
+
+
+def _rows(steps=40):
+    env = wrappers.make_host_env(make_cartpole(max_steps=20))(B, jax.random.key(4))
+    timestep, rows, random = env.reset(), [], np.random.default_rng(2)
+    for _ in range(steps):
+        rows.append(timestep)
+        timestep = env.step(random.integers(0, 2, B).astype(np.int32))
+    return [x for x in rows if not x.last.any()]
+
+
+def test_it_plays_what_an_evaluation_plays(agent, params):
+    """A batch of environments, whose episodes end at different times, with rewards in the history;
+    and each of them alone.
+
+    Planted: rewards not handed on; `reset` of all for some; the history kept over a reset; a
+    history that forgets its actions.
+    """
+    rows = _rows()
+    assert sum(x.first.sum() for x in rows) > B + 1, "episodes end in between"
+    make = make_search_player(agent.search, agent.spec, num_envs=B, history_steps=3)
+    expected, player = make(params, jax.random.key(0)), _player(agent, params)
+    carry = expected.init()
+    alone = [_player(agent, params) for _ in range(B)]
+    seen = []
+    for count, row in enumerate(rows):
+        carry, wanted = expected.step(carry, row, count)
+        if count:
+            player.reset(np.flatnonzero(row.first))
+        action = player.act(row.observation, reward=row.reward)
+        np.testing.assert_array_equal(action, wanted)
+        for i, one in enumerate(alone):
+            if row.first[i]:
+                one.reset()
+            assert one.act(row.observation[i], reward=float(row.reward[i])) == wanted[i]
+        seen.append(action)
+    assert len(np.unique(seen)) == 2
+
+
+@pytest.mark.parametrize(
+    "act, said",
+    [
+        (lambda player: player.act(np.zeros(5)), r"observation must be \(4,\), or a batch"),
+        (lambda player: player.act(np.zeros((2, 4))), "of 3 environments, as before .got 2"),
+        (lambda player: player.act(np.zeros(4)), "of 3 environments, as before .got 1"),
+        (lambda player: player.act(np.full((B, 4), "x")), "observation must be float32"),
+        (
+            lambda player: player.act(np.zeros((B, 4)), invalid_actions=np.zeros((B, 2), bool)),
+            "invalid_actions are not for an agent that was not trained with them",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_one_line(agent, params, act, said):
+    player = _player(agent, params)
+    player.act(np.zeros((B, 4)))
+    with pytest.raises(ArgumentError, match=said):
+        act(player)
+
+
+def test_a_masked_game_needs_its_mask():
+    """And plays none of what it forbids."""
+    pytest.importorskip("pgx")
+    board = {k: x for k, x in processes.TINY.items() if k != "evaluation.max_steps"}
+    config = config_of("board_games", "tic_tac_toe", **board | {"network.width": 16})
+    agent = build.experiment(config).agent
+    player = Player(
+        agent.search,
+        agent.spec,
+        agent.network.init(jax.random.key(0)),
+        history_steps=1,
+        masked=agent.masked,
+    )
+    board = np.zeros(agent.spec.observation_shape, bool)
+    with pytest.raises(ArgumentError, match="invalid_actions are needed"):
+        player.act(board)
+    for action in range(9):
+        assert player.act(board, invalid_actions=np.arange(9) != action) == action
