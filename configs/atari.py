@@ -6,8 +6,7 @@ Frames are 84x84 gray, one act per four emulator frames, four frames of history,
 Differences from MuZero's published Atari setting: Gumbel search with 8 simulations instead of 50,
 of values that know their error (`search.value_error_scale`); 91 and 11 bins of support; n = 20
 steps instead of 10 and K = 3 instead of 5; a replay of 48,000 rows, whose priorities are those of a
-whole unroll; batches of 64, AdamW, a small network; a noise from almost 0 in the first environment
-to 1 in the last one, and 3 % random moves, while acting.
+whole unroll; batches of 64, AdamW, a small network; little noise and 3 % random moves while acting.
 Evaluations make 5 % random moves (Mnih et al. 2015): after a lost life some games wait for a button
 that a player without chance may never press. Chosen on Breakout, RoadRunner, SpaceInvaders,
 MsPacman and Pong with the seed 100; docs/atari.md says why and what it reaches.
@@ -66,11 +65,7 @@ def get_config(game: str | None = None) -> ConfigDict:
         value_error_scale=1.2,
     )
     config.explore = dict(
-        temperature=0.0,
-        halve_temperature_at_updates=(),
-        noise_scale=1.0,
-        noise_spread=1.0,
-        random_move=0.03,
+        temperature=0.0, halve_temperature_at_updates=(), noise_scale=0.3, random_move=0.03
     )
     config.update(_learning())
     config.update(_cadences())
