@@ -132,7 +132,7 @@ def main() -> None:
             result = score(params, seeds)
     except EnvError as error:
         raise errors.BadInputError(f"env: {error}") from None
-    if not np.isfinite(result["return_mean"]):
+    if not np.isfinite(result.get("return_mean", 0.0)):  # Lines of play have none.
         raise errors.NotFiniteError("env: these games have no score: rewards are not finite")
     print(
         json.dumps(
