@@ -171,16 +171,16 @@ def _judge_run(
     config = runs.read_config(workdir)
     if num_simulations is not None:
         config.search.num_simulations = num_simulations
-    parts = build.experiment(config).agent
+    agent = build.experiment(config).agent
     env = make_pgx("connect_four")
     names = ("observation_shape", "num_actions", "turn_sign")
-    if any(getattr(parts.spec, name) != getattr(env.spec, name) for name in names):
+    if any(getattr(agent.spec, name) != getattr(env.spec, name) for name in names):
         raise errors.BadInputError(f"--workdir: the run in {workdir} is not of Connect Four")
-    abstract = jax.eval_shape(parts.network.init, jax.random.key(0))
+    abstract = jax.eval_shape(agent.network.init, jax.random.key(0))
     step, params, meta = saving.newest_params(workdir, abstract)
     shares = judge_network(
-        parts.network,
-        parts.search,
+        agent.network,
+        agent.search,
         params,
         positions,
         history_steps=config.network.history_steps,

@@ -99,8 +99,8 @@ def board_game(name: str, seconds: float) -> dict:
     config = board_games.get_config(name)
     config.update_from_flattened_dict(SMALL)
     stretch = Stretch(config)
-    parts = stretch.experiment.agent
-    params = jax.eval_shape(parts.network.init, jax.random.key(0))
+    network = stretch.experiment.agent.network
+    params = jax.eval_shape(network.init, jax.random.key(0))
     rates = stretch.measure(seconds)
     return {
         "parameters": sum(x.size for x in jax.tree.leaves(params)),

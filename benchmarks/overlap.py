@@ -182,17 +182,17 @@ def _env_step_s(env, steps):
 
 
 def _search_step_s(experiment, env, config, steps):
-    parts = experiment.agent
-    act = jax.jit(acting.make_act_and_add(parts.search, parts.replay), donate_argnums=(1, 2))
-    params, replay = parts.init_train().params, parts.replay.init()
-    carry = acting.init_carry(parts.spec, env.num_envs, config.network.history_steps)
+    agent, ring = experiment.agent, experiment.replay
+    act = jax.jit(acting.make_act_and_add(agent.search, ring), donate_argnums=(1, 2))
+    params, replay = agent.init_train(jax.random.key(0)).params, ring.init()
+    carry = acting.init_carry(agent.spec, env.num_envs, config.network.history_steps)
     timestep = env.step(np.zeros(env.num_envs, np.int32))
     for step in range(steps + 1):
         if step == 1:
             jax.block_until_ready(carry)
             begin = time.perf_counter()
         key = jax.random.key(step)
-        explore = parts.explore_at(0)
+        explore = agent.explore_at(0)
         replay, carry, _ = act(
             params, replay, carry, timestep, np.int32(0), key, explore, np.int32(0)
         )

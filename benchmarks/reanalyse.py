@@ -31,6 +31,7 @@ from provenance import provenance  # noqa: E402
 
 from configs import cartpole, minatar  # noqa: E402
 from muzero_jax import mesh, reanalyse  # noqa: E402
+from muzero_jax.acting import NO_EXPLORATION  # noqa: E402
 from muzero_jax.config import build, schema  # noqa: E402
 from muzero_jax.evaluation import statistics  # noqa: E402
 from muzero_jax.targets import histories_at  # noqa: E402
@@ -90,17 +91,23 @@ def _filled(experiment):
 
 def _bare_search(experiment, config, run):
     """The search alone, of histories that are there already; and how many it searches."""
-    parts = experiment.agent
-    options = build.windows(config)
-    positions_of = reanalyse.make_positions(fresh_values=True, **options)
-    sample = jax.jit(parts.replay.sample, static_argnums=2)(
+    agent = experiment.agent
+    history_steps, unroll_steps, bootstrap_steps = agent.window
+    positions_of = reanalyse.make_positions(
+        history_steps=history_steps,
+        unroll_steps=unroll_steps,
+        bootstrap_steps=bootstrap_steps,
+        fresh_values=True,
+    )
+    sample = jax.jit(experiment.replay.sample, static_argnums=2)(
         run.replay, jax.random.key(0), config.replay.batch_size
     )
     histories = jax.jit(
-        lambda sample: histories_at(sample, positions_of(sample), options["history_steps"])
+        lambda sample: histories_at(sample, positions_of(sample), history_steps)
     )(sample)
-    explore = build.explore_again(config)
-    search = jax.jit(lambda params, key: parts.search(params, key, histories, None, explore))
+    noise = np.float32(config.reanalyse.noise_scale)
+    explore = NO_EXPLORATION.replace(noise_scale=noise)
+    search = jax.jit(lambda params, key: agent.search(params, key, histories, None, explore))
     return lambda key: search(run.train.params, key), histories.action.shape[0]
 
 
