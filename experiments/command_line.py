@@ -48,7 +48,7 @@ class _PathParser(flags.ArgumentParser):
 
 
 def run(main: Callable[..., Any], *, example: str | None = None, takes_words: bool = False) -> None:
-    """Parses the command line, runs `main()` and exits, with a code of `lifetime` and one line.
+    """Parses the command line, runs `main()` and exits, with a code of `errors` and one line.
 
     With an `example` of it, `--config` is required; it and the other flags of training are defined.
     A script that takes words besides flags is run as `main(words)`.
@@ -219,8 +219,9 @@ def checked_config(args) -> tuple[ConfigDict, set[str]]:
     try:
         config, allow = schema.check(args.config), set(args.allow)
         for path in _config_file:
-            allow |= schema.own_modules(config)
-            own_code.add_beside(path, schema.own_modules(config))
+            modules = schema.own_modules(config)
+            allow |= modules
+            own_code.add_beside(path, modules)
         return config, allow
     except (AttributeError, LookupError, TypeError, ValueError, OverflowError) as error:
         # Of a config file that is not one of ours, or a number out of all proportion.

@@ -7,6 +7,7 @@ same makers. `muzero_jax.training.train` runs what comes out.
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -41,6 +42,8 @@ from muzero_jax.types import (
     Transition,
     Window,
 )
+
+FULL_NOISE = acting.NO_EXPLORATION.replace(noise_scale=np.float32(1.0))
 
 
 def make_agent(
@@ -134,7 +137,10 @@ def make_agent(
     )
 
 
-FULL_NOISE = acting.NO_EXPLORATION.replace(noise_scale=np.float32(1.0))
+def split_seed(seed: int) -> tuple[chex.PRNGKey, chex.PRNGKey, chex.PRNGKey]:
+    """The keys of an experiment: of its parameters, of its environments, of its run."""
+    init_key, env_key, run_key = jax.random.split(jax.random.key(seed), 3)
+    return init_key, env_key, run_key
 
 
 def make_ring(
@@ -217,7 +223,7 @@ def on_device(
         priority_floor=priority_floor,
     )
     learn = learner.make_learn(ring, agent.update, batch_size=batch_size // size)
-    init_key, env_key, run_key = jax.random.split(jax.random.key(seed), 3)
+    init_key, env_key, run_key = split_seed(seed)
 
     def init() -> RunState:
         env_state, timestep = jax.vmap(env.reset)(jax.random.split(env_key, num_envs))
@@ -269,9 +275,7 @@ def on_device(
         match_env=games,
         eval_env=eval_env,
     )
-    if score is None and eval_episodes:
-        experiment = experiment._replace(score=make_score(experiment, eval_episodes, seed))
-    return experiment
+    return _scored(experiment, eval_episodes, seed)
 
 
 def on_host(
@@ -323,7 +327,7 @@ def on_host(
         priority_floor=priority_floor,
     )
     learn = learner.make_learn(ring, agent.update, batch_size=batch_size // size)
-    init_key, _, run_key = jax.random.split(jax.random.key(seed), 3)
+    init_key, _, run_key = split_seed(seed)
 
     def make_groups(resumes: int) -> list[HostEnv]:
         # All processes draw the seeds of all; each takes its own.
@@ -382,35 +386,55 @@ def on_host(
         score=score,
         eval_env=eval_env or make_env,
     )
-    if score is None and eval_episodes:
-        experiment = experiment._replace(score=make_score(experiment, eval_episodes, seed))
-    return experiment
+    return _scored(experiment, eval_episodes, seed)
 
 
-def make_score(experiment: Experiment, episodes: int, seed: int) -> Callable[..., dict[str, Any]]:
-    """The `score` of an experiment without one of its own: whole games without noise; for two
-    players a match against random play."""
-    agent, num_envs = experiment.agent, min(experiment.scoring_batch, episodes)
+def _scored(experiment: Experiment, eval_episodes: int, seed: int) -> Experiment:
+    """The experiment with a score of whole games without noise, where it has none of its own."""
+    if experiment.score is not None or not eval_episodes:
+        return experiment
+    num_envs = min(experiment.scoring_batch, eval_episodes)
+    scorer = make_scorer(experiment, episodes=eval_episodes, num_envs=num_envs)
+    return experiment._replace(score=numbered(scorer, seed, num_envs))
+
+
+def make_scorer(
+    experiment: Experiment,
+    *,
+    episodes: int,
+    num_envs: int,
+    opponent: scoring.Side | None = None,
+    random_move: float = 0.0,
+) -> scoring.Score:
+    """The scorer of an experiment's parameters: whole games of one player, or a match of two.
+
+    Args:
+      experiment: whose agent plays in its evaluation games.
+      episodes: how many games.
+      num_envs: at a time.
+      opponent: of two players; None is random play.
+      random_move: of one player, as in `make_search_player`.
+    """
+    agent = experiment.agent
     if agent.spec.turn_sign == -1:
-        scorer = scoring.make_match_scorer(
+        return scoring.make_match_scorer(
             experiment.match_env,
             matches.make_search_match_player(
                 agent.search, agent.spec, history_steps=agent.window.history
             ),
-            scoring.Side(matches.make_random_match_player(agent.spec), (), "random"),
+            opponent or scoring.simple_side("random", "", agent.spec),
             episodes=episodes,
             num_envs=num_envs,
         )
-    else:
-        scorer = scoring.make_scorer(
-            experiment.eval_env,
-            agent.search,
-            agent.spec,
-            history_steps=agent.window.history,
-            episodes=episodes,
-            num_envs=num_envs,
-        )
-    return numbered(scorer, seed, num_envs)
+    return scoring.make_scorer(
+        experiment.eval_env,
+        agent.search,
+        agent.spec,
+        history_steps=agent.window.history,
+        episodes=episodes,
+        num_envs=num_envs,
+        random_move=random_move,
+    )
 
 
 def numbered(scorer: scoring.Score, seed: int, num_envs: int) -> Callable[..., dict[str, Any]]:

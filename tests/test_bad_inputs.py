@@ -20,7 +20,7 @@ import processes
 
 def test_only_our_own_refusals_become_one_line(monkeypatch):
     """A part that somebody composed raises `ValueError` by mistake: they need its traceback.
-    Planted bug seen: `assemble.build` turns every `ValueError` into a refusal."""
+    Planted bug seen: `build.experiment` turns every `ValueError` into a refusal."""
 
     def broken(max_steps):
         raise ValueError("could not broadcast")

@@ -855,7 +855,7 @@ def test_processes_of_one_run_share_its_folder(tmp_path):
 
 def test_the_page_and_the_code_agree():
     """Exit codes in the table, scripts that a shell can parse. Planted bug seen: 74 and 75
-    exchanged in `lifetime`."""
+    exchanged in `errors`."""
     page = (processes.ROOT / "docs" / "operations.md").read_text()
     table = page.split("## Exit codes")[1].split("A loop that")[0]
     meanings = dict(re.findall(r"^\| (\d+) \| ([\w ]+)", table, flags=re.MULTILINE))

@@ -244,7 +244,7 @@ def test_bad_input_is_one_line_and_exit_code_78(name, told):
 
 
 def test_a_plot_is_drawn_without_envpool_or_orbax(base):
-    """Planted bug seen: `import assemble` at the top of `plot`."""
+    """Planted bug seen: the module that builds experiments imported at the top of `plot`."""
     pytest.importorskip("matplotlib")
     words = ["--out=deep/two.svg", "Pong-*", "Qbert-*", "--x=wall_s"]
     ran = _plot(*words, cwd=base, options=["-X", "importtime"])

@@ -196,19 +196,15 @@ def experiment(
 def scorer(made: Experiment, config, *, episodes: int, num_envs: int) -> scoring.Score:
     """The scorer of an experiment's parameters; games of two players are played against
     `evaluation.opponent`."""
-    own = made.agent
-    if own.spec.turn_sign == -1:
-        opponent = scoring.simple_side(config.evaluation.opponent, config.env.game, own.spec)
-        return scoring.make_match_scorer(
-            made.match_env, player(own, "search"), opponent, episodes=episodes, num_envs=num_envs
-        )
-    return scoring.make_scorer(
-        made.eval_env,
-        own.search,
-        own.spec,
-        history_steps=own.window.history,
+    opponent = None
+    if made.agent.spec.turn_sign == -1:
+        name = config.evaluation.opponent
+        opponent = scoring.simple_side(name, config.env.game, made.agent.spec)
+    return assembly.make_scorer(
+        made,
         episodes=episodes,
         num_envs=num_envs,
+        opponent=opponent,
         random_move=config.evaluation.get("random_move", 0.0),
     )
 

@@ -6,9 +6,8 @@ from pathlib import Path
 import jax
 
 from muzero_jax.config import build, runs, schema
-from muzero_jax.errors import BadInputError
 from muzero_jax.player import Player
-from muzero_jax.training import run_folder, saving
+from muzero_jax.training import saving
 from muzero_jax.training.experiment import Agent
 
 
@@ -36,16 +35,8 @@ def load_agent(
     """
     folder = Path(folder)
     if agent is None:
-        if not (folder / "config.json").exists():
-            raise BadInputError(f"load_agent: no run in {folder} (config.json is missing)")
-        if run_folder.load(folder / "config.json").get("made_by") == "code":
-            raise BadInputError(
-                f"load_agent: the run in {folder} was made by code; give the agent that it was"
-                " trained with, as load_agent(folder, agent=...)"
-            )
         with runs.refused_by(folder, flag="load_agent"):
-            config = runs.read_config(folder)
-            schema.check(config)
+            config = schema.check(runs.read_config(folder, flag="load_agent"))
         agent = build.experiment(config, allow=allow).agent
     abstract = jax.eval_shape(agent.network.init, jax.random.key(0))
     _, params, _ = saving.newest_params(folder, abstract, flag="load_agent", step=step)

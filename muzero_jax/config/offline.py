@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from muzero_jax import learner
-from muzero_jax.assembly import make_ring
+from muzero_jax.assembly import make_ring, split_seed
 from muzero_jax.data import lanes
 from muzero_jax.data.dataset import Dataset, check_spec
 from muzero_jax.errors import ArgumentError, DatasetError
@@ -53,7 +53,7 @@ def unplug(experiment: Experiment, config, data: Dataset) -> Experiment:
         priority_floor=config.replay.priority_floor,
     )
     learn = learner.make_learn(ring, agent.update, batch_size=experiment.batch_size)
-    init_key = jax.random.split(jax.random.key(config.seed), 3)[0]
+    init_key, _, _ = split_seed(config.seed)
 
     def init() -> RunState:
         return RunState(

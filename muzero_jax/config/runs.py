@@ -36,20 +36,20 @@ def open_folder(
     )
 
 
-def read_config(workdir: Path) -> ConfigDict:
+def read_config(workdir: Path, *, flag: str = "--workdir") -> ConfigDict:
     """The config of a run; read as data, never executed.
 
     Raises:
-      BadInputError: where there is none.
+      BadInputError: where there is none; it begins with `flag`.
     """
     path = workdir / "config.json"
     if not path.exists():
-        raise BadInputError(f"--workdir: no run in {workdir} (config.json is missing)")
+        raise BadInputError(f"{flag}: no run in {workdir} (config.json is missing)")
     stored = run_folder.described(run_folder.load(path))
     if stored.get("made_by") == "code":
         raise BadInputError(
-            f"--workdir: the run in {workdir} was made by code and has no config; load it by"
-            " muzero_jax.load_agent(folder, agent=...)"
+            f"{flag}: the run in {workdir} was made by code; give the agent that it was trained"
+            " with, as muzero_jax.load_agent(folder, agent=...)"
         )
     return ConfigDict(_tuples(schema.complete(stored)))
 

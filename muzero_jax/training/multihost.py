@@ -53,7 +53,7 @@ def join(
             )
     else:
         _check_flags(coordinator, num_processes, process_id)
-    # It would take SIGTERM from `lifetime`.
+    # It would take SIGTERM from `process`.
     jax.config.update("jax_enable_preemption_service", False)
     # The library ends the process by itself when its own patience is over, and not in one line.
     patience = threading.Timer(timeout_s, _give_up, (coordinator, num_processes, timeout_s))
