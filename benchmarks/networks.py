@@ -27,7 +27,7 @@ from provenance import provenance  # noqa: E402
 from muzero_jax import acting, codecs, learner, losses, targets  # noqa: E402
 from muzero_jax.networks.conv import make_conv_network  # noqa: E402
 from muzero_jax.search import gumbel  # noqa: E402
-from muzero_jax.types import Codecs, EnvSpec, History, Sample, Transition  # noqa: E402
+from muzero_jax.types import Codecs, EnvSpec, History, Sample, Transition, Window  # noqa: E402
 import published_networks  # noqa: E402
 
 _NETWORKS = {
@@ -102,7 +102,6 @@ def measure(
     codec = Codecs(value=scalar, reward=scalar)
     options = _NETWORKS[name]
     network = make_conv_network(_SPEC, codec, **options, dtype=dtype)
-    history_steps = options["history_steps"]
     search_fn = gumbel.make_gumbel_search(
         network,
         codec,
@@ -112,10 +111,10 @@ def measure(
         num_simulations=simulations,
     )
     optimizer = learner.make_optimizer(learning_rate=1e-3, momentum=0.9)
-    steps = dict(history_steps=history_steps, unroll_steps=unroll_steps)
+    window = Window(options["history_steps"], unroll_steps, _BOOTSTRAP)
     update_fn = learner.make_update(
-        targets.make_targets(**steps, bootstrap_steps=_BOOTSTRAP, discount=_DISCOUNT),
-        losses.make_loss(network, codec, **steps),
+        targets.make_targets(window=window, discount=_DISCOUNT),
+        losses.make_loss(network, codec, window=window),
         optimizer,
         target_interval_updates=200,
         importance_exponent=0.4,
@@ -123,11 +122,9 @@ def measure(
     init_key, run_key, image_key = jax.random.split(jax.random.key(seed), 3)
     train = jax.jit(lambda key: learner.init_train_state(network, optimizer, key))(init_key)
     num_parameters = sum(x.size for x in jax.tree.leaves(train.params))
-    history = losses.root_history(
-        _sample(image_key, batch, history_steps, unroll_steps), history_steps
-    )
+    history = losses.root_history(_sample(image_key, batch, window), window.history)
     search_s = _fastest_search(search_fn, train.params, run_key, history, repeats)
-    sample = _sample(image_key, update_batch, history_steps, unroll_steps)
+    sample = _sample(image_key, update_batch, window)
     update_s = _fastest_update(update_fn, train, run_key, sample, repeats)
     return {
         "network": name,
@@ -142,9 +139,9 @@ def measure(
     }
 
 
-def _sample(key, batch: int, history_steps: int, unroll_steps: int) -> Sample:
+def _sample(key, batch: int, window: Window) -> Sample:
     """Windows `[batch]` of random images from the middle of long episodes."""
-    length = history_steps + 1 + unroll_steps + _BOOTSTRAP
+    length = window.history + 1 + window.future
     shape = (batch, length)
     rows = Transition(
         observation=None,
@@ -159,7 +156,7 @@ def _sample(key, batch: int, history_steps: int, unroll_steps: int) -> Sample:
         explored=jnp.zeros(shape, bool),
         made_at_updates=jnp.zeros(shape, jnp.int32),
     )
-    images = jax.random.bits(key, (batch, history_steps, *_SPEC.observation_shape), jnp.uint8)
+    images = jax.random.bits(key, (batch, window.history, *_SPEC.observation_shape), jnp.uint8)
     return Sample(
         rows=rows,
         observations=images,

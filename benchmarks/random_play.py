@@ -15,12 +15,14 @@ import sys
 _ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(_ROOT)]
 
+import jax  # noqa: E402
 import numpy as np  # noqa: E402
 from provenance import provenance  # noqa: E402
 
 from muzero_jax.envs import host  # noqa: E402
 from muzero_jax.envs.atari_games import RANDOM_AND_HUMAN_SCORES  # noqa: E402
-from muzero_jax.evaluation.episodes import make_random_player, play_episodes  # noqa: E402
+from muzero_jax.evaluation.actors import make_random_player  # noqa: E402
+from muzero_jax.evaluation.episodes import play_episodes  # noqa: E402
 
 GAMES = ("Pong", "Breakout", "SpaceInvaders")
 PROTOCOLS = {
@@ -59,8 +61,8 @@ def play(game: str, *, episodes_per_env: int = _EPISODES_PER_ENV, **options) -> 
     """Mean return, its standard error and distance from the published one, and mean length."""
     seeds = host.env_seeds(_SEED, host.RANDOM, 0, 0, _ENVS)
     env = host.make_atari(game, seeds=seeds, **options)
-    player = make_random_player(env.spec, seed=_SEED)
-    episodes = play_episodes(env, player, episodes_per_env=episodes_per_env)
+    player, key = make_random_player(env.spec), jax.random.key(_SEED)
+    episodes = play_episodes(env, player, None, key, episodes_per_env=episodes_per_env)
     returns = np.array([episode.score for episode in episodes])
     error = float(returns.std(ddof=1) / np.sqrt(len(returns)))
     mean, published = float(returns.mean()), RANDOM_AND_HUMAN_SCORES[game][0]

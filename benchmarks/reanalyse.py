@@ -92,18 +92,12 @@ def _filled(experiment):
 def _bare_search(experiment, config, run):
     """The search alone, of histories that are there already; and how many it searches."""
     agent = experiment.agent
-    history_steps, unroll_steps, bootstrap_steps = agent.window
-    positions_of = reanalyse.make_positions(
-        history_steps=history_steps,
-        unroll_steps=unroll_steps,
-        bootstrap_steps=bootstrap_steps,
-        fresh_values=True,
-    )
+    positions_of = reanalyse.make_positions(agent.window, fresh_values=True)
     sample = jax.jit(experiment.replay.sample, static_argnums=2)(
         run.replay, jax.random.key(0), config.replay.batch_size
     )
     histories = jax.jit(
-        lambda sample: histories_at(sample, positions_of(sample), history_steps)
+        lambda sample: histories_at(sample, positions_of(sample), agent.window.history)
     )(sample)
     noise = np.float32(config.reanalyse.noise_scale)
     explore = NO_EXPLORATION.replace(noise_scale=noise)

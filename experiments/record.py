@@ -26,7 +26,7 @@ from muzero_jax.data.trajectories import take_rows
 from muzero_jax.envs import host
 from muzero_jax.errors import DatasetError, EnvError
 from muzero_jax.evaluation import results
-from muzero_jax.evaluation.episodes import make_random_player
+from muzero_jax.evaluation.actors import make_random_player
 from muzero_jax.training import process, run_folder
 from muzero_jax.training.experiment import Experiment
 from muzero_jax.training.saving import check_saved, newest_params, saved_tree
@@ -119,10 +119,14 @@ def search_play(experiment: Experiment, params, key, explore, updates: int) -> P
 
 def random_play(spec, *, seed: int) -> Play:
     """Plays uniformly among the legal actions."""
-    player = make_random_player(spec, seed=seed)
+    key, player = jax.random.key(seed), make_random_player(spec)
+
+    @jax.jit
+    def choose(timestep, count):
+        return player.choose((), jax.random.fold_in(key, count), None, timestep)
 
     def play(carry, timestep, count):
-        carry, action = player.step(carry, timestep, count)
+        action = jax.device_get(choose(timestep, np.int32(count)))
         no_search = dict.fromkeys(["policy", "value", "made_at_updates"])
         return carry, Transition(
             **timestep, action=action, explored=np.zeros(len(action), bool), **no_search

@@ -3,7 +3,8 @@ from .acting import example_row, init_carry, make_act_and_add, make_rollout
 from .assembly import make_agent, on_device, on_host
 from .codecs import identity_codec, make_two_hot_codec
 from .config.loading import load_agent
-from .evaluation.episodes import make_random_player, make_search_player, play_episodes
+from .evaluation.actors import make_prior_player, make_random_player, make_search_player
+from .evaluation.episodes import play_episodes
 from .evaluation.matches import (
     make_count_lines,
     make_match,
@@ -53,6 +54,7 @@ __all__ = [
     "make_network_bootstrap",
     "make_optimizer",
     "make_prior_match_player",
+    "make_prior_player",
     "make_random_match_player",
     "make_random_player",
     "make_replay",

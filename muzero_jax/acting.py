@@ -94,8 +94,8 @@ def transition(timestep: TimeStep, output: SearchOutput, made_at_updates: Array)
     )
 
 
-def blank_timestep(spec: EnvSpec, num_envs: int, *, masked: bool = False) -> TimeStep:
-    """A time step `[num_envs]` of zeros, for its shapes; `masked`: with `invalid_actions`."""
+def blank_timestep(spec: EnvSpec, num_envs: int) -> TimeStep:
+    """A time step `[num_envs]` of zeros, for its shapes."""
     numbers, flags = jnp.zeros((num_envs,), jnp.float32), jnp.zeros((num_envs,), bool)
     return TimeStep(
         observation=jnp.zeros((num_envs, *spec.observation_shape), spec.observation_dtype),
@@ -103,20 +103,17 @@ def blank_timestep(spec: EnvSpec, num_envs: int, *, masked: bool = False) -> Tim
         discount=numbers,
         first=flags,
         last=flags,
-        invalid_actions=jnp.zeros((num_envs, spec.num_actions), bool) if masked else None,
+        invalid_actions=jnp.zeros((num_envs, spec.num_actions), bool) if spec.masked else None,
     )
 
 
 def example_row(
-    spec: EnvSpec, search: SearchFn, params: Params, history_steps: int, *, masked: bool = False
+    spec: EnvSpec, search: SearchFn, params: Params, history_steps: int
 ) -> Transition:
-    """Shapes and dtypes of one stored row, unbatched; nothing is computed.
-
-    `masked` says whether the environment's time steps come with `invalid_actions`.
-    """
+    """Shapes and dtypes of one stored row, unbatched; nothing is computed."""
 
     def row(params, key):
-        timestep, carry = blank_timestep(spec, 1, masked=masked), init_carry(spec, 1, history_steps)
+        timestep, carry = blank_timestep(spec, 1), init_carry(spec, 1, history_steps)
         _, output = act(search, params, key, carry, timestep, NO_EXPLORATION)
         return jax.tree.map(lambda x: x[0], transition(timestep, output, 0))
 

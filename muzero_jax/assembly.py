@@ -18,7 +18,7 @@ from muzero_jax import acting, learner, losses
 from muzero_jax import targets as target_makers
 from muzero_jax.envs import host, wrappers
 from muzero_jax.errors import ArgumentError
-from muzero_jax.evaluation import matches, scoring
+from muzero_jax.evaluation import actors, scoring
 from muzero_jax.loops.anakin import init_anakin_carry, make_anakin
 from muzero_jax.loops.sebulba import sebulba
 from muzero_jax.mesh import AXIS, SPLIT, make_mesh, shard
@@ -54,7 +54,6 @@ def make_agent(
     *,
     window: Window,
     discount: float,
-    masked: bool = False,
     loss: LossFn | None = None,
     targets: TargetFn | None = None,
     optimizer: optax.GradientTransformation | None = None,
@@ -77,7 +76,6 @@ def make_agent(
       search: what acts.
       window: S, K and n.
       discount: γ per step.
-      masked: whether time steps come with `invalid_actions`.
       loss: `losses.make_loss` by default.
       targets: `targets.make_targets` from stored policies and values by default.
       optimizer: AdamW with a learning rate of 1e-3 by default.
@@ -92,15 +90,9 @@ def make_agent(
       num_simulations: of one search, for metrics and memory.
       search_again: the searches that `targets` make, for metrics.
     """
-    loss = loss or losses.make_loss(
-        network, codecs, history_steps=window.history, unroll_steps=window.unroll
-    )
+    loss = loss or losses.make_loss(network, codecs, window=window)
     targets = targets or target_makers.make_targets(
-        history_steps=window.history,
-        unroll_steps=window.unroll,
-        bootstrap_steps=window.bootstrap,
-        discount=discount,
-        reward_transform=reward_transform,
+        window=window, discount=discount, reward_transform=reward_transform
     )
     optimizer = optimizer or learner.make_optimizer(learning_rate=1e-3)
     of_returns = dict(
@@ -109,14 +101,13 @@ def make_agent(
     params = jax.eval_shape(network.init, jax.random.key(0))
     return Agent(
         spec=spec,
-        masked=masked,
         window=window,
         observed_steps=observed_steps or window.history,
         network=network,
         codecs=codecs,
         search=search,
         num_simulations=num_simulations,
-        row=acting.example_row(spec, search, params, window.history, masked=masked),
+        row=acting.example_row(spec, search, params, window.history),
         loss=loss,
         update=learner.make_update(
             targets,
@@ -413,27 +404,22 @@ def make_scorer(
       episodes: how many games.
       num_envs: at a time.
       opponent: of two players; None is random play.
-      random_move: of one player, as in `make_search_player`.
+      random_move: as in `make_search_player`.
     """
     agent = experiment.agent
+    player = actors.make_search_player(
+        agent.search, agent.spec, history_steps=agent.window.history, random_move=random_move
+    )
     if agent.spec.turn_sign == -1:
         return scoring.make_match_scorer(
             experiment.match_env,
-            matches.make_search_match_player(
-                agent.search, agent.spec, history_steps=agent.window.history
-            ),
+            player,
             opponent or scoring.simple_side("random", "", agent.spec),
             episodes=episodes,
             num_envs=num_envs,
         )
     return scoring.make_scorer(
-        experiment.eval_env,
-        agent.search,
-        agent.spec,
-        history_steps=agent.window.history,
-        episodes=episodes,
-        num_envs=num_envs,
-        random_move=random_move,
+        experiment.eval_env, player, episodes=episodes, num_envs=num_envs
     )
 
 

@@ -10,7 +10,18 @@ import optax
 from muzero_jax.codecs import clip, outside
 from muzero_jax.errors import ArgumentError
 from muzero_jax.history import history_from_window
-from muzero_jax.types import Array, Codec, Codecs, History, LossFn, Network, Policy, Sample, Targets
+from muzero_jax.types import (
+    Array,
+    Codec,
+    Codecs,
+    History,
+    LossFn,
+    Network,
+    Policy,
+    Sample,
+    Targets,
+    Window,
+)
 
 PolicyLoss = Callable[[Array, Policy], Array]
 Augment = Callable[[chex.PRNGKey, Array], Array]
@@ -25,8 +36,7 @@ def make_loss(
     network: Network,
     codecs: Codecs,
     *,
-    history_steps: int,
-    unroll_steps: int,
+    window: Window,
     value_weight: float = 0.25,
     reward_weight: float = 1.0,
     policy_weight: float = 1.0,
@@ -41,8 +51,7 @@ def make_loss(
     Args:
       network: what learns.
       codecs: of value and reward; their `loss` is used.
-      history_steps: S.
-      unroll_steps: K.
+      window: S and K.
       value_weight: 0.25 in MuZero Reanalyze.
       reward_weight: of the reward head.
       policy_weight: of the policy head.
@@ -66,8 +75,8 @@ def make_loss(
 
     def loss(params, key, sample: Sample, targets: Targets) -> tuple[Array, dict[str, Array]]:
         del key
-        prediction = network.initial_inference(params, root_history(sample, history_steps))
-        actions = sample.rows.action[:, history_steps : history_steps + unroll_steps]
+        prediction = network.initial_inference(params, root_history(sample, window.history))
+        actions = sample.rows.action[:, window.history : window.history + window.unroll]
 
         def step(embedding, action):
             embedding = jax.tree.map(lambda x: scale_gradient(x, 0.5), embedding)
@@ -81,7 +90,7 @@ def make_loss(
             prediction.replace(embedding=None),
             unrolled,
         )
-        step_weight = jnp.where(jnp.arange(unroll_steps + 1) == 0, 1.0, 1.0 / unroll_steps)
+        step_weight = jnp.where(jnp.arange(window.unroll + 1) == 0, 1.0, 1.0 / window.unroll)
 
         def total(head_loss, logits, target, mask):
             # Masked steps are cut off before the loss as well as after it: `where` around the

@@ -35,7 +35,6 @@ class Player:
         params: Params,
         *,
         history_steps: int,
-        masked: bool = False,
         seed: int = 0,
     ):
         """Args:
@@ -43,13 +42,11 @@ class Player:
         spec: of the environments.
         params: of the network.
         history_steps: S.
-        masked: whether the search was trained with `invalid_actions`.
         seed: of what a search draws even without noise.
         """
         self.spec = spec
         self.params = params
         self._history_steps = history_steps
-        self._masked = masked
         self._key = jax.random.key(seed)
         self._count = 0
         self._carry: Any = None
@@ -89,9 +86,9 @@ class Player:
             raise ArgumentError(
                 f"observation must be {self.spec.observation_dtype} (got {observation.dtype})"
             )
-        if (invalid_actions is not None) != self._masked:
-            needed = "needed: this agent was" if self._masked else "not for an agent that was not"
-            raise ArgumentError(f"invalid_actions are {needed} trained with them")
+        if (invalid_actions is not None) != self.spec.masked:
+            masks = "needed: this game has" if self.spec.masked else "given, but this game has no"
+            raise ArgumentError(f"invalid_actions {masks} masks")
         size = 1 if single else len(observation)
         if self._carry is None:
             self._carry = acting.init_carry(self.spec, size, self._history_steps)

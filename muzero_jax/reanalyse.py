@@ -1,5 +1,6 @@
 """Reanalyse: stored rows are searched again with newer parameters, inside the update."""
 
+from collections.abc import Callable
 import math
 
 import chex
@@ -9,16 +10,23 @@ import jax.numpy as jnp
 from muzero_jax.acting import NO_EXPLORATION
 from muzero_jax.errors import ArgumentError
 from muzero_jax.targets import histories_at, make_bootstrap_positions
-from muzero_jax.types import Array, Explore, Sample, SearchFn, SearchOutput, TargetFn, Targets
+from muzero_jax.types import (
+    Array,
+    Explore,
+    Sample,
+    SearchFn,
+    SearchOutput,
+    TargetFn,
+    Targets,
+    Window,
+)
 
 
 def with_reanalyse(
     targets: TargetFn,
     search: SearchFn,
     *,
-    history_steps: int,
-    unroll_steps: int,
-    bootstrap_steps: int,
+    window: Window,
     fraction: float,
     fresh_values: bool,
     shorten_every_updates: int | None = None,
@@ -37,9 +45,7 @@ def with_reanalyse(
     Args:
       targets: what learns from the rows; with `fresh_values` it must read stored values.
       search: of these rows; it may have fewer simulations than the one that acts.
-      history_steps: S.
-      unroll_steps: K; samples need S + K frames.
-      bootstrap_steps: n; with `fresh_values` samples need S + K + n frames.
+      window: S, K and n; samples need S + K frames, with `fresh_values` S + K + n.
       fraction: of each batch, in [0, 1]; 0 returns `targets` itself.
       fresh_values: whether to search the rows as well that returns bootstrap from.
       shorten_every_updates: that of `targets`.
@@ -57,13 +63,9 @@ def with_reanalyse(
     if fraction == 0.0:
         return targets
     positions_of = make_positions(
-        history_steps=history_steps,
-        unroll_steps=unroll_steps,
-        bootstrap_steps=bootstrap_steps,
-        fresh_values=fresh_values,
-        shorten_every_updates=shorten_every_updates,
+        window, fresh_values=fresh_values, shorten_every_updates=shorten_every_updates
     )
-    steps = slice(history_steps, history_steps + unroll_steps + 1)
+    steps = slice(window.history, window.history + window.unroll + 1)
 
     def reanalysed(params, old_params, key, sample: Sample) -> Targets:
         search_key, target_key, chance_key = jax.random.split(key, 3)
@@ -79,7 +81,7 @@ def with_reanalyse(
             search_key,
             searched,
             positions,
-            history_steps,
+            window.history,
             explore,
         )
         rows = sample.rows
@@ -89,7 +91,7 @@ def with_reanalyse(
 
         policy = jax.tree.map(
             lambda old, new: old.at[part, steps].set(
-                take(old[part, steps], new[:, : unroll_steps + 1])
+                take(old[part, steps], new[:, : window.unroll + 1])
             ),
             rows.policy,
             output.policy,
@@ -116,30 +118,20 @@ def num_searched(fraction: float, batch_size: int) -> tuple[int, float]:
 
 
 def make_positions(
-    *,
-    history_steps: int,
-    unroll_steps: int,
-    bootstrap_steps: int,
-    fresh_values: bool,
-    shorten_every_updates: int | None = None,
-):
+    window: Window, *, fresh_values: bool, shorten_every_updates: int | None = None
+) -> Callable[[Sample], Array]:
     """`(sample) -> ` the rows `[B, P]` that `with_reanalyse` searches, those of policies first.
 
     P is K+1 without fresh values; with them 2(K+1), or K+1+n where that is no more.
     """
-    bootstraps_of = make_bootstrap_positions(
-        history_steps=history_steps,
-        unroll_steps=unroll_steps,
-        bootstrap_steps=bootstrap_steps,
-        shorten_every_updates=shorten_every_updates,
-    )
+    bootstraps_of = make_bootstrap_positions(window, shorten_every_updates=shorten_every_updates)
 
     def positions(sample: Sample) -> Array:
-        window = fresh_values and bootstrap_steps <= unroll_steps + 1
-        last = unroll_steps + (bootstrap_steps if window else 0)
-        unroll = history_steps + jnp.arange(last + 1)
+        whole = fresh_values and window.bootstrap <= window.unroll + 1
+        last = window.future if whole else window.unroll
+        unroll = window.history + jnp.arange(last + 1)
         unroll = jnp.broadcast_to(unroll, (sample.index.shape[0], last + 1))
-        if window or not fresh_values:
+        if whole or not fresh_values:
             return unroll
         return jnp.concatenate([unroll, bootstraps_of(sample)], axis=1)
 

@@ -133,8 +133,8 @@ def _add(
 ) -> ReplayState:
     if (rows.invalid_actions is None) != (state.rows.invalid_actions is None):
         raise ArgumentError(
-            "replay: either the rows or the ring's example row have invalid_actions; the latter is"
-            " made by example_row(..., masked=...)"
+            "replay: either the rows or the ring's example row have invalid_actions; masked of the"
+            " environment's spec says which"
         )
     num_envs, steps = rows.reward.shape
     ring, future_steps = layout.ring, layout.future_steps

@@ -20,6 +20,7 @@ from muzero_jax.types import (
     TargetFn,
     Targets,
     Transition,
+    Window,
 )
 
 RewardTransform = Callable[[Array], Array]
@@ -27,9 +28,7 @@ RewardTransform = Callable[[Array], Array]
 
 def make_targets(
     *,
-    history_steps: int,
-    unroll_steps: int,
-    bootstrap_steps: int,
+    window: Window,
     discount: float,
     reward_transform: RewardTransform | None = None,
     bootstrap_value: Callable[[Params, History], Array] | None = None,
@@ -38,9 +37,7 @@ def make_targets(
     """MuZero's targets (section 3 and appendix G): policy, n-step value and reward.
 
     Args:
-      history_steps: S, the root's index in a sample's rows.
-      unroll_steps: K.
-      bootstrap_steps: n.
+      window: S, which is the root's index in a sample's rows, K and n.
       discount: γ per step.
       reward_transform: elementwise, for example `jnp.sign`; None keeps raw rewards.
       bootstrap_value: `(target_params, History [B*(K+1), S]) -> [B*(K+1)]`, evaluated at exactly
@@ -53,56 +50,46 @@ def make_targets(
     Returns:
       `TargetFn`.
     """
-    positions_of = make_bootstrap_positions(
-        history_steps=history_steps,
-        unroll_steps=unroll_steps,
-        bootstrap_steps=bootstrap_steps,
-        shorten_every_updates=shorten_every_updates,
-    )
+    positions_of = make_bootstrap_positions(window, shorten_every_updates=shorten_every_updates)
 
     def targets(params, target_params, key, sample: Sample) -> Targets:
         del params, key  # The stored search made policies and, by default, values.
         rows = sample.rows
-        length = history_steps + 1 + unroll_steps + bootstrap_steps
-        chex.assert_axis_dimension(rows.reward, 1, length)
+        chex.assert_axis_dimension(rows.reward, 1, window.history + 1 + window.future)
         if reward_transform is not None:
             rows = rows.replace(reward=reward_transform(rows.reward))
         positions = positions_of(sample)
         if bootstrap_value is None:
             bootstraps = jnp.take_along_axis(rows.value, positions, axis=1)
         else:
-            values = bootstrap_value(target_params, histories_at(sample, positions, history_steps))
+            values = bootstrap_value(target_params, histories_at(sample, positions, window.history))
             bootstraps = values.reshape(positions.shape)
-        future = jax.tree.map(lambda x: x[:, history_steps:], rows)
-        offsets = positions - history_steps - jnp.arange(unroll_steps + 1)
-        age = sample.newest_updates - rows.made_at_updates[:, history_steps]
-        make = jax.vmap(lambda r, o, b, a: _unroll_targets(r, o, b, a, unroll_steps, discount))
+        future = jax.tree.map(lambda x: x[:, window.history :], rows)
+        offsets = positions - window.history - jnp.arange(window.unroll + 1)
+        age = sample.newest_updates - rows.made_at_updates[:, window.history]
+        make = jax.vmap(lambda r, o, b, a: _unroll_targets(r, o, b, a, window.unroll, discount))
         return jax.lax.stop_gradient(make(future, offsets, bootstraps, age))
 
     return targets
 
 
 def make_bootstrap_positions(
-    *,
-    history_steps: int,
-    unroll_steps: int,
-    bootstrap_steps: int,
-    shorten_every_updates: int | None = None,
+    window: Window, *, shorten_every_updates: int | None = None
 ) -> Callable[[Sample], Array]:
     """`(sample) -> ` the rows t+k+m_k `[B, K+1]` int32 that returns bootstrap from.
 
-    The numbers are those of `make_targets`.
+    The arguments are those of `make_targets`.
     """
 
     def bootstrap_positions(sample: Sample) -> Array:
-        rows = jax.tree.map(lambda x: x[:, history_steps:], sample.rows)
-        offsets_of = functools.partial(bootstrap_offsets, n=bootstrap_steps)
+        rows = jax.tree.map(lambda x: x[:, window.history :], sample.rows)
+        offsets_of = functools.partial(bootstrap_offsets, n=window.bootstrap)
         offsets = jax.vmap(offsets_of)(rows.last, rows.explored)
         if shorten_every_updates is not None:
             age = sample.newest_updates - rows.made_at_updates[:, 0]
-            most = jnp.maximum(bootstrap_steps - age // shorten_every_updates, 1)
+            most = jnp.maximum(window.bootstrap - age // shorten_every_updates, 1)
             offsets = jnp.minimum(offsets, most[:, None])
-        return history_steps + jnp.arange(unroll_steps + 1) + offsets
+        return window.history + jnp.arange(window.unroll + 1) + offsets
 
     return bootstrap_positions
 

@@ -31,6 +31,7 @@ class EnvSpec:
       turn_sign: +1 for one player, -1 for two players who alternate.
       truncates: whether an episode can end without terminating.
       max_steps: most agent steps in one episode.
+      masked: whether every time step comes with `invalid_actions`.
     """
 
     observation_shape: tuple[int, ...]
@@ -39,6 +40,7 @@ class EnvSpec:
     turn_sign: int
     truncates: bool
     max_steps: int
+    masked: bool = False
 
 
 class Window(NamedTuple):
@@ -72,7 +74,8 @@ class TimeStep:
         else the spec's `turn_sign`; or the mark of `finite.clean`.
       first: `[...]` bool, this row begins an episode.
       last: `[...]` bool, this row holds a final observation; the next row is a reset.
-      invalid_actions: `[..., A]` bool, or None where every action is always legal.
+      invalid_actions: `[..., A]` bool, or None where the spec is not `masked`: then every action
+        is always legal.
     """
 
     observation: Array

@@ -139,10 +139,10 @@ def learn(train, replay_state, key):
     return train, replay_state, metrics
 
 
-def make_replay(num_envs, rows_per_env, spec=SPEC, history_steps=2, masked=False):
+def make_replay(num_envs, rows_per_env, spec=SPEC, history_steps=2):
     """The real ring for rows of `search`."""
     return replay.make_replay(
-        example_row(spec, search, make_params(), history_steps, masked=masked),
+        example_row(spec, search, make_params(), history_steps),
         lambda rows: rows.reward[: rows.reward.shape[0] - 1],
         num_envs=num_envs,
         rows_per_env=rows_per_env,

@@ -1,5 +1,7 @@
 """Acting against a list of rows that a Python loop writes."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from muzero_jax import acting
 from muzero_jax.types import Explore
 
 _E, _T = 3, 9
+MASKED = dataclasses.replace(fakes.SPEC, masked=True)
 
 
 def _list_of_rows(env, key, params, explore):
@@ -139,7 +142,7 @@ def test_masks_of_invalid_actions_are_stored_and_drawn():
 
     Planted bug seen: an example row without the mask (its rows cannot be added).
     """
-    ring = fakes.make_replay(num_envs=2, rows_per_env=16, masked=True)
+    ring = fakes.make_replay(num_envs=2, rows_per_env=16, spec=MASKED)
     state, carry = ring.init(), acting.init_carry(fakes.SPEC, 2, 2)
     act_and_add = jax.jit(acting.make_act_and_add(fakes.search, ring))
     env = fakes.make_host_env([20, 20], [20, 20])
@@ -162,12 +165,12 @@ def test_masks_of_invalid_actions_are_stored_and_drawn():
 @pytest.mark.parametrize("masked", [False, True])
 def test_a_mask_that_only_one_of_rows_and_ring_has_is_refused(masked):
     """Planted bug seen: left to JAX (a structure error of five lines)."""
-    ring = fakes.make_replay(num_envs=2, rows_per_env=16, masked=not masked)
+    ring = fakes.make_replay(num_envs=2, rows_per_env=16, spec=fakes.SPEC if masked else MASKED)
     act_and_add = acting.make_act_and_add(fakes.search, ring)
     timestep = fakes.make_host_env([20, 20], [20, 20]).reset()
     if masked:
         timestep = timestep.replace(invalid_actions=np.zeros((2, 3), bool))
-    with pytest.raises(ValueError, match=r"example_row\(\.\.\., masked"):
+    with pytest.raises(ValueError, match="masked of the environment"):
         act_and_add(
             fakes.make_params(), ring.init(), acting.init_carry(fakes.SPEC, 2, 2), timestep, 0,
             jax.random.key(0), fakes.EXPLORE, 0,

@@ -38,7 +38,7 @@ SCHEDULE = training.Schedule(
 
 def _loss(network, codec):
     """MuZero's, times two: a loss of one's own."""
-    base = losses.make_loss(network, codec, history_steps=1, unroll_steps=WINDOW.unroll)
+    base = losses.make_loss(network, codec, window=WINDOW)
 
     def loss(params, key, sample, targets):
         value, aux = base(params, key, sample, targets)

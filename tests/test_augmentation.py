@@ -8,6 +8,7 @@ import numpy as np
 
 from muzero_jax import losses
 from muzero_jax.history import random_shift
+from muzero_jax.types import Window
 from test_losses import CODECS, linear_network, random_batch
 
 
@@ -69,7 +70,7 @@ def test_composes_with_the_library():
     sample, targets = random_batch(6, 2, 3)
     images = jnp.asarray(np.random.default_rng(0).normal(size=(6, 6, 3, 2, 1)), jnp.float32)
     sample = sample.replace(observations=images)
-    base = losses.make_loss(linear_network(), CODECS, history_steps=2, unroll_steps=3)
+    base = losses.make_loss(linear_network(), CODECS, window=Window(2, 3, 1))
 
     def loss(params, key, sample, targets):
         flat = sample.replace(observations=sample.observations[:, :, 0, :, 0])

@@ -1,5 +1,6 @@
 """Rows in files: what is read back, learned from and refused, against lists of episodes."""
 
+import dataclasses
 import json
 import shutil
 
@@ -13,7 +14,7 @@ from muzero_jax import replay as replay_lib
 from muzero_jax import targets
 from muzero_jax.data import dataset, lanes, trajectories
 from muzero_jax.errors import DatasetError
-from muzero_jax.types import EnvSpec, Transition
+from muzero_jax.types import EnvSpec, Transition, Window
 from oracles import episodes as oracle
 from test_targets import WORLDS, assert_targets
 
@@ -123,9 +124,7 @@ def test_windows_of_a_ring_that_was_read_from_files_make_the_targets_of_the_epis
     picked = np.array([root not in running for root in roots])
     rule = {"unroll_steps": unroll, "td_steps": bootstrap, "gamma": gamma, "players": players}
     want = [oracle.targets_of(*known[root], **rule) for root in roots if root not in running]
-    make = targets.make_targets(
-        history_steps=steps, unroll_steps=unroll, bootstrap_steps=bootstrap, discount=gamma
-    )
+    make = targets.make_targets(window=Window(steps, unroll, bootstrap), discount=gamma)
     got = jax.tree.map(lambda x: x[picked], jax.jit(make)(None, None, None, sample))
     assert_targets(got.replace(policy=got.policy["weights"]), want)
 
@@ -370,15 +369,16 @@ def test_masked_moves_that_are_not_allowed_are_refused(tmp_path):
     rows = _rows()
     masks = np.ones((len(rows.first), 3), bool)
     masks[np.arange(len(masks)), rows.action] = False
-    dataset.write_dataset(tmp_path / "good", spec_of(), [rows.replace(invalid_actions=masks)])
+    masked = dataclasses.replace(spec_of(), masked=True)
+    dataset.write_dataset(tmp_path / "good", masked, [rows.replace(invalid_actions=masks)])
     opened = dataset.open_dataset(tmp_path / "good")
     np.testing.assert_array_equal(dataset.read_chunk(opened, 0).invalid_actions, masks)
-    dataset.check_spec(opened, spec_of(), masked=True)
+    dataset.check_spec(opened, masked)
     with pytest.raises(DatasetError, match="masked is True, that of the environment False"):
         dataset.check_spec(opened, spec_of())
     with pytest.raises(DatasetError, match="not allowed"):
         bad = rows.replace(invalid_actions=np.roll(masks, 1, axis=1))
-        dataset.write_dataset(tmp_path / "bad", spec_of(), [bad])
+        dataset.write_dataset(tmp_path / "bad", masked, [bad])
 
 
 def test_streams_that_differ_in_their_fields_are_refused(tmp_path):

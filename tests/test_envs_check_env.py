@@ -13,7 +13,7 @@ from muzero_jax.envs import cartpole, wrappers
 from muzero_jax.envs.check_env import check_env
 from muzero_jax.errors import EnvError
 
-SPEC = dataclasses.replace(fakes.SPEC, truncates=False, max_steps=4)
+SPEC = dataclasses.replace(fakes.SPEC, truncates=False, max_steps=4, masked=True)
 
 
 def _plain(spec=SPEC):

@@ -16,6 +16,7 @@ SPEC = EnvSpec(
     turn_sign=1,
     truncates=True,
     max_steps=3,
+    masked=True,
 )
 # Environment 0 terminates at step 2, environment 1 is truncated at step 3; action 2 is illegal.
 NEXT_STEP = {
@@ -76,7 +77,10 @@ def test_a_lost_life_and_rows_without_masks_pass():
     """Planted bug seen: discount 0 refused on rows that are not `last`."""
     rows = [row.replace(invalid_actions=None) for row in _rows(NEXT_STEP)]
     rows[1].discount[1] = 0
-    assert len(_play(_env(rows), 4, action=(2, 2))) == 5
+    unmasked = dataclasses.replace(SPEC, masked=False)
+    assert len(_play(_env(rows, unmasked), 4, action=(2, 2))) == 5
+    with pytest.raises(EnvError, match="^step 0: invalid_actions given, but spec.masked is False$"):
+        _play(_env(_rows(NEXT_STEP), unmasked), 1)
 
 
 def test_last_rows_need_no_legal_action_and_take_any():
@@ -103,8 +107,7 @@ FAULTS = [
      " declared (2, 3) bool"),
     (1, "invalid_actions", None, np.zeros((2, 4), bool), "step 1: invalid_actions (2, 4) bool,"
      " declared (2, 3) bool"),
-    (3, "invalid_actions", None, None, "step 3: invalid_actions must be None at every step or at"
-     " none"),
+    (3, "invalid_actions", None, None, "step 3: invalid_actions None, but spec.masked is True"),
     (1, "discount", 1, 0.99, "env 1, step 1: discount 0.9900000095367432, declared 0 or 1"),
     (1, "discount", 0, np.nan, "env 0, step 1: discount nan, declared 0 or 1"),
     (1, "discount", 0, -1, "env 0, step 1: discount -1.0, declared 0 or 1"),

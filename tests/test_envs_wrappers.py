@@ -21,6 +21,7 @@ def _counting_env(length, truncates, turn_sign=1):
         turn_sign=turn_sign,
         truncates=truncates,
         max_steps=length,
+        masked=True,
     )
 
     def row(count, action, last):
@@ -172,6 +173,7 @@ def _path_env():
         turn_sign=-1,
         truncates=False,
         max_steps=100,
+        masked=True,
     )
 
     def row(state, last):

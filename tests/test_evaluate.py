@@ -5,18 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import fakes
-from muzero_jax.evaluation.episodes import (
-    Episode,
-    Player,
-    make_random_player,
-    make_search_player,
-    play_episodes,
-)
+from muzero_jax.evaluation.actors import make_random_player, make_search_player, without_memory
+from muzero_jax.evaluation.episodes import Episode, play_episodes
 from muzero_jax.types import HostEnv, SearchOutput, TimeStep
 
-
-def _idle_player(num_envs):
-    return Player(lambda: 0, lambda carry, timestep, count: (0, np.zeros(num_envs, int)))
+KEY = jax.random.key(0)
+IDLE = without_memory(lambda carry, key, env_state, row: jnp.zeros(row.first.shape, jnp.int32))
 
 
 def _literal_env(columns):
@@ -50,7 +44,7 @@ def test_next_step_resets_one_step_episodes_and_cuts():
             [start, (10, 0, 0, 1), reset, (20, 0, 0, 1), reset, (30, 0, 0, 1), reset],
         ]
     )
-    assert play_episodes(env, _idle_player(2), episodes_per_env=2) == [
+    assert play_episodes(env, IDLE, None, KEY, episodes_per_env=2) == [
         Episode(environment=0, score=3.0, steps=2, cut=False),
         Episode(environment=0, score=4.0, steps=1, cut=True),
         Episode(environment=1, score=10.0, steps=1, cut=False),
@@ -69,7 +63,7 @@ def test_same_step_resets_and_one_step_episodes():
             [start, (7, 0, 1, 0), (8, 1, 0, 0), (9, 0, 1, 0), (3, 1, 0, 0)],
         ]
     )
-    assert play_episodes(env, _idle_player(2), episodes_per_env=2) == [
+    assert play_episodes(env, IDLE, None, KEY, episodes_per_env=2) == [
         Episode(environment=0, score=3.0, steps=2, cut=False),
         Episode(environment=0, score=5.0, steps=1, cut=False),
         Episode(environment=1, score=7.0, steps=1, cut=False),
@@ -82,7 +76,7 @@ def test_each_environment_plays_the_same_number():
     environment of one step earns 1, 3, 5 (its resets are rows 2, 4); the other 1+2+3+4, 6+7+8+9.
     Planted bug seen: stopped at a total of four episodes."""
     env = fakes.make_host_env([0, 1], [1, 4], truncated=[1])
-    episodes = play_episodes(env, _idle_player(2), episodes_per_env=2)
+    episodes = play_episodes(env, IDLE, None, KEY, episodes_per_env=2)
     assert [(x.environment, x.score, x.steps, x.cut) for x in episodes] == [
         (0, 1.0, 1, False),
         (0, 3.0, 1, False),
@@ -94,24 +88,17 @@ def test_each_environment_plays_the_same_number():
 def test_random_player_is_uniform_over_legal_actions():
     """6000 draws: each of the two or three legal ones within 5 standard deviations. Planted bugs
     seen: the mask inverted; the first legal action taken."""
-    player = make_random_player(fakes.SPEC, seed=3)
+    choose = jax.jit(make_random_player(fakes.SPEC).choose)
     invalid = np.array([[False, False, False], [False, True, False]])
     timestep = _literal_env([[(0, 0, 1, 0)]] * 2).reset()
     timestep = timestep.replace(invalid_actions=invalid)
-    counts = np.zeros((2, 3))
-    for count in range(6000):
-        _, action = player.step(player.init(), timestep, count)
-        assert action.dtype == np.int32
-        counts[np.arange(2), action] += 1
+    timestep = jax.tree.map(lambda x: np.repeat(x, 6000, axis=0), timestep)
+    action = np.asarray(choose((), jax.random.key(3), None, timestep))
+    assert action.dtype == np.int32
+    counts = [np.bincount(x, minlength=3) for x in np.split(action, 2)]
     np.testing.assert_allclose(counts[0], 2000, atol=5 * np.sqrt(6000 * 2 / 9))
-    assert counts[1, 1] == 0
-    np.testing.assert_allclose(counts[1, [0, 2]], 3000, atol=5 * np.sqrt(6000 / 4))
-    again = make_random_player(fakes.SPEC, seed=3)
-    fresh = make_random_player(fakes.SPEC, seed=3)
-    for count in range(5):
-        np.testing.assert_array_equal(
-            again.step(None, timestep, count)[1], fresh.step(None, timestep, count)[1]
-        )
+    assert counts[1][1] == 0
+    np.testing.assert_allclose(counts[1][[0, 2]], 3000, atol=5 * np.sqrt(6000 / 4))
 
 
 def test_search_player_uses_no_noise_and_one_program():
@@ -132,12 +119,11 @@ def test_search_player_uses_no_noise_and_one_program():
             explored=jnp.zeros((batch,), bool),
         )
 
-    make_player = make_search_player(search, fakes.SPEC, num_envs=2, history_steps=2)
+    player = make_search_player(search, fakes.SPEC, history_steps=2)
     for w in (0.0, 1.0):
         actions = []
         env = fakes.make_host_env([0, 1], [2, 2], on_step=lambda a, to=actions: to.append(a))
-        player = make_player(fakes.make_params(w), jax.random.key(0))
-        episodes = play_episodes(env, player, episodes_per_env=1)
+        episodes = play_episodes(env, player, fakes.make_params(w), KEY, episodes_per_env=1)
         assert [x.score for x in episodes] == [3.0, 3.0]
         np.testing.assert_array_equal(actions, [[w, w], [w + 1, w + 1]])
     assert len(traces) == 1
@@ -154,11 +140,9 @@ def test_the_search_player_makes_the_random_moves_of_a_protocol_and_no_others():
 
     timestep = fakes.make_host_env([0, 1], [2, 2]).reset()
     for options, action in ({"random_move": 0.25}, 2), ({}, 0):
-        make_player = make_search_player(
-            search, fakes.SPEC, num_envs=2, history_steps=2, **options
-        )
-        player = make_player(fakes.make_params(), jax.random.key(0))
-        np.testing.assert_array_equal(player.step(player.init(), timestep, 0)[1], [action] * 2)
+        player = make_search_player(search, fakes.SPEC, history_steps=2, **options)
+        carry = player.init(fakes.make_params(), 2)
+        np.testing.assert_array_equal(player.choose(carry, KEY, None, timestep), [action] * 2)
 
 
 def test_every_step_of_the_search_player_has_its_own_key():
@@ -169,13 +153,14 @@ def test_every_step_of_the_search_player_has_its_own_key():
         drawn = jax.random.randint(key, history.action.shape[:1], 0, 2**30)
         return SearchOutput(action=drawn, policy=None, value=None, explored=None)
 
-    make_player = make_search_player(search, fakes.SPEC, num_envs=3, history_steps=2)
-    timestep = fakes.make_host_env([0, 1, 2], [2, 2, 2]).reset()
+    player = make_search_player(search, fakes.SPEC, history_steps=2)
 
     def drawn(seed):
-        player = make_player(fakes.make_params(), jax.random.key(seed))
-        carry = player.init()
-        return [player.step(carry, timestep, count)[1] for count in range(5)]
+        actions = []
+        env = fakes.make_host_env([0, 1, 2], [5, 5, 5], on_step=actions.append)
+        key = jax.random.key(seed)
+        play_episodes(env, player, fakes.make_params(), key, episodes_per_env=1)
+        return np.array(actions)
 
     assert len(np.unique(drawn(0))) == 15
     np.testing.assert_array_equal(drawn(0), drawn(0))

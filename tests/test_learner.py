@@ -335,6 +335,7 @@ def test_every_update_of_a_program_has_the_key_of_its_number(count):
 # 0 goes left, and at state 0 stays there, with reward -0.1.
 STATES, END, GAMMA = 5, 5, 0.9
 HISTORY, UNROLL, BOOTSTRAP = 1, 2, 3
+WINDOW = types.Window(HISTORY, UNROLL, BOOTSTRAP)
 CHAIN_CODECS = types.Codecs(*(codecs_lib.make_two_hot_codec(
     num_bins=21, low=-1.0, high=1.0, transform="identity") for _ in range(2)))
 CHAIN_ENVS, CHAIN_ROWS = 8, 2000
@@ -433,10 +434,9 @@ def chain_learner():
         rows_per_env=CHAIN_ROWS + 48, history_steps=HISTORY, future_steps=UNROLL + BOOTSTRAP,
         observed_steps=HISTORY + UNROLL + BOOTSTRAP, lookahead_steps=BOOTSTRAP,
         priority_exponent=1.0, priority_floor=0.05)
-    targets = targets_lib.make_targets(
-        history_steps=HISTORY, unroll_steps=UNROLL, **rule,
+    targets = targets_lib.make_targets(window=WINDOW, discount=GAMMA,
         bootstrap_value=targets_lib.make_network_bootstrap(network, CHAIN_CODECS.value))
-    loss = losses.make_loss(network, CHAIN_CODECS, history_steps=HISTORY, unroll_steps=UNROLL)
+    loss = losses.make_loss(network, CHAIN_CODECS, window=WINDOW)
     optimizer = learner.make_optimizer(learning_rate=0.05, decay_updates=3000, weight_decay=0.0)
     update = learner.make_update(targets, loss, optimizer, target_interval_updates=20,
                                  importance_exponent=1.0)

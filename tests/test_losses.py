@@ -140,8 +140,8 @@ def test_equals_numpy(history_steps, unroll_steps):
     network = linear_network()
     params = jax.jit(network.init)(jax.random.key(0))
     weights = {"value_weight": 0.25, "reward_weight": 0.7, "policy_weight": 1.3}
-    loss = jax.jit(losses.make_loss(network, CODECS, history_steps=history_steps,
-                                    unroll_steps=unroll_steps, **weights))
+    loss = jax.jit(losses.make_loss(network, CODECS, **weights,
+                                    window=types.Window(history_steps, unroll_steps, 1)))
     got, aux = loss(params, jax.random.key(1), sample, targets)
     want = np.array([numpy_loss(params, sample, targets, b, history_steps, unroll_steps)
                      for b in range(24)])
@@ -157,8 +157,8 @@ def test_equals_numpy(history_steps, unroll_steps):
         np.testing.assert_allclose(aux[name], errors[:, 0], **close)
     largest = np.max(errors, axis=1, where=np.asarray(targets.value_mask) > 0, initial=0.0)
     assert np.mean(largest > errors[:, 0]) > 0.3 and np.any(targets.value_mask == 0)
-    loss = jax.jit(losses.make_loss(network, CODECS, history_steps=history_steps,
-                                    unroll_steps=unroll_steps, **weights, priority_unroll=0.75))
+    loss = jax.jit(losses.make_loss(network, CODECS, **weights, priority_unroll=0.75,
+                                    window=types.Window(history_steps, unroll_steps, 1)))
     other, aux = loss(params, jax.random.key(1), sample, targets)
     np.testing.assert_array_equal(other, got)
     np.testing.assert_allclose(aux["root_error"], errors[:, 0], **close)
@@ -203,7 +203,7 @@ def test_weights_and_masks_literally():
     sample, targets = random_batch(3, 1, 4)
     targets = ones_mask(targets)
     network = step_network(4)
-    loss = jax.jit(losses.make_loss(network, CODECS, history_steps=1, unroll_steps=4))
+    loss = jax.jit(losses.make_loss(network, CODECS, window=types.Window(1, 4, 1)))
     params, key = network.init(None), jax.random.key(0)
     full = 0.25 * 2 * np.log(5) + np.log(3) + 2 * np.log(ACTIONS)
     np.testing.assert_allclose(loss(params, key, sample, targets)[0], full, rtol=1e-6)
@@ -223,7 +223,7 @@ def test_gradients_at_zero_logits_literally():
     sample, targets = random_batch(1, 1, 2)
     targets = ones_mask(targets).replace(policy=jnp.eye(3)[None])
     network = step_network(2)
-    loss = losses.make_loss(network, CODECS, history_steps=1, unroll_steps=2)
+    loss = losses.make_loss(network, CODECS, window=types.Window(1, 2, 1))
     targets = targets.replace(policy_mask=jnp.array([[1.0, 1.0, 0.0]]))
     run = jax.jit(jax.grad(lambda p: loss(p, None, sample, targets)[0].sum()))
     grads = run(network.init(None))
@@ -268,7 +268,7 @@ def test_the_gradient_is_halved_at_each_dynamics_step(head):
     sample, targets = random_batch(1, 1, unroll)
     sample = sample.replace(observations=jnp.full_like(sample.observations, x))
     loss = losses.make_loss(affine_network(), types.Codecs(value=codec, reward=codec),
-                            history_steps=1, unroll_steps=unroll, value_weight=1.0)
+                            window=types.Window(1, unroll, 1), value_weight=1.0)
     params = {"w": jnp.float32(2.0), "g": jnp.float32(g), "u": jnp.float32(0.3)}
     none = jnp.zeros((1, unroll + 1))
     slope = jax.jit(jax.grad(lambda p, targets: loss(p, None, sample, targets)[0].sum()))
@@ -309,14 +309,14 @@ def test_gradients_are_those_of_finite_differences_in_float64(monkeypatch):
                             (network.init(jax.random.key(0)), sample, targets))
         params, sample, targets = wide
         loss = losses.make_loss(network, types.Codecs(value=codec(5), reward=codec(3)),
-                                history_steps=2, unroll_steps=3)
+                                window=types.Window(2, 3, 1))
         objective = jax.jit(lambda params: loss(params, None, sample, targets)[0].sum())
         assert objective(params).dtype == jnp.float64
         check_grads(objective, (params,), order=1, modes=["rev"], rtol=1e-4, atol=1e-6)
 
 
 def made_targets(network, **kwargs):
-    return targets_lib.make_targets(history_steps=2, unroll_steps=3, bootstrap_steps=2,
+    return targets_lib.make_targets(window=types.Window(2, 3, 2),
                                     discount=0.9, **kwargs)
 
 
@@ -328,7 +328,7 @@ def test_no_gradient_flows_through_targets():
     network = linear_network()
     make = made_targets(network, bootstrap_value=targets_lib.make_network_bootstrap(
         network, CODECS.value))
-    loss = losses.make_loss(network, CODECS, history_steps=2, unroll_steps=3)
+    loss = losses.make_loss(network, CODECS, window=types.Window(2, 3, 1))
     sample, _ = random_batch(6, 2, 3, bootstrap_steps=2)
     params = jax.jit(network.init)(jax.random.key(0))
 
@@ -353,7 +353,7 @@ def test_what_lies_beyond_an_end_trains_only_what_is_known():
     discount = jnp.ones((2, 8)).at[0, 3].set(0.0).at[:, 4].set(0.0)  # Example 1 is truncated.
     sample = sample.replace(rows=sample.rows.replace(
         last=ended, first=jnp.roll(ended, 1, axis=1), discount=discount))
-    loss = losses.make_loss(network, CODECS, history_steps=2, unroll_steps=3)
+    loss = losses.make_loss(network, CODECS, window=types.Window(2, 3, 1))
     targets = jax.jit(made_targets(network))(None, None, None, sample)
     params = jax.tree.map(lambda x: x + jnp.arange(x.shape[1]) / 3, network.init(None))
     slopes = jax.jit(jax.jacrev(lambda p: loss(p, None, sample, targets)[0]))(params)
@@ -373,7 +373,7 @@ def test_a_masked_target_poisons_neither_loss_nor_gradient(poison):
     """Planted: the mask as a factor (NaN loss); `where` around the loss only (NaN gradient)."""
     sample, targets = random_batch(6, 1, 3)
     network = linear_network()
-    loss = losses.make_loss(network, CODECS, history_steps=1, unroll_steps=3)
+    loss = losses.make_loss(network, CODECS, window=types.Window(1, 3, 1))
     params = jax.jit(network.init)(jax.random.key(0))
     # The root's value is the priority, so that it is never masked.
     targets = targets.replace(value_mask=targets.value_mask.at[:, 0].set(1.0))
@@ -395,7 +395,7 @@ def test_examples_do_not_touch_each_other():
     sample, targets = random_batch(5, 2, 3)
     network = linear_network()
     params = jax.jit(network.init)(jax.random.key(0))
-    loss = jax.jit(losses.make_loss(network, CODECS, history_steps=2, unroll_steps=3))
+    loss = jax.jit(losses.make_loss(network, CODECS, window=types.Window(2, 3, 1)))
     together, _ = loss(params, None, sample, targets)
 
     def take(index):
@@ -418,7 +418,7 @@ def test_another_policy_loss_sees_logits_and_the_stored_policy():
     sample, targets = random_batch(2, 1, 2)
     targets = ones_mask(targets).replace(policy={"best": jnp.ones((2, 3), jnp.int32)})
     network = step_network(2)
-    loss = losses.make_loss(network, CODECS, history_steps=1, unroll_steps=2, value_weight=0.0,
+    loss = losses.make_loss(network, CODECS, window=types.Window(1, 2, 1), value_weight=0.0,
                             reward_weight=0.0, policy_weight=2.0,
                             policy_loss=lambda logits, policy: policy["best"] + logits[..., 0])
     # 2 · (1 + 1/2 + 1/2) · 1
@@ -455,7 +455,7 @@ def test_integers_in_an_embedding_pass():
     params = linear_network().init(jax.random.key(0))
 
     def run(dtype):
-        loss = losses.make_loss(counting_network(dtype), CODECS, history_steps=2, unroll_steps=3)
+        loss = losses.make_loss(counting_network(dtype), CODECS, window=types.Window(2, 3, 1))
         return jax.value_and_grad(
             lambda params: jnp.sum(loss(params, jax.random.key(1), sample, targets)[0]))(params)
 

@@ -23,6 +23,7 @@ from muzero_jax.networks.mlp import make_mlp_network
 from muzero_jax.search import gumbel
 
 NUM_ENVS, HISTORY, UNROLL, BOOTSTRAP, GAMMA = 4, 2, 2, 2, 0.99
+WINDOW = types.Window(HISTORY, UNROLL, BOOTSTRAP)
 CODECS = types.Codecs(
     value=codecs.make_two_hot_codec(num_bins=11, low=-5.0, high=5.0),
     reward=codecs.make_two_hot_codec(num_bins=11, low=-5.0, high=5.0),
@@ -57,12 +58,12 @@ def make_parts(kind, source):
         num_envs=NUM_ENVS, rows_per_env=32, history_steps=HISTORY, future_steps=UNROLL + BOOTSTRAP,
         observed_steps=HISTORY + (UNROLL + BOOTSTRAP if source == "network" else 0),
         lookahead_steps=BOOTSTRAP, priority_exponent=0.5, priority_floor=0.01)
-    loss = losses.make_loss(network, CODECS, history_steps=HISTORY, unroll_steps=UNROLL)
+    loss = losses.make_loss(network, CODECS, window=WINDOW)
     if kind == "conv":
         shift = functools.partial(random_shift, max_shift=2)
         loss = losses.with_augmentation(loss, shift)
     update = learner.make_update(
-        targets.make_targets(history_steps=HISTORY, unroll_steps=UNROLL, **rule,
+        targets.make_targets(window=WINDOW, discount=GAMMA,
                              bootstrap_value=bootstrap if source == "network" else None),
         loss, optimizer, target_interval_updates=10, importance_exponent=0.5)
     learn = learner.make_learn(ring, update, batch_size=8)

@@ -14,7 +14,7 @@ import pytest
 import fakes
 from muzero_jax.envs.pgx import make_pgx
 from muzero_jax.envs.wrappers import auto_reset
-from muzero_jax.evaluation import matches
+from muzero_jax.evaluation import actors, matches
 from muzero_jax.types import Env, EnvSpec, Network, Prediction, TimeStep
 from test_search_play import after_move, is_lost, minimax, positions
 
@@ -31,6 +31,7 @@ def make_row_game(*, same_step=True):
         turn_sign=-1,
         truncates=False,
         max_steps=SIZE,
+        masked=True,
     )
 
     def timestep(row, reward, first):
@@ -82,7 +83,7 @@ def whim_search(params, key, history, invalid_actions, explore):
 
 
 def make_whim(search=whim_search):
-    return matches.make_search_match_player(
+    return actors.make_search_player(
         search, ROW_GAME.spec, history_steps=HISTORY_STEPS
     )
 
@@ -222,7 +223,7 @@ def test_every_ply_has_its_own_keys():
         tell(key)
         return ROW_GAME.step(state, action, key)
 
-    player = matches.without_memory(choose)
+    player = actors.without_memory(choose)
     play = matches.make_match(
         ROW_GAME._replace(step=step), player, player, num_games=4, max_plies=6, opening_plies=1
     )
@@ -246,7 +247,7 @@ def _timestep(observation, invalid_actions):
 
 def test_random_player_is_uniform_over_legal_moves():
     """6000 draws within 5 standard deviations. Planted bugs seen: the mask inverted; not used."""
-    player = matches.make_random_match_player(ROW_GAME.spec)
+    player = actors.make_random_player(ROW_GAME.spec)
     invalid = jnp.repeat(jnp.array([[False, False, True], [False] * 3]), 6000, axis=0)
     timestep = _timestep(np.zeros((12_000, SIZE), np.int32), invalid)
     carry = player.observe(player.init(None, 12_000), timestep, jnp.zeros(12_000, jnp.int32))
@@ -268,7 +269,7 @@ def test_prior_player_takes_the_best_legal_logit():
 
     network = Network(init=None, initial_inference=look, recurrent_inference=None)
     spec = EnvSpec(**{**vars(ROW_GAME.spec), "observation_dtype": "float32"})
-    player = matches.make_prior_match_player(network, spec, history_steps=2)
+    player = actors.make_prior_player(network, spec, history_steps=2)
     rng = np.random.default_rng(0)
     frames, masks = rng.normal(size=(2, 50, SIZE)).astype(np.float32), rng.random((50, 3)) < 0.4
     masks[:, 0] &= ~masks[:, 1:].all(axis=1)
@@ -343,7 +344,7 @@ def board_number(board):
 
 
 def make_table_player(choose_move):
-    """(`MatchPlayer`, params) of the move that `choose_move(board)` names on each board."""
+    """(`Actor`, params) of the move that `choose_move(board)` names on each board."""
     table = np.zeros(3**9, np.int32)
     for board in positions():
         table[board_number(board)] = choose_move(board)
@@ -353,7 +354,7 @@ def make_table_player(choose_move):
         own, other = jnp.moveaxis(timestep.observation.reshape(-1, 9, 2), -1, 0)
         return carry[(own + 2 * other) @ 3 ** jnp.arange(9)]
 
-    return matches.without_memory(choose), jnp.asarray(table)
+    return actors.without_memory(choose), jnp.asarray(table)
 
 
 def free(board):
@@ -411,7 +412,7 @@ def test_perfect_play_against_itself_and_random(tic_tac_toe):
     params = make_table_player(best_move)[1]
     play = matches.make_match(env, perfect, perfect, num_games=64, max_plies=9)
     assert (play(jax.random.key(0), params, params) == 0).all()
-    random = matches.make_random_match_player(env.spec)
+    random = actors.make_random_player(env.spec)
     play = matches.make_match(env, perfect, random, num_games=64, max_plies=9)
     scores = play(jax.random.key(1), params, None)
     assert set(scores) <= {0.0, 1.0} and scores.mean() > 0.8
@@ -443,7 +444,7 @@ def make_game_of_two_moves():
 def test_two_moves_in_a_row_are_refused():
     """Seen before: the game counts -1 for the player who has won it, in matches and in lines."""
     game = make_game_of_two_moves()
-    player = matches.make_random_match_player(game.spec)
+    player = actors.make_random_player(game.spec)
     play = matches.make_match(game, player, player, num_games=2, max_plies=5)
     line = r"^a match needs players who alternate strictly, .* above 0 after ply 0: the same player"
     with pytest.raises(ValueError, match=line):
@@ -454,7 +455,7 @@ def test_two_moves_in_a_row_are_refused():
 
 def test_a_player_of_vectors_is_refused():
     """Planted bug seen: no check, so that each game steps by some of the numbers."""
-    player = matches.without_memory(lambda carry, key, state, row: jnp.zeros((2, 2), jnp.int32))
+    player = actors.without_memory(lambda carry, key, state, row: jnp.zeros((2, 2), jnp.int32))
     play = matches.make_match(ROW_GAME, player, player, num_games=2, max_plies=5)
     with pytest.raises(ValueError, match="^an action must be one integer for each row"):
         play(jax.random.key(0), (), ())

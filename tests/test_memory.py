@@ -9,12 +9,13 @@ import pytest
 
 from muzero_jax import acting, codecs, learner, losses, replay, targets
 from muzero_jax.envs.wrappers import as_host_env, auto_reset
-from muzero_jax.evaluation.episodes import make_search_player, play_episodes
+from muzero_jax.evaluation.actors import make_search_player
+from muzero_jax.evaluation.episodes import play_episodes
 from muzero_jax.loops.anakin import anakin, init_anakin_carry
 from muzero_jax.networks.gru import make_gru_network
 from muzero_jax.networks.mlp import make_mlp_network
 from muzero_jax.search import gumbel
-from muzero_jax.types import Codecs, Counters, Env, EnvSpec, Explore, RunState, TimeStep
+from muzero_jax.types import Codecs, Counters, Env, EnvSpec, Explore, RunState, TimeStep, Window
 
 BLANKS = 3
 LENGTH = BLANKS + 2  # Observations of an episode: the cue, blanks, the query.
@@ -103,11 +104,11 @@ def score_after_training(make_network, history_steps, iterations):
         priority_exponent=0.6,
         priority_floor=0.01,
     )
-    steps = dict(history_steps=history_steps, unroll_steps=UNROLL)
+    window = Window(history=history_steps, unroll=UNROLL, bootstrap=LENGTH)
     optimizer = learner.make_optimizer(learning_rate=3e-3)
     update = learner.make_update(
-        targets.make_targets(**steps, **bootstrap),
-        losses.make_loss(network, CODECS, **steps),
+        targets.make_targets(window=window, discount=GAMMA),
+        losses.make_loss(network, CODECS, window=window),
         optimizer,
         target_interval_updates=100,
         importance_exponent=0.4,
@@ -134,9 +135,9 @@ def score_after_training(make_network, history_steps, iterations):
     )
     for run, _ in itertools.islice(loop, iterations):
         pass
-    player = make_search_player(search_fn, env.spec, num_envs=64, history_steps=history_steps)
+    player = make_search_player(search_fn, env.spec, history_steps=history_steps)
     games = play_episodes(
-        as_host_env(env, 64, test_key), player(run.train.params, run_key), episodes_per_env=4
+        as_host_env(env, 64, test_key), player, run.train.params, run_key, episodes_per_env=4
     )
     assert {game.steps for game in games} == {LENGTH}
     return np.mean([game.score for game in games])

@@ -19,6 +19,7 @@ from muzero_jax.networks.mlp import make_mlp_network
 from muzero_jax.search import gumbel
 
 NUM_ENVS, HISTORY, UNROLL, BOOTSTRAP, GAMMA, BATCH, STEPS = 8, 2, 3, 2, 0.99, 16, 4
+WINDOW = types.Window(HISTORY, UNROLL, BOOTSTRAP)
 RULE = {"bootstrap_steps": BOOTSTRAP, "discount": GAMMA}
 CODECS = types.Codecs(
     value=codecs.make_two_hot_codec(num_bins=11, low=-1.0, high=6.0),
@@ -51,8 +52,8 @@ def make_ring():
 
 def make_update(exponent):
     return learner.make_update(
-        targets.make_targets(history_steps=HISTORY, unroll_steps=UNROLL, **RULE),
-        losses.make_loss(NETWORK, CODECS, history_steps=HISTORY, unroll_steps=UNROLL),
+        targets.make_targets(window=WINDOW, discount=GAMMA),
+        losses.make_loss(NETWORK, CODECS, window=WINDOW),
         DESCENT,
         target_interval_updates=10,
         importance_exponent=exponent,

@@ -8,7 +8,7 @@ from muzero_jax.config import build
 from muzero_jax.envs import wrappers
 from muzero_jax.envs.cartpole import make_cartpole
 from muzero_jax.errors import ArgumentError
-from muzero_jax.evaluation.episodes import make_search_player
+from muzero_jax.evaluation.actors import make_search_player
 from muzero_jax.player import Player
 from presets import config_of
 import processes
@@ -57,13 +57,15 @@ def test_it_plays_what_an_evaluation_plays(agent, params):
     """
     rows = _rows()
     assert sum(x.first.sum() for x in rows) > B + 1, "episodes end in between"
-    make = make_search_player(agent.search, agent.spec, num_envs=B, history_steps=3)
-    expected, player = make(params, jax.random.key(0)), _player(agent, params)
-    carry = expected.init()
+    evaluated = make_search_player(agent.search, agent.spec, history_steps=3)
+    observe, choose = jax.jit(evaluated.observe), jax.jit(evaluated.choose)
+    carry, wanted = evaluated.init(params, B), np.zeros(B, np.int32)
+    player = _player(agent, params)
     alone = [_player(agent, params) for _ in range(B)]
     seen = []
     for count, row in enumerate(rows):
-        carry, wanted = expected.step(carry, row, count)
+        carry = observe(carry, row, wanted)
+        wanted = choose(carry, jax.random.fold_in(jax.random.key(0), count), None, row)
         if count:
             player.reset(np.flatnonzero(row.first))
         action = player.act(row.observation, reward=row.reward)
@@ -85,7 +87,7 @@ def test_it_plays_what_an_evaluation_plays(agent, params):
         (lambda player: player.act(np.full((B, 4), "x")), "observation must be float32"),
         (
             lambda player: player.act(np.zeros((B, 4)), invalid_actions=np.zeros((B, 2), bool)),
-            "invalid_actions are not for an agent that was not trained with them",
+            "invalid_actions given, but this game has no masks",
         ),
     ],
 )
@@ -107,10 +109,9 @@ def test_a_masked_game_needs_its_mask():
         agent.spec,
         agent.network.init(jax.random.key(0)),
         history_steps=1,
-        masked=agent.masked,
     )
     board = np.zeros(agent.spec.observation_shape, bool)
-    with pytest.raises(ArgumentError, match="invalid_actions are needed"):
+    with pytest.raises(ArgumentError, match="invalid_actions needed: this game has masks"):
         player.act(board)
     for action in range(9):
         assert player.act(board, invalid_actions=np.arange(9) != action) == action

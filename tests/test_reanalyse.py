@@ -54,15 +54,15 @@ def test_equals_brute_force_over_episodes(name):
     policies at the bootstrap rows; target parameters where the newest are asked for; values of
     the stored rows where the window is searched as a whole.
     """
-    episodes, rows, roots, sizes, rule = random_world(name, 400, seed=5)
-    steps = sizes["history_steps"]
-    sample = make_sample(rows, roots, num_frames=sum(sizes.values()), **sizes)
+    episodes, rows, roots, window, rule = random_world(name, 400, seed=5)
+    steps = window.history
+    sample = make_sample(rows, roots, num_frames=sum(window), window=window)
     # What is stored is poison: all of it must be replaced.
     stored = sample.rows.replace(policy=jnp.full_like(sample.rows.policy, oracle.POISON),
                                  value=jnp.full_like(sample.rows.value, oracle.POISON))
-    make = targets_lib.make_targets(discount=rule["gamma"], **sizes)
+    make = targets_lib.make_targets(discount=rule["gamma"], window=window)
     again = reanalyse.with_reanalyse(
-        make, search_of_history, fraction=1.0, fresh_values=True, **sizes)
+        make, search_of_history, fraction=1.0, fresh_values=True, window=window)
     got = jax.jit(again)({"scale": 2.0}, {"scale": 99.0}, KEY, sample.replace(rows=stored))
     want = expected_targets(episodes, rows, roots, **rule,
                             value_at=lambda e, s: value_at_state(e, s, steps))
@@ -102,25 +102,25 @@ def test_bit_equal_to_a_fresh_search(bootstrap_steps, masked):
     Planted: a mask of the row after; the key of the inner targets; noise where none is asked for.
     """
     network, codec, search_fn = tiny_search()
-    sizes = {"history_steps": 2, "unroll_steps": 3, "bootstrap_steps": bootstrap_steps}
+    window = types.Window(history=2, unroll=3, bootstrap=bootstrap_steps)
     rng = np.random.default_rng(0)
     episodes = oracle.random_episodes(rng, 100, num_actions=3, max_length=12, truncates=0.3,
                                       life_loss=0.0, blunders=0.1)
     rows = oracle.lay_out(episodes, players=1, same_step=False)
     roots = [i for i in range(len(rows) - 12) if not rows[i].last][:30]
-    sample = make_sample(rows, roots, num_frames=sum(sizes.values()), **sizes)
+    sample = make_sample(rows, roots, num_frames=sum(window), window=window)
     sample = sample.replace(observations=sample.observations / 100)
     if masked:
         masks = jnp.asarray(rng.random((*sample.rows.reward.shape, 3)) < 0.3).at[..., 1].set(False)
         sample = sample.replace(rows=sample.rows.replace(invalid_actions=masks))
     params = random_params(network, 1)
     explore = NO_NOISE.replace(noise_scale=np.float32(1.0))
-    make = targets_lib.make_targets(discount=0.9, **sizes)
+    make = targets_lib.make_targets(discount=0.9, window=window)
     again = jax.jit(reanalyse.with_reanalyse(
-        make, search_fn, fraction=1.0, fresh_values=True, explore=explore, **sizes))
+        make, search_fn, fraction=1.0, fresh_values=True, explore=explore, window=window))
     got = again(params, None, KEY, sample)
 
-    index = np.asarray(reanalyse.make_positions(fresh_values=True, **sizes)(sample))
+    index = np.asarray(reanalyse.make_positions(fresh_values=True, window=window)(sample))
     assert index.shape[1] == (6 if bootstrap_steps == 2 else 8)
     window = jax.tree.map(np.asarray, (sample.observations, sample.rows))
     one = jax.jit(lambda observations, rows, row: history_from_window(observations, rows, row, 2))
@@ -149,17 +149,18 @@ def test_bit_equal_to_a_fresh_search(bootstrap_steps, masked):
 def test_only_the_first_part_is_fresh(fraction, num_fresh):
     """The rest equals the stored targets, and no search is made for it (planted: a search of all,
     of which a part is taken)."""
-    episodes, rows, roots, sizes, rule = random_world("truncated", 10, seed=6)
-    sample = make_sample(rows, roots, num_frames=sum(sizes.values()), **sizes)
+    episodes, rows, roots, window, rule = random_world("truncated", 10, seed=6)
+    sample = make_sample(rows, roots, num_frames=sum(window), window=window)
     sample = sample.replace(newest_updates=jnp.int32(50))
-    make = targets_lib.make_targets(discount=rule["gamma"], **sizes)
+    make = targets_lib.make_targets(discount=rule["gamma"], window=window)
     searched = []
 
     def counting(params, key, history, invalid_actions, explore):
         searched.append(history.action.shape[0])
         return search_of_history(params, key, history, invalid_actions, explore)
 
-    again = reanalyse.with_reanalyse(make, counting, fraction=fraction, fresh_values=True, **sizes)
+    again = reanalyse.with_reanalyse(
+        make, counting, fraction=fraction, fresh_values=True, window=window)
     stored = jax.jit(make)(None, None, KEY, sample)
     got = jax.jit(again)({"scale": 2.0}, None, KEY, sample)
     assert searched == ([11 * num_fresh] if num_fresh else [])  # K+1+n rows of each.
@@ -171,19 +172,19 @@ def test_only_the_first_part_is_fresh(fraction, num_fresh):
     if fraction == 0.0:
         assert again is make
     with pytest.raises(ValueError, match=r"reanalyse.fraction must be in \[0, 1\] \(got 1.5\)"):
-        reanalyse.with_reanalyse(make, counting, fraction=1.5, fresh_values=True, **sizes)
+        reanalyse.with_reanalyse(make, counting, fraction=1.5, fresh_values=True, window=window)
 
 
 @pytest.mark.parametrize("fraction, batch", [(0.5, 3), (0.05, 10), (0.99, 10), (0.8, 1)])
 def test_the_fraction_is_exact_on_average_for_any_batch(fraction, batch):
     """Over 4,000 keys within 5 standard errors. An example is fresh in policy, value and age, or in
     none of them, and each but one always or never."""
-    _, rows, roots, sizes, rule = random_world("truncated", batch, seed=6)
-    sample = make_sample(rows, roots[:batch], num_frames=sum(sizes.values()), **sizes)
+    _, rows, roots, window, rule = random_world("truncated", batch, seed=6)
+    sample = make_sample(rows, roots[:batch], num_frames=sum(window), window=window)
     sample = sample.replace(newest_updates=jnp.int32(50))
-    make = targets_lib.make_targets(discount=rule["gamma"], **sizes)
+    make = targets_lib.make_targets(discount=rule["gamma"], window=window)
     again, whole = (reanalyse.with_reanalyse(make, search_of_history, fraction=x, fresh_values=True,
-                                             **sizes) for x in (fraction, 1.0))
+                                             window=window) for x in (fraction, 1.0))
     stored, fresh = (jax.jit(f)({"scale": 2.0}, None, KEY, sample) for f in (make, whole))
     keys = jax.random.split(KEY, 4000)
     got = jax.jit(jax.vmap(lambda key: again({"scale": 2.0}, None, key, sample)))(keys)
@@ -199,12 +200,12 @@ def test_the_fraction_is_exact_on_average_for_any_batch(fraction, batch):
 
 def test_policies_alone_read_few_frames():
     """S + K frames are enough, and values stay those stored (planted: values replaced too)."""
-    episodes, rows, roots, sizes, rule = random_world("two players, same step", 50, seed=7)
-    frames = sizes["history_steps"] + sizes["unroll_steps"]
-    sample = make_sample(rows, roots, num_frames=frames, **sizes)
-    make = targets_lib.make_targets(discount=rule["gamma"], **sizes)
+    episodes, rows, roots, window, rule = random_world("two players, same step", 50, seed=7)
+    frames = window.history + window.unroll
+    sample = make_sample(rows, roots, num_frames=frames, window=window)
+    make = targets_lib.make_targets(discount=rule["gamma"], window=window)
     again = jax.jit(reanalyse.with_reanalyse(
-        make, search_of_history, fraction=1.0, fresh_values=False, **sizes))
+        make, search_of_history, fraction=1.0, fresh_values=False, window=window))
     got = again({"scale": 2.0}, None, KEY, sample)
     stored = jax.jit(make)(None, None, KEY, sample)
     np.testing.assert_array_equal(got.value, stored.value)
@@ -218,10 +219,10 @@ def test_policies_alone_read_few_frames():
 
 def test_target_parameters():
     """The slow copy searches where it is asked to."""
-    _, rows, roots, sizes, rule = random_world("truncated", 20, seed=8)
-    sample = make_sample(rows, roots, num_frames=sum(sizes.values()), **sizes)
-    make = targets_lib.make_targets(discount=rule["gamma"], **sizes)
-    options = dict(fraction=1.0, fresh_values=True, **sizes)
+    _, rows, roots, window, rule = random_world("truncated", 20, seed=8)
+    sample = make_sample(rows, roots, num_frames=sum(window), window=window)
+    make = targets_lib.make_targets(discount=rule["gamma"], window=window)
+    options = dict(fraction=1.0, fresh_values=True, window=window)
     new, old = {"scale": 2.0}, {"scale": 3.0}
     newest = jax.jit(reanalyse.with_reanalyse(make, search_of_history, **options))
     slow = jax.jit(
@@ -235,13 +236,13 @@ def test_an_unchanged_network_changes_no_value():
     """Stored values that are the network's own: targets from the network now are the same."""
     network, codec, _ = tiny_search()
     params = random_params(network, 2)
-    sizes = {"history_steps": 2, "unroll_steps": 3, "bootstrap_steps": 4}
+    window = types.Window(history=2, unroll=3, bootstrap=4)
     rng = np.random.default_rng(1)
     episodes = oracle.random_episodes(rng, 60, num_actions=3, max_length=12, truncates=0.3,
                                       life_loss=0.0, blunders=0.0)
     rows = oracle.lay_out(episodes, players=1, same_step=False)
     roots = [i for i in range(2, len(rows) - 12) if not rows[i].last][:40]
-    sample = make_sample(rows, roots, num_frames=sum(sizes.values()), **sizes)
+    sample = make_sample(rows, roots, num_frames=sum(window), window=window)
     positions = jnp.broadcast_to(jnp.arange(2, 10), (40, 8))
     bootstrap = targets_lib.make_network_bootstrap(network, codec.value)
     values = jax.jit(
@@ -249,8 +250,9 @@ def test_an_unchanged_network_changes_no_value():
     )(params, sample).reshape(40, 8)
     sample = sample.replace(rows=sample.rows.replace(
         value=sample.rows.value.at[:, 2:].set(values)))
-    stored = jax.jit(targets_lib.make_targets(discount=0.9, **sizes))
-    fresh = jax.jit(targets_lib.make_targets(discount=0.9, bootstrap_value=bootstrap, **sizes))
+    stored = jax.jit(targets_lib.make_targets(discount=0.9, window=window))
+    fresh = jax.jit(targets_lib.make_targets(
+        discount=0.9, bootstrap_value=bootstrap, window=window))
     a, b = (make(params, params, KEY, sample).value for make in (stored, fresh))
     np.testing.assert_allclose(a, b, atol=1e-6)
     other = fresh(params, random_params(network, 9), KEY, sample).value
@@ -263,21 +265,22 @@ def test_returns_of_old_rows_are_shorter(age, steps):
     rows = [((0.0, i), float(i), 1.0, i == 0, False, 1, np.full(3, i), 100.0 * i, False, (0, i))
             for i in range(12)]
     rows = [oracle.Row(*row) for row in rows]
-    sizes = {"history_steps": 1, "unroll_steps": 2, "bootstrap_steps": 4}
-    sample = make_sample(rows, [2], **sizes)
+    window = types.Window(history=1, unroll=2, bootstrap=4)
+    sample = make_sample(rows, [2], window=window)
     made_at = sample.rows.made_at_updates.at[:, 1].set(1_000 - age)
     sample = sample.replace(newest_updates=jnp.int32(1_000),
                             rows=sample.rows.replace(made_at_updates=made_at))
-    make = targets_lib.make_targets(discount=1.0, shorten_every_updates=10, **sizes)
+    make = targets_lib.make_targets(discount=1.0, shorten_every_updates=10, window=window)
     got = make(None, None, KEY, sample)
     want = [sum(range(2 + k + 1, 2 + k + steps + 1)) + 100.0 * (2 + k + steps) for k in range(3)]
     np.testing.assert_allclose(got.value[0], want)
     assert got.policy_age.tolist() == [age]
     # The fresh values are those of the rows where these shorter returns stop.
-    options = dict(fresh_values=True, shorten_every_updates=10, **(sizes | {"bootstrap_steps": 9}))
-    sample = make_sample(rows * 2, [2], **(sizes | {"bootstrap_steps": 9}))
+    window = window._replace(bootstrap=9)
+    sample = make_sample(rows * 2, [2], window=window)
     sample = sample.replace(newest_updates=jnp.int32(10 * (9 - steps)))
-    index = reanalyse.make_positions(**options)(sample)
+    positions_of = reanalyse.make_positions(window, fresh_values=True, shorten_every_updates=10)
+    index = positions_of(sample)
     assert index.tolist() == [[1, 2, 3, 1 + steps, 2 + steps, 3 + steps]]
 
 

@@ -35,7 +35,8 @@ def make_table_env(game, num_actions):
             reward[state, action], legal[state, action] = gained, True
     next_state, reward, legal = map(jnp.asarray, (next_state, reward, legal))
     spec = types.EnvSpec(observation_shape=(), observation_dtype="int32", num_actions=num_actions,
-                         turn_sign=game.sign, truncates=False, max_steps=100)
+                         turn_sign=game.sign, truncates=False, max_steps=100,
+                         masked=True)
 
     def timestep(state, gained, first):
         over = state == size

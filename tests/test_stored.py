@@ -16,7 +16,8 @@ from muzero_jax.config import build, offline, runs
 from muzero_jax.data import dataset, lanes, trajectories
 from muzero_jax.envs.wrappers import as_host_env
 from muzero_jax.errors import BadInputError
-from muzero_jax.evaluation.episodes import make_search_player, play_episodes
+from muzero_jax.evaluation.actors import make_search_player
+from muzero_jax.evaluation.episodes import play_episodes
 from muzero_jax.training.saving import new_run, saved_tree
 from muzero_jax.types import Counters, EnvSpec, Transition
 from oracles import episodes as oracle
@@ -183,8 +184,8 @@ def test_fresh_episodes_are_whole_and_those_that_a_player_plays(same_step, tmp_p
 
     carry = init_carry(env.spec, 2, _S)
     found = [*record.episode_streams(host_env(), play, carry, episodes_per_env=3)]
-    player = make_search_player(fakes.search, env.spec, num_envs=2, history_steps=_S)
-    games = play_episodes(host_env(), player(params, key), episodes_per_env=3)
+    player = make_search_player(fakes.search, env.spec, history_steps=_S)
+    games = play_episodes(host_env(), player, params, key, episodes_per_env=3)
     told = sorted((trajectories.episode_returns(rows)[0], len(rows.first) - 1) for rows in found)
     assert told == sorted((game.score, game.steps) for game in games)
     assert all(rows.first.sum() == 1 and rows.last.sum() == 1 for rows in found)

@@ -14,19 +14,18 @@ from muzero_jax.search.common import choose_action
 from oracles import episodes as oracle
 
 
-def make_sample(rows, roots, *, history_steps, unroll_steps, bootstrap_steps, num_frames=None):
+def make_sample(rows, roots, *, window, num_frames=None):
     """Windows around `roots`; what lies before the first row is poison."""
     poison = oracle.Row((oracle.POISON,) * 2, oracle.POISON, 1.0, False, False, 1,
                         np.full_like(rows[0].policy, oracle.POISON), oracle.POISON, True, (-1, -1))
-    rows = [poison] * history_steps + list(rows)
-    window = history_steps + 1 + unroll_steps + bootstrap_steps
-    index = np.asarray(roots)[:, None] + np.arange(window)
+    rows = [poison] * window.history + list(rows)
+    index = np.asarray(roots)[:, None] + np.arange(window.history + 1 + window.future)
 
     def column(name, dtype):
         return jnp.asarray(np.array([getattr(row, name) for row in rows], dtype)[index])
 
     batch = len(index)
-    frames = history_steps if num_frames is None else num_frames
+    frames = window.history if num_frames is None else num_frames
     return types.Sample(
         rows=types.Transition(
             observation=None,
@@ -100,9 +99,9 @@ def random_world(name, num_roots, seed=0, num_actions=3):
                                       truncates=truncates, life_loss=life_loss, blunders=blunders)
     rows = oracle.lay_out(episodes, players=players, same_step=same_step)
     roots = rng.choice(drawable(rows, unroll, n), num_roots)
-    sizes = {"history_steps": steps, "unroll_steps": unroll, "bootstrap_steps": n}
+    window = types.Window(history=steps, unroll=unroll, bootstrap=n)
     rule = {"unroll_steps": unroll, "td_steps": n, "gamma": gamma, "players": players}
-    return episodes, rows, roots, sizes, rule
+    return episodes, rows, roots, window, rule
 
 
 def expected_targets(episodes, rows, roots, **rule):
@@ -120,18 +119,18 @@ def test_equals_brute_force_over_episodes(name):
     the bootstrap; value of a truncated `last` not masked; the reward of dying masked. Of random
     moves: ignored; a stop one row early or late; looked for from row j+1 on, or at row j only.
     """
-    episodes, rows, roots, sizes, rule = random_world(name, 2500)
-    make = targets_lib.make_targets(discount=rule["gamma"], **sizes)
-    got = jax.jit(make)(None, None, jax.random.key(0), make_sample(rows, roots, **sizes))
+    episodes, rows, roots, window, rule = random_world(name, 2500)
+    make = targets_lib.make_targets(discount=rule["gamma"], window=window)
+    got = jax.jit(make)(None, None, jax.random.key(0), make_sample(rows, roots, window=window))
     assert_targets(got, expected_targets(episodes, rows, roots, **rule))
 
 
 def test_brute_force_sees_a_wrong_sign_and_a_wrong_discount():
     """Negative controls: the comparison above can fail."""
-    episodes, rows, roots, sizes, rule = random_world("two players, next step", 200)
-    sample = make_sample(rows, roots, **sizes)
+    episodes, rows, roots, window, rule = random_world("two players, next step", 200)
+    sample = make_sample(rows, roots, window=window)
     want = expected_targets(episodes, rows, roots, **rule)
-    make = targets_lib.make_targets(discount=rule["gamma"], **sizes)
+    make = targets_lib.make_targets(discount=rule["gamma"], window=window)
     wrong = sample.replace(rows=sample.rows.replace(discount=jnp.abs(sample.rows.discount)))
     with pytest.raises(AssertionError):
         assert_targets(make(None, None, jax.random.key(0), wrong), want)
@@ -149,10 +148,10 @@ def test_brute_force_sees_a_wrong_sign_and_a_wrong_discount():
 @pytest.mark.parametrize("name", ["life loss", "two players, same step, abandoned"])
 def test_rewards_are_transformed_once(name):
     """Clipping acts on every reward of the return and on the reward target, not on values."""
-    episodes, rows, roots, sizes, rule = random_world(name, 500, seed=1)
+    episodes, rows, roots, window, rule = random_world(name, 500, seed=1)
     make = targets_lib.make_targets(
-        discount=rule["gamma"], reward_transform=lambda r: jnp.clip(r, -1, 1) / 2, **sizes)
-    got = jax.jit(make)(None, None, jax.random.key(0), make_sample(rows, roots, **sizes))
+        discount=rule["gamma"], reward_transform=lambda r: jnp.clip(r, -1, 1) / 2, window=window)
+    got = jax.jit(make)(None, None, jax.random.key(0), make_sample(rows, roots, window=window))
     want = expected_targets(episodes, rows, roots, **rule,
                             transform=lambda reward: min(max(reward, -1), 1) / 2)
     assert_targets(got, want)
@@ -164,9 +163,9 @@ def test_root_row_itself_is_not_read(name):
 
     Nor are the rows before it, and no observation without a value function.
     """
-    _, rows, roots, sizes, rule = random_world(name, 64, seed=2)
-    sample = make_sample(rows, roots, **sizes)
-    root = sizes["history_steps"]
+    _, rows, roots, window, rule = random_world(name, 64, seed=2)
+    sample = make_sample(rows, roots, window=window)
+    root = window.history
     wrong = {key: getattr(sample.rows, key).at[:, : root + 1].set(value)
              for key, value in (("reward", 321.0), ("discount", 0.5), ("first", True))}
     wrong["last"] = sample.rows.last.at[:, :root].set(True)
@@ -174,7 +173,7 @@ def test_root_row_itself_is_not_read(name):
     wrong["explored"] = ~sample.rows.explored.at[:, root:].set(~sample.rows.explored[:, root:])
     other = sample.replace(rows=sample.rows.replace(**wrong),
                            observations=jnp.full_like(sample.observations, jnp.nan))
-    make = jax.jit(targets_lib.make_targets(discount=rule["gamma"], **sizes))
+    make = jax.jit(targets_lib.make_targets(discount=rule["gamma"], window=window))
     got, again = (make(None, None, jax.random.key(0), s) for s in (sample, other))
     jax.tree.map(np.testing.assert_array_equal, got, again)
 
@@ -217,13 +216,13 @@ def test_bootstrap_function_sees_the_right_history(name):
     keeps the final reward of the game before (same step); clipped rewards in the history; history
     ended at a life loss; bootstrap of a random move's own row at the row after it.
     """
-    episodes, rows, roots, sizes, rule = random_world(name, 500, seed=3)
+    episodes, rows, roots, window, rule = random_world(name, 500, seed=3)
     make = targets_lib.make_targets(
         discount=rule["gamma"], bootstrap_value=value_of_history,
-        reward_transform=lambda r: jnp.clip(r, -1, 1), **sizes)
-    sample = make_sample(rows, roots, num_frames=sum(sizes.values()), **sizes)
+        reward_transform=lambda r: jnp.clip(r, -1, 1), window=window)
+    sample = make_sample(rows, roots, num_frames=sum(window), window=window)
     got = jax.jit(make)({"scale": 99.0}, {"scale": 2.0}, jax.random.key(0), sample)
-    steps = sizes["history_steps"]
+    steps = window.history
     want = expected_targets(
         episodes, rows, roots, **rule, transform=lambda reward: min(max(reward, -1), 1),
         value_at=lambda episode, state: value_at_state(episode, state, steps))
@@ -243,11 +242,11 @@ def literal(rows, root, *, unroll_steps, bootstrap_steps, discount, explored=())
 
     `explored` holds the numbers of the rows that made a random move.
     """
-    sizes = {"history_steps": 1, "unroll_steps": unroll_steps, "bootstrap_steps": bootstrap_steps}
+    window = types.Window(history=1, unroll=unroll_steps, bootstrap=bootstrap_steps)
     rows = [oracle.Row((0.0, i), *row[:4], 0, np.full(2, i), row[4], i in explored, (0, i))
             for i, row in enumerate(rows)]
-    sample = make_sample(rows, [root], **sizes)
-    got = targets_lib.make_targets(discount=discount, **sizes)(
+    sample = make_sample(rows, [root], window=window)
+    got = targets_lib.make_targets(discount=discount, window=window)(
         None, None, jax.random.key(0), sample)
 
     def read(values, mask):
@@ -499,7 +498,7 @@ def test_random_moves_bias_no_value():
         num_drawable=jnp.float32(num_envs), total_weight=jnp.float32(num_envs),
         newest_updates=jnp.int32(0))
     make = jax.jit(targets_lib.make_targets(
-        history_steps=1, unroll_steps=0, bootstrap_steps=3, discount=1.0))
+        window=types.Window(history=1, unroll=0, bootstrap=3), discount=1.0))
     naive = sample.replace(rows=sample.rows.replace(explored=jnp.zeros_like(rows.explored)))
     start = np.asarray(rows.observation[:, 1, 0]) == 0
     assert start.sum() > 900

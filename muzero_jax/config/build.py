@@ -33,7 +33,7 @@ from muzero_jax.envs.catch import make_catch
 from muzero_jax.envs.memory import make_memory
 from muzero_jax.envs.pgx import make_pgx
 from muzero_jax.errors import ArgumentError, BadInputError, DatasetError, EnvError
-from muzero_jax.evaluation import matches, results, scoring
+from muzero_jax.evaluation import actors, results, scoring
 from muzero_jax.networks.conv import make_conv_network
 from muzero_jax.networks.convolve import convolve_for_cpu
 from muzero_jax.networks.gru import make_gru_network
@@ -209,17 +209,13 @@ def scorer(made: Experiment, config, *, episodes: int, num_envs: int) -> scoring
     )
 
 
-def player(own: Agent, policy: str) -> matches.MatchPlayer:
-    """How an agent plays matches: by its "search", its "prior" alone, or at "random"."""
+def player(own: Agent, policy: str) -> actors.Actor:
+    """How an agent plays: by its "search", its "prior" alone, or at "random"."""
     if policy == "search":
-        return matches.make_search_match_player(
-            own.search, own.spec, history_steps=own.window.history
-        )
+        return actors.make_search_player(own.search, own.spec, history_steps=own.window.history)
     if policy == "prior":
-        return matches.make_prior_match_player(
-            own.network, own.spec, history_steps=own.window.history
-        )
-    return matches.make_random_match_player(own.spec)
+        return actors.make_prior_player(own.network, own.spec, history_steps=own.window.history)
+    return actors.make_random_player(own.spec)
 
 
 def _sizes(config) -> dict[str, Any]:
@@ -274,8 +270,7 @@ def _on_device(config, over: Mesh) -> Experiment:
     env, games = make_env(), make_env(**results.evaluation_games(config))
     if (env.spec.turn_sign == -1) != (config.env.suite in MATCHES):
         raise ArgumentError(f"env.suite {config.env.suite!r} is not for this number of players")
-    timestep = jax.eval_shape(env.reset, jax.random.key(0))[1]
-    own = agent(config, env.spec, masked=timestep.invalid_actions is not None)
+    own = agent(config, env.spec)
     return assembly.on_device(env, own, mesh=over, games=games, **_sizes(config))
 
 
@@ -302,11 +297,8 @@ def _device_maker(suite: str, name: str) -> Callable[..., Env]:
     return functools.partial(make_pgx, prefix + name)
 
 
-def agent(config, spec: EnvSpec, *, masked: bool = False) -> Agent:
-    """Network, search, targets and loss of a config, for environments like `spec`.
-
-    `masked` says whether their time steps come with `invalid_actions`.
-    """
+def agent(config, spec: EnvSpec) -> Agent:
+    """Network, search, targets and loss of a config, for environments like `spec`."""
     codec = Codecs(
         **{
             name: call(codecs.make_two_hot_codec, f"codec.{name}", config.codec[name].to_dict())
@@ -330,7 +322,6 @@ def agent(config, spec: EnvSpec, *, masked: bool = False) -> Agent:
         make_search(config.search.num_simulations),
         window=window(config),
         discount=config.targets.discount,
-        masked=masked,
         loss=_make_loss(config, spec, network, codec),
         targets=_make_targets(config, network, codec, again),
         optimizer=call(learner.make_optimizer, "optimizer", config.optimizer.to_dict()),
@@ -442,8 +433,7 @@ def _make_loss(config, spec: EnvSpec, network: Network, codec: Codecs) -> LossFn
         options,
         network,
         codec,
-        history_steps=config.network.history_steps,
-        unroll_steps=config.targets.unroll_steps,
+        window=window(config),
     )
     if not max_shift:
         return loss
@@ -476,10 +466,7 @@ def _make_targets(config, network: Network, codec: Codecs, again: SearchFn) -> T
 
 def _windows(config) -> dict[str, Any]:
     """What targets and reanalysing have to agree on."""
-    names = ("unroll_steps", "bootstrap_steps", "shorten_every_updates")
-    return {name: config.targets[name] for name in names} | {
-        "history_steps": config.network.history_steps
-    }
+    return dict(window=window(config), shorten_every_updates=config.targets.shorten_every_updates)
 
 
 def _explore_again(config) -> Explore:

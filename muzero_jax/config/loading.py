@@ -45,6 +45,5 @@ def load_agent(
         agent.spec,
         params,
         history_steps=agent.window.history,
-        masked=agent.masked,
         seed=seed,
     )

@@ -33,8 +33,8 @@ def unplug(experiment: Experiment, config, data: Dataset) -> Experiment:
             "targets.shorten_every_updates must be None for learning from stored data: when their"
             f" rows were made is not known (got {config.targets.shorten_every_updates})"
         )
-    spec, masked = experiment.agent.spec, experiment.agent.masked
-    check_spec(data, spec, masked=masked)
+    spec = experiment.agent.spec
+    check_spec(data, spec)
     searched = _reads_search(config)
     if searched:
         _check_search(data, experiment.agent, config)

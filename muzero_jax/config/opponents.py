@@ -7,7 +7,7 @@ import jax
 from muzero_jax.config import build, runs
 from muzero_jax.config.schema import RANGES, TASK_FIELDS
 from muzero_jax.errors import ArgumentError, BadInputError
-from muzero_jax.evaluation import matches
+from muzero_jax.evaluation import actors
 from muzero_jax.evaluation.scoring import Side, simple_side
 from muzero_jax.search.uct import make_uct_search
 from muzero_jax.training import saving
@@ -41,14 +41,14 @@ def make(name: str, config, env: Env, *, flag: str = "--opponent") -> Side:
     return _other_run(name, config, flag)
 
 
-def _true_model_search(env: Env, num_simulations: int) -> matches.MatchPlayer:
+def _true_model_search(env: Env, num_simulations: int) -> actors.Actor:
     search = make_uct_search(env, num_simulations=num_simulations)
 
     def choose(carry, key, env_state, timestep):
         del carry
         return search(key, env_state, timestep).action
 
-    return matches.without_memory(choose)
+    return actors.without_memory(choose)
 
 
 def _other_run(name: str, config, flag: str) -> Side:

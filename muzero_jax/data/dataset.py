@@ -53,8 +53,8 @@ class DatasetInfo:
     """What `dataset.json` tells, beside `format` and `version`.
 
     Attributes:
-      observation_shape, observation_dtype, num_actions, turn_sign, truncates: as in `EnvSpec`.
-      masked: whether rows have `invalid_actions`.
+      observation_shape, observation_dtype, num_actions, turn_sign, truncates, masked: as in
+        `EnvSpec`.
       policy: (shape, dtype name) of each leaf of a row's policy, or None where rows have neither
         policies nor values.
       rows, episodes: how many there are; of episodes only those that were seen to their end.
@@ -190,14 +190,13 @@ def verify(dataset: Dataset) -> None:
         read_chunk(dataset, number)
 
 
-def check_spec(dataset: Dataset, spec: EnvSpec, *, masked: bool = False) -> None:
-    """Raises `DatasetError` where a dataset's rows are not those of an environment like `spec`,
-    whose time steps come with `invalid_actions` or not (`masked`)."""
-    wanted = vars(spec) | {"masked": masked}
+def check_spec(dataset: Dataset, spec: EnvSpec) -> None:
+    """Raises `DatasetError` where a dataset's rows are not those of an environment like `spec`."""
     for name in ("observation_shape", "observation_dtype", "num_actions", "turn_sign", "masked"):
-        if (held := getattr(dataset.info, name)) != wanted[name]:
+        held, wanted = getattr(dataset.info, name), getattr(spec, name)
+        if held != wanted:
             raise DatasetError(
-                f"{dataset.path}: {name} is {held}, that of the environment {wanted[name]}"
+                f"{dataset.path}: {name} is {held}, that of the environment {wanted}"
             )
 
 
@@ -220,10 +219,9 @@ def _pieces(path, spec, streams, most, told) -> Iterator[Transition]:
 
 
 def _info_of(spec: EnvSpec, rows: Transition) -> DatasetInfo:
-    names = ("observation_shape", "observation_dtype", "num_actions", "turn_sign", "truncates")
+    names = "observation_shape observation_dtype num_actions turn_sign truncates masked".split()
     return DatasetInfo(
         **{name: getattr(spec, name) for name in names},
-        masked=rows.invalid_actions is not None,
         policy=rows.policy and tuple((x.shape[1:], x.dtype.name) for x in rows.policy),
         rows=0,
         episodes=0,

@@ -30,9 +30,8 @@ def check_host_env(env: types.HostEnv) -> types.HostEnv:
 
     def reset():
         timestep = env.reset()
-        masked = timestep.invalid_actions is not None
-        declared = _declared(env.spec, env.num_envs, masked)
-        _check_arrays(timestep, declared, 0)
+        declared = _declared(env.spec, env.num_envs)
+        _check_arrays(timestep, declared, env.spec, 0)
         was_last = np.ones(env.num_envs, bool)  # As if an episode had ended before.
         _check_values(timestep, env.spec, 0)
         _check_ends(timestep, was_last, env.spec, 0)
@@ -46,7 +45,7 @@ def check_host_env(env: types.HostEnv) -> types.HostEnv:
         rows, count = memory["rows"], memory["count"] + 1
         action = _check_action(action, rows, env.spec, count)
         timestep = env.step(action)
-        _check_arrays(timestep, memory["declared"], count)
+        _check_arrays(timestep, memory["declared"], env.spec, count)
         _check_fresh(timestep, rows, count)
         _check_values(timestep, env.spec, count)
         _check_ends(timestep, rows.last, env.spec, count)
@@ -70,7 +69,7 @@ def _check_spec(spec: types.EnvSpec, num_envs: int) -> None:
         raise EnvError(f"spec.turn_sign {spec.turn_sign} must be 1 (one player) or -1 (two)")
 
 
-def _declared(spec: types.EnvSpec, num_envs: int, masked: bool) -> dict[str, tuple | None]:
+def _declared(spec: types.EnvSpec, num_envs: int) -> dict[str, tuple | None]:
     """Shape and dtype of each field of a `TimeStep`; None for masks where there are none."""
     each = (num_envs,)
     return {
@@ -79,16 +78,17 @@ def _declared(spec: types.EnvSpec, num_envs: int, masked: bool) -> dict[str, tup
         "discount": (each, np.dtype(np.float32)),
         "first": (each, np.dtype(bool)),
         "last": (each, np.dtype(bool)),
-        "invalid_actions": (each + (spec.num_actions,), np.dtype(bool)) if masked else None,
+        "invalid_actions": (each + (spec.num_actions,), np.dtype(bool)) if spec.masked else None,
     }
 
 
-def _check_arrays(timestep: types.TimeStep, declared, count: int) -> None:
+def _check_arrays(timestep: types.TimeStep, declared, spec: types.EnvSpec, count: int) -> None:
     """Refuses a field of `timestep` with another shape or dtype than `declared`."""
     for name, form in declared.items():
         came = getattr(timestep, name)
         if (came is None) != (form is None):
-            raise EnvError(f"step {count}: {name} must be None at every step or at none")
+            told = "None" if came is None else "given"
+            raise EnvError(f"step {count}: {name} {told}, but spec.masked is {spec.masked}")
         if form is None or isinstance(came, np.ndarray) and (came.shape, came.dtype) == form:
             continue
         told = f"{came.shape} {came.dtype}" if isinstance(came, np.ndarray) else type(came).__name__

@@ -1,6 +1,7 @@
 """Environments with the interface of gymnasium, stepped one after the other."""
 
 from collections.abc import Callable, Sequence
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -28,18 +29,24 @@ def make_gymnasium(
       max_steps: steps until an episode is truncated; None takes `env.spec.max_episode_steps`.
 
     Raises:
-      ArgumentError: for spaces that cannot be served; `EnvError` later, where an environment fails.
+      ArgumentError: for spaces that cannot be served.
+      EnvError: here, from `reset` and from `step`, where an environment breaks its contract.
     """
     if len(seeds) < 1:
         raise errors.ArgumentError("number of seeds 0 must be >= 1")
     envs = [make_env() for _ in seeds]
     spec = _spec(envs[0], max_steps)
+    # Whether it has masks is seen at a reset alone: the first one is made here, and kept.
+    begun = [_reset_row(envs[0], 0, 0, spec, seed=int(seeds[0]))]
+    spec = dataclasses.replace(spec, masked=begun[0].invalid_actions is not None)
     start = int(getattr(envs[0].action_space, "start", 0))
     memory: dict[str, Any] = {}  # `last` [E] of the newest rows, `steps` [E] of each episode.
 
     def reset():
         memory.update(last=np.zeros(len(envs), bool), steps=np.zeros(len(envs), int), count=0)
-        rows = [_reset_row(env, i, 0, spec, seed=int(seeds[i])) for i, env in enumerate(envs)]
+        rows = [begun.pop()] if begun else [_reset_row(envs[0], 0, 0, spec, seed=int(seeds[0]))]
+        for i in range(1, len(envs)):
+            rows.append(_reset_row(envs[i], i, 0, spec, seed=int(seeds[i])))
         return _stack(rows, 0)
 
     def step(action):

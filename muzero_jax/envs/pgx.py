@@ -80,8 +80,8 @@ def _plain(game: Any, max_steps: int | None) -> Env:
         turn_sign=1 if game.num_players == 1 else -1,
         truncates=max_steps is not None,
         max_steps=min(max_steps or _NO_LIMIT, _MAX_STEPS.get(game.id, _NO_LIMIT)),
+        masked=not game.id.startswith("minatar"),  # There every action is always legal.
     )
-    masked = not game.id.startswith("minatar")  # There every action is always legal.
 
     def timestep(state, *, reward, first):
         last = state.terminated  # No game sets `state.truncated`.
@@ -93,7 +93,7 @@ def _plain(game: Any, max_steps: int | None) -> Env:
             discount=jnp.where(first | state.terminated, 0.0, spec.turn_sign).astype(jnp.float32),
             first=first,
             last=last,
-            invalid_actions=~state.legal_action_mask if masked else None,
+            invalid_actions=~state.legal_action_mask if spec.masked else None,
         )
 
     def reset(key):

@@ -1,14 +1,15 @@
 """Noise-free whole episodes: one row per episode, raw rewards."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import functools
+from typing import NamedTuple
 
 import chex
 import jax
 import numpy as np
 
-from muzero_jax.acting import NO_EXPLORATION, act, init_carry
-from muzero_jax.types import Array, EnvSpec, HostEnv, Params, SearchFn, TimeStep
+from muzero_jax.evaluation.actors import Actor
+from muzero_jax.history import check_action
+from muzero_jax.types import HostEnv, Params
 
 
 class Episode(NamedTuple):
@@ -27,89 +28,34 @@ class Episode(NamedTuple):
     cut: bool
 
 
-class Player(NamedTuple):
-    """How actions are chosen.
-
-    Attributes:
-      init: `() -> carry`.
-      step: `(carry, TimeStep [E] of NumPy, count) -> (carry, action [E])`.
-    """
-
-    init: Callable[[], Any]
-    step: Callable[[Any, TimeStep, int], tuple[Any, Array]]
-
-
-def make_search_player(
-    search: SearchFn,
-    spec: EnvSpec,
+def play_episodes(
+    env: HostEnv,
+    player: Actor,
+    params: Params,
+    key: chex.PRNGKey,
     *,
-    num_envs: int,
-    history_steps: int,
-    random_move: float = 0.0,
-) -> Callable[[Params, chex.PRNGKey], Player]:
-    """Plays the search's own choice, without noise or temperature.
-
-    Args:
-      search: a `SearchFn`.
-      spec: of the environments.
-      num_envs: E.
-      history_steps: S.
-      random_move: probability of a uniform legal action instead. Mnih et al. 2015 evaluate with
-        0.05: where a game does not go on by itself, a player without chance can wait for ever.
-
-    Returns:
-      `(params, key) -> Player`; all its players share one compiled program.
-    """
-
-    explore = NO_EXPLORATION.replace(random_move=np.float32(random_move))
-
-    @jax.jit
-    def step(params, key, carry, timestep, count):
-        count_key = jax.random.fold_in(key, count)
-        return act(search, params, count_key, carry, timestep, explore)[0]
-
-    def player(params: Params, key: chex.PRNGKey) -> Player:
-        def play(carry, timestep, count):
-            carry = step(params, key, carry, timestep, np.int32(count))
-            return carry, jax.device_get(carry.action)
-
-        return Player(lambda: init_carry(spec, num_envs, history_steps), play)
-
-    return player
-
-
-def make_random_player(spec: EnvSpec, *, seed: int) -> Player:
-    """Plays uniformly among the legal actions."""
-    random = np.random.default_rng(seed)
-
-    def play(carry, timestep, count):
-        del count
-        noise = random.random((timestep.reward.shape[0], spec.num_actions))
-        if timestep.invalid_actions is not None:
-            noise = np.where(timestep.invalid_actions, -1.0, noise)
-        return carry, np.argmax(noise, axis=1).astype(np.int32)
-
-    return Player(lambda: None, play)
-
-
-def play_episodes(env: HostEnv, player: Player, *, episodes_per_env: int) -> list[Episode]:
+    episodes_per_env: int,
+) -> list[Episode]:
     """Plays whole episodes, the same number in each environment, so that short ones are not
     counted more often than long ones.
 
     Args:
       env: not yet reset; its own step limit ends episodes that would not.
-      player: of the same batch size.
+      player: chooses the actions; one actor is one compiled program, whatever the params.
+      params: that it plays with.
+      key: of its draws.
       episodes_per_env: how many from each environment.
 
     Returns:
       `episodes_per_env * env.num_envs` episodes, in order of environment.
     """
-    carry, timestep = player.init(), env.reset()
+    carry, timestep = player.init(params, env.num_envs), env.reset()
+    action = np.zeros(env.num_envs, np.int32)
     scores, steps = np.zeros(env.num_envs), np.zeros(env.num_envs, int)
     episodes: list[list[Episode]] = [[] for _ in range(env.num_envs)]
     count = 0
     while min(map(len, episodes)) < episodes_per_env:
-        carry, action = player.step(carry, timestep, count)
+        carry, action = _step(player, carry, timestep, action, key, np.int32(count))
         was_last = timestep.last
         timestep, count = env.step(np.asarray(action)), count + 1
         # A reset of the same step brings the last reward on the `first` row; one of the next step
@@ -122,3 +68,11 @@ def play_episodes(env: HostEnv, player: Player, *, episodes_per_env: int) -> lis
             episodes[i].append(Episode(int(i), float(scores[i]), int(steps[i]), cut))
             scores[i], steps[i] = 0.0, 0
     return [episode for played in episodes for episode in played[:episodes_per_env]]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _step(player: Actor, carry, timestep, action, key, count):
+    carry = player.observe(carry, timestep, action)
+    action = player.choose(carry, jax.random.fold_in(key, count), None, timestep)
+    check_action(action, timestep.first.shape)
+    return carry, action

@@ -5,43 +5,22 @@ batch. Scores are sums of raw rewards, and so +1, 0 or -1 in most games.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from muzero_jax.acting import NO_EXPLORATION
 from muzero_jax.errors import ArgumentError
-from muzero_jax.history import check_action, history_init, history_push
-from muzero_jax.search.common import legal_actions
-from muzero_jax.types import Array, Env, EnvSpec, History, Network, Params, SearchFn, TimeStep
-
-
-class MatchPlayer(NamedTuple):
-    """Who chooses moves: three pure functions over a batch of B games.
-
-    Attributes:
-      init: `(params, num_games) -> carry`, an opaque pytree which carries the params, so that no
-        program is compiled anew for others; all else in it has a row for each game.
-      observe: `(carry, timestep [B], action [B] that led to it) -> carry`; called at every ply,
-        whoever moved, so that histories are whole. Nothing led to a `first` row.
-      choose: `(carry, key, env_state [B], timestep [B]) -> action [B]`; called after `observe`, for
-        the one whose turn it is.
-    """
-
-    init: Callable[[Params, int], Any]
-    observe: Callable[[Any, TimeStep, Array], Any]
-    choose: Callable[[Any, chex.PRNGKey, Any, TimeStep], Array]
-
-
-@chex.dataclass(frozen=True)
-class _Seen:
-    """What a player with a network remembers: its params, and the `History` `[B, S]`."""
-
-    params: Params
-    history: History
+from muzero_jax.evaluation.actors import (
+    Actor,
+    make_prior_player,
+    make_random_player,
+    make_search_player,
+)
+from muzero_jax.history import check_action
+from muzero_jax.types import Array, Env, Params, TimeStep
 
 
 class Outcomes(NamedTuple):
@@ -57,69 +36,16 @@ def count_outcomes(scores: np.ndarray) -> Outcomes:
     return Outcomes(*(int(np.sum(np.sign(scores) == x)) for x in (1, 0, -1)))
 
 
-def make_search_match_player(
-    search: SearchFn, spec: EnvSpec, *, history_steps: int
-) -> MatchPlayer:
-    """Plays the search's own choice, without noise, temperature or random moves."""
-
-    def choose(carry, key, env_state, timestep):
-        del env_state
-        masks = timestep.invalid_actions
-        return search(carry.params, key, carry.history, masks, NO_EXPLORATION).action
-
-    return _with_history(choose, spec, history_steps)
-
-
-def make_prior_match_player(network: Network, spec: EnvSpec, *, history_steps: int) -> MatchPlayer:
-    """Plays the legal move that the network's policy likes best, without any search."""
-
-    def choose(carry, key, env_state, timestep):
-        del key, env_state
-        logits = network.initial_inference(carry.params, carry.history).policy_logits
-        return jnp.argmax(_of_legal(logits, timestep), axis=-1).astype(jnp.int32)
-
-    return _with_history(choose, spec, history_steps)
-
-
-def make_random_match_player(spec: EnvSpec) -> MatchPlayer:
-    """Plays uniformly among the legal moves; its params mean nothing."""
-
-    def choose(carry, key, env_state, timestep):
-        del carry, env_state
-        equal = jnp.zeros((timestep.reward.shape[0], spec.num_actions))
-        return jax.random.categorical(key, _of_legal(equal, timestep)).astype(jnp.int32)
-
-    return without_memory(choose)
-
-
-def without_memory(choose: Callable[..., Array]) -> MatchPlayer:
-    """A player whose `choose` looks at nothing but the position; its carry is the params."""
-    return MatchPlayer(
-        init=lambda params, num_games: params,
-        observe=lambda carry, timestep, action: carry,
-        choose=choose,
-    )
-
-
-def _with_history(choose: Callable[..., Array], spec: EnvSpec, history_steps: int) -> MatchPlayer:
-    def init(params, num_games):
-        observation = jnp.zeros((num_games, *spec.observation_shape), spec.observation_dtype)
-        return _Seen(params=params, history=history_init(observation, history_steps))
-
-    def observe(carry, timestep, action):
-        return carry.replace(history=history_push(carry.history, timestep, action))
-
-    return MatchPlayer(init=init, observe=observe, choose=choose)
-
-
-def _of_legal(logits: Array, timestep: TimeStep) -> Array:
-    return jnp.where(legal_actions(timestep.invalid_actions, logits.shape), logits, -jnp.inf)
+# Names that they have had: an actor plays episodes and matches.
+make_search_match_player = make_search_player
+make_prior_match_player = make_prior_player
+make_random_match_player = make_random_player
 
 
 def make_match(
     env: Env,
-    first: MatchPlayer,
-    second: MatchPlayer,
+    first: Actor,
+    second: Actor,
     *,
     num_games: int,
     max_plies: int,
@@ -149,7 +75,7 @@ def make_match(
       ArgumentError: for an environment without two alternating players.
     """
     _check_two_players(env)
-    opener = make_random_match_player(env.spec)
+    opener = make_random_player(env.spec)
     players = (first, second)
     choose, observe = ([jax.jit(getattr(x, f)) for x in players] for f in ("choose", "observe"))
     open_at_random = jax.jit(opener.choose)
@@ -198,7 +124,7 @@ def make_match(
 
 
 def make_count_lines(
-    env: Env, player: MatchPlayer, *, batch_size: int = 128, max_lines: int = 100_000
+    env: Env, player: Actor, *, batch_size: int = 128, max_lines: int = 100_000
 ) -> Callable[[chex.PRNGKey, Params], tuple[Outcomes, Outcomes]]:
     """Follows every legal reply to a player who answers the same moves in the same way.
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from muzero_jax.errors import ArgumentError
-from muzero_jax.evaluation.matches import MatchPlayer
+from muzero_jax.evaluation.actors import Actor
 
 GAMES = ("tic_tac_toe",)
 _LINES = ((0, 1, 2), (3, 4, 5), (6, 7, 8), (0, 3, 6), (1, 4, 7), (2, 5, 8), (0, 4, 8), (2, 4, 6))
@@ -40,9 +40,9 @@ def make_choose(game: str) -> Callable[..., jax.Array]:
     return choose
 
 
-def make_player(game: str):
-    """The same as a `MatchPlayer`, which remembers nothing and takes any params."""
-    return MatchPlayer(
+def make_player(game: str) -> Actor:
+    """The same as an `Actor`, which remembers nothing and takes any params."""
+    return Actor(
         init=lambda params, num_games: (),
         observe=lambda carry, timestep, action: carry,
         choose=make_choose(game),

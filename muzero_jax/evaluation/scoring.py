@@ -12,15 +12,10 @@ import numpy as np
 
 from muzero_jax.errors import BadInputError, StoppedError
 from muzero_jax.evaluation import perfect
-from muzero_jax.evaluation.episodes import make_random_player, make_search_player, play_episodes
-from muzero_jax.evaluation.matches import (
-    MatchPlayer,
-    Outcomes,
-    count_outcomes,
-    make_match,
-    make_random_match_player,
-)
-from muzero_jax.types import Env, EnvSpec, HostEnv, Params, SearchFn
+from muzero_jax.evaluation.actors import Actor, make_random_player
+from muzero_jax.evaluation.episodes import play_episodes
+from muzero_jax.evaluation.matches import Outcomes, count_outcomes, make_match
+from muzero_jax.types import Env, EnvSpec, HostEnv, Params
 
 Score = Callable[..., dict[str, Any]]
 
@@ -31,40 +26,29 @@ def never() -> bool:
 
 
 def make_scorer(
-    eval_env: Callable[[list[int]], HostEnv],
-    search: SearchFn,
-    spec: EnvSpec,
-    *,
-    history_steps: int,
-    episodes: int,
-    num_envs: int,
-    random_move: float = 0.0,
+    eval_env: Callable[[list[int]], HostEnv], player: Actor, *, episodes: int, num_envs: int
 ) -> Score:
     """Scores `episodes` whole games of one player, as many in each of `num_envs` environments.
 
     Args:
       eval_env: `(seeds) -> HostEnv` with one environment for each seed.
-      search: the player's.
-      spec: of the environments.
-      history_steps: S.
+      player: whose params are scored.
       episodes: how many games.
       num_envs: at a time; it divides `episodes`.
-      random_move: as in `make_search_player`.
 
     Returns:
       `(params, seeds, stop) -> ` `return_mean`, `returns`, `steps_mean` and `episodes_cut`.
     """
-    player = make_search_player(
-        search, spec, num_envs=num_envs, history_steps=history_steps, random_move=random_move
-    )
-
     def score(params: Params | None, seeds: list[int], stop=never) -> dict[str, Any]:
         env = _stoppable(eval_env(seeds), stop)
-        if params is None:
-            chosen = make_random_player(env.spec, seed=seeds[0])
-        else:
-            chosen = player(params, jax.random.key(seeds[0]))
-        rows = play_episodes(env, chosen, episodes_per_env=episodes // num_envs)
+        chosen = make_random_player(env.spec) if params is None else player
+        rows = play_episodes(
+            env,
+            chosen,
+            params,
+            jax.random.key(seeds[0]),
+            episodes_per_env=episodes // num_envs,
+        )
         returns = [row.score for row in rows]
         return {
             "return_mean": float(np.mean(returns)),
@@ -94,7 +78,7 @@ class Side(NamedTuple):
       name: what it is called.
     """
 
-    player: MatchPlayer
+    player: Actor
     params: Params
     name: str
 
@@ -106,13 +90,13 @@ def simple_side(name: str, game: str, spec: EnvSpec) -> Side:
       ArgumentError: for a game without a perfect player.
     """
     if name == "random":
-        return Side(make_random_match_player(spec), (), name)
+        return Side(make_random_player(spec), (), name)
     return Side(perfect.make_player(game), (), name)
 
 
 def make_match_scorer(
     env: Env,
-    player: MatchPlayer,
+    player: Actor,
     opponent: Side,
     *,
     episodes: int,

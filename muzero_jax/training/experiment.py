@@ -34,7 +34,6 @@ class Agent(NamedTuple):
 
     Attributes:
       spec: of the environments.
-      masked: whether their time steps come with `invalid_actions`.
       window: S, K and n.
       observed_steps: frames of a sample, from the oldest of the root's history on: S, or more where
         targets look at observations.
@@ -56,7 +55,6 @@ class Agent(NamedTuple):
     """
 
     spec: EnvSpec
-    masked: bool
     window: Window
     observed_steps: int
     network: Network

@@ -136,7 +136,7 @@ def _act(agent: Agent, params, num_envs: int) -> tuple[int, int]:
     """(bytes while a batch is searched, bytes of its tree)."""
     spec, history_steps = agent.spec, agent.window.history
     carry = jax.eval_shape(lambda: acting.init_carry(spec, num_envs, history_steps))
-    timestep = jax.eval_shape(lambda: acting.blank_timestep(spec, num_envs, masked=agent.masked))
+    timestep = jax.eval_shape(lambda: acting.blank_timestep(spec, num_envs))
     explore = acting.NO_EXPLORATION
     program = functools.partial(acting.act, agent.search)
     jaxpr = jax.make_jaxpr(program)(params, _key(), carry, timestep, explore).jaxpr
