@@ -11,6 +11,7 @@ legal move gets, exactly. Each comes with its 95 % bootstrap interval over posit
 The positions and what optimal means: connect_four_labels.py. Each is reached by playing its moves.
 """
 
+import argparse
 from collections.abc import Callable
 import functools
 import json
@@ -19,15 +20,13 @@ import sys
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "experiments")]
+sys.path[:0] = [str(ROOT)]
 
-from absl import flags  # noqa: E402
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 from provenance import provenance  # noqa: E402
 
-import command_line  # noqa: E402
 from muzero_jax import errors  # noqa: E402
 from muzero_jax.acting import NO_EXPLORATION  # noqa: E402
 from muzero_jax.config import build, runs  # noqa: E402
@@ -193,36 +192,44 @@ def _judge_run(
     }
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of simulations, got {text!r}")
+    return int(text)
+
+
 def main() -> None:
-    args = flags.FLAGS
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workdir", type=Path, help="folder of a run of Connect Four")
+    parser.add_argument(
+        "--simulations", type=_count, help="of the run's search; default: the config's"
+    )
+    parser.add_argument(
+        "--mcts",
+        type=lambda text: [_count(x) for x in text.split(",")],
+        default=[],
+        help="numbers of simulations of plain Monte Carlo tree search, e.g. 100,400",
+    )
+    args = parser.parse_args()
     if not args.workdir and not args.mcts:
-        raise errors.BadInputError("--workdir or --mcts is required, e.g. --workdir=runs/mine")
+        parser.error("--workdir or --mcts is required, e.g. --workdir=runs/mine")
     if args.simulations is not None and not args.workdir:
-        raise errors.BadInputError("--simulations is for --workdir")
-    try:
-        simulations = [int(count) for count in args.mcts]
-        if min(simulations, default=1) < 1:
-            raise ValueError
-    except ValueError:
-        given = ",".join(args.mcts)
-        raise errors.BadInputError(f"--mcts: expected e.g. 100,400, got {given!r}") from None
+        parser.error("--simulations is for --workdir")
     positions = load_positions()
-    told = provenance()
+    found = provenance()
     shares: dict[str, np.ndarray] = {}
     if args.workdir:
-        shares, known = _judge_run(Path(args.workdir), positions, args.simulations)
-        told |= known
-    shares |= {f"mcts_{count}": judge_mcts(count, positions) for count in simulations}
+        try:
+            shares, known = _judge_run(args.workdir, positions, args.simulations)
+        except errors.Ending as error:
+            parser.error(str(error))
+        found |= known
+    shares |= {f"mcts_{count}": judge_mcts(count, positions) for count in args.mcts}
     shares["uniform"] = uniform_shares(positions)
     scores = {name: summary(x) for name, x in shares.items()}
     command = " ".join(["python benchmarks/connect_four.py", *sys.argv[1:]])
-    print(json.dumps({"positions": len(positions.moves), **scores, "command": command, **told}))
+    print(json.dumps({"positions": len(positions.moves), **scores, "command": command, **found}))
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "Folder of a run of Connect Four.")
-    flags.DEFINE_integer(
-        "simulations", None, "Of the run's search; default: the config's.", lower_bound=1
-    )
-    flags.DEFINE_list("mcts", [], "Numbers of simulations of plain Monte Carlo tree search.")
-    command_line.run(main)
+    main()

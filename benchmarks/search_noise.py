@@ -39,6 +39,7 @@ from muzero_jax import replay, returns, targets, training  # noqa: E402
 from muzero_jax.acting import NO_EXPLORATION  # noqa: E402
 from muzero_jax.config import build, runs, schema  # noqa: E402
 from muzero_jax.training.timing import crossed  # noqa: E402
+from muzero_jax.types import Window  # noqa: E402
 
 STEPS = (1, 5, 10, 20)  # n of the returns.
 BATCH, BATCHES = 256, 16
@@ -49,17 +50,16 @@ LOOK_EVERY = 20_000  # Env steps.
 def make_look(config, parts):
     """`(params, replay state, key) -> ` arrays `[BATCH, ...]` of as many rows."""
     history_steps, discount = config.network.history_steps, config.targets.discount
-    future = max(STEPS)
+    bootstrap_steps = config.targets.bootstrap_steps
+    future = max(*STEPS, bootstrap_steps)
     num_actions = parts.spec.num_actions
     ring = replay.make_replay(  # The run's own ring, but windows with frames up to the last return.
         parts.row,
-        lambda rows: jnp.ones(rows.reward.shape[0] - config.targets.bootstrap_steps),
+        lambda rows: jnp.ones(rows.reward.shape[0] - bootstrap_steps),
         num_envs=config.env.num_envs,
         rows_per_env=config.replay.rows_per_env,
-        history_steps=history_steps,
-        future_steps=future,
+        window=Window(history_steps, future - bootstrap_steps, bootstrap_steps),
         observed_steps=history_steps + future,
-        lookahead_steps=config.targets.bootstrap_steps,
         priority_exponent=0.0,
         priority_floor=1.0,
     )

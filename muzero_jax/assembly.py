@@ -22,7 +22,7 @@ from muzero_jax.evaluation import actors, scoring
 from muzero_jax.loops.anakin import init_anakin_carry, make_anakin
 from muzero_jax.loops.sebulba import sebulba
 from muzero_jax.mesh import AXIS, SPLIT, make_mesh, shard
-from muzero_jax.replay import make_replay
+from muzero_jax.replay import check_length, make_replay
 from muzero_jax.training.experiment import Agent, Experiment, SearchAgain
 from muzero_jax.types import (
     Array,
@@ -148,10 +148,8 @@ def make_ring(
         agent.initial_priority,
         num_envs=num_envs,
         rows_per_env=rows_per_env,
-        history_steps=agent.window.history,
-        future_steps=agent.window.future,
+        window=agent.window,
         observed_steps=agent.observed_steps,
-        lookahead_steps=agent.window.bootstrap,
         priority_exponent=priority_exponent,
         priority_floor=priority_floor,
     )
@@ -200,12 +198,24 @@ def on_device(
       score: scores in place of that, see `Experiment`.
 
     Raises:
-      ArgumentError: where the numbers cannot be divided among devices, or the ring is too short.
+      ArgumentError: as `check_sizes`.
     """
     mesh = make_mesh() if mesh is None else mesh
     games = env if games is None else games
     window, size = agent.window, mesh.size
-    check_division(num_envs, 1, batch_size, rows_per_env, size)
+    if min_rows is None:
+        min_rows = num_envs * (window.future + steps_per_iteration)
+    check_sizes(
+        window,
+        num_envs=num_envs,
+        num_groups=1,
+        rows_per_env=rows_per_env,
+        min_rows=min_rows,
+        rows_per_update=rows_per_update,
+        batch_size=batch_size,
+        rows_at_once=steps_per_iteration,
+        num_devices=size,
+    )
     ring = make_ring(
         agent,
         num_envs=num_envs,
@@ -238,7 +248,7 @@ def on_device(
         learn=learn,
         explore_at=agent.explore_at,
         key=run_key,
-        min_rows=_min_rows(min_rows, num_envs, window, steps_per_iteration),
+        min_rows=min_rows,
         rows_per_update=rows_per_update,
         steps_per_iteration=steps_per_iteration,
         mesh=mesh,
@@ -303,11 +313,23 @@ def on_host(
         priority_floor, seed, mesh, eval_episodes, scoring_batch, score: as in `on_device`.
 
     Raises:
-      ArgumentError: where the numbers cannot be divided among devices, or the ring is too short.
+      ArgumentError: as `check_sizes`.
     """
     mesh = make_mesh() if mesh is None else mesh
     window, size = agent.window, mesh.size
-    check_division(num_envs, num_groups, batch_size, rows_per_env, size)
+    if min_rows is None:
+        min_rows = num_envs * (window.future + 1)
+    check_sizes(
+        window,
+        num_envs=num_envs,
+        num_groups=num_groups,
+        rows_per_env=rows_per_env,
+        min_rows=min_rows,
+        rows_per_update=rows_per_update,
+        batch_size=batch_size,
+        rows_at_once=1,
+        num_devices=size,
+    )
     group_size = num_envs // num_groups
     process, own_size = jax.process_index(), group_size // jax.process_count()
     ring = make_ring(
@@ -354,7 +376,7 @@ def on_host(
             learn=learn,
             explore_at=agent.explore_at,
             key=run_key,
-            min_rows=_min_rows(min_rows, num_envs, window, 1),
+            min_rows=min_rows,
             rows_per_update=rows_per_update,
             steps_per_iteration=steps_per_iteration,
             probe_interval_iterations=probe_interval_iterations,
@@ -384,7 +406,8 @@ def _scored(experiment: Experiment, eval_episodes: int, seed: int) -> Experiment
     """The experiment with a score of whole games without noise, where it has none of its own."""
     if experiment.score is not None or not eval_episodes:
         return experiment
-    num_envs = min(experiment.scoring_batch, eval_episodes)
+    most = min(experiment.scoring_batch, eval_episodes)
+    num_envs = max(n for n in range(1, most + 1) if eval_episodes % n == 0)
     scorer = make_scorer(experiment, episodes=eval_episodes, num_envs=num_envs)
     return experiment._replace(score=numbered(scorer, seed, num_envs))
 
@@ -402,7 +425,7 @@ def make_scorer(
     Args:
       experiment: whose agent plays in its evaluation games.
       episodes: how many games.
-      num_envs: at a time.
+      num_envs: at a time, of a match; of one player as many as there are seeds.
       opponent: of two players; None is random play.
       random_move: as in `make_search_player`.
     """
@@ -418,9 +441,7 @@ def make_scorer(
             episodes=episodes,
             num_envs=num_envs,
         )
-    return scoring.make_scorer(
-        experiment.eval_env, player, episodes=episodes, num_envs=num_envs
-    )
+    return scoring.make_scorer(experiment.eval_env, player, episodes=episodes)
 
 
 def numbered(scorer: scoring.Score, seed: int, num_envs: int) -> Callable[..., dict[str, Any]]:
@@ -432,26 +453,50 @@ def numbered(scorer: scoring.Score, seed: int, num_envs: int) -> Callable[..., d
     return score
 
 
-def check_division(
-    num_envs: int, num_groups: int, batch_size: int, rows_per_env: int, num_devices: int
+def check_sizes(
+    window: Window,
+    *,
+    num_envs: int,
+    num_groups: int,
+    rows_per_env: int,
+    min_rows: int,
+    rows_per_update: int,
+    batch_size: int,
+    rows_at_once: int,
+    num_devices: int,
 ) -> None:
-    """Refuses what cannot be split evenly, and a ring whose rows a device cannot number."""
-    for name, count in (
-        ("env.num_envs / env.num_groups", num_envs // num_groups),
-        ("replay.batch_size", batch_size),
-    ):
+    """Refuses sizes that do not fit together; nothing is traced for it.
+
+    Args:
+      window: S, K and n.
+      num_envs, num_groups, rows_per_env, min_rows, rows_per_update, batch_size: as in `on_host`.
+      rows_at_once: rows of each environment that are stored before the next update is made.
+      num_devices: of the mesh.
+
+    Raises:
+      ArgumentError: naming the number and what it may be.
+    """
+    if num_envs % num_groups:
+        raise ArgumentError(f"num_groups must divide num_envs (got {num_groups} and {num_envs})")
+    group_size = num_envs // num_groups
+    for name, count in (("num_envs / num_groups", group_size), ("batch_size", batch_size)):
         if count % num_devices:
             raise ArgumentError(
                 f"{name} must be a multiple of the {num_devices} devices (got {count});"
-                " or train on fewer, by --devices"
+                " or train on fewer of them"
             )
-    rows = num_envs * rows_per_env // num_devices
-    if rows >= 2**31:
+    check_length(rows_per_env, window, rows_at_once=rows_at_once)
+    rows = num_envs * rows_per_env
+    if rows // num_devices >= 2**31:
         raise ArgumentError(
-            f"replay.rows_per_env x env.num_envs must be < 2^31 on each device (got {rows});"
-            " lower replay.rows_per_env"
+            f"rows_per_env x num_envs must be < 2^31 on each device (got {rows // num_devices})"
         )
-
-
-def _min_rows(min_rows: int | None, num_envs: int, window: Window, steps: int) -> int:
-    return num_envs * (window.future + steps) if min_rows is None else min_rows
+    # Only rows that have their whole future can be drawn.
+    fewest = num_envs * (window.future + rows_at_once)
+    if not fewest <= min_rows <= rows:
+        raise ArgumentError(
+            f"min_rows must be >= {fewest} (envs x (unroll + bootstrap + written at once))"
+            f" and <= {rows}, the size of the ring (got {min_rows})"
+        )
+    step = group_size * rows_at_once
+    learner.check_ratio(step, min_rows=min_rows, rows_per_update=rows_per_update)

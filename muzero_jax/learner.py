@@ -66,18 +66,18 @@ def _learning_rate(
     peak: float, warmup_updates: int, decay: str, decay_updates: int | None, final_fraction: float
 ) -> optax.Schedule:
     if decay not in ("cosine", "exponential"):
-        raise ArgumentError(f"optimizer.decay must be 'cosine' or 'exponential', got {decay!r}")
+        raise ArgumentError(f"decay must be 'cosine' or 'exponential' (got {decay!r})")
     if not 0 <= final_fraction <= 1 or (decay == "exponential" and final_fraction == 0):
         raise ArgumentError(
-            "optimizer.final_fraction must be in [0, 1], and > 0 for an exponential decay,"
-            f" got {final_fraction}"
+            "final_fraction must be in [0, 1], and > 0 for an exponential decay"
+            f" (got {final_fraction})"
         )
     if decay_updates is None:
         after = optax.constant_schedule(peak)
     elif decay_updates <= warmup_updates:
         raise ArgumentError(
-            "optimizer.decay_updates must be > optimizer.warmup_updates,"
-            f" got {decay_updates} and {warmup_updates}"
+            "decay_updates must be > warmup_updates"
+            f" (got {decay_updates} and {warmup_updates})"
         )
     elif decay == "cosine":
         after = optax.cosine_decay_schedule(peak, decay_updates - warmup_updates, final_fraction)
@@ -296,13 +296,13 @@ def check_ratio(rows_per_step: int, *, min_rows: int, rows_per_update: int) -> N
     """
     if rows_per_update < 1 or min_rows < 0:
         raise ArgumentError(
-            "replay.rows_per_update must be >= 1 and replay.min_rows >= 0,"
-            f" got {rows_per_update} and {min_rows}"
+            "rows_per_update must be >= 1 and min_rows >= 0"
+            f" (got {rows_per_update} and {min_rows})"
         )
     if rows_per_update % rows_per_step and rows_per_step % rows_per_update:
         raise ArgumentError(
-            f"replay.rows_per_update {rows_per_update} and the {rows_per_step} rows of one step"
-            " must divide one another"
+            f"rows_per_update must divide, or be divided by, the {rows_per_step} rows of one step"
+            f" (got {rows_per_update})"
         )
 
 

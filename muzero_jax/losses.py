@@ -71,7 +71,7 @@ def make_loss(
       ArgumentError: for an η out of range.
     """
     if not 0.0 <= priority_unroll <= 1.0:
-        raise ArgumentError(f"loss.priority_unroll must be in [0, 1], got {priority_unroll}")
+        raise ArgumentError(f"priority_unroll must be in [0, 1] (got {priority_unroll})")
 
     def loss(params, key, sample: Sample, targets: Targets) -> tuple[Array, dict[str, Array]]:
         del key

@@ -59,7 +59,7 @@ def with_reanalyse(
       ArgumentError: where the fraction is no fraction.
     """
     if not 0.0 <= fraction <= 1.0:
-        raise ArgumentError(f"reanalyse.fraction must be in [0, 1] (got {fraction})")
+        raise ArgumentError(f"fraction must be in [0, 1] (got {fraction})")
     if fraction == 0.0:
         return targets
     positions_of = make_positions(

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from muzero_jax import finite
 from muzero_jax.errors import ArgumentError
-from muzero_jax.types import Array, Replay, Sample, Transition
+from muzero_jax.types import Array, Replay, Sample, Transition, Window
 
 
 @chex.dataclass(frozen=True)
@@ -42,16 +42,29 @@ class ReplayState:
     filled: Array
 
 
+def check_length(rows_per_env: int, window: Window, *, rows_at_once: int) -> None:
+    """Refuses a ring that is too short for a window beside the rows that are written at once.
+
+    Raises:
+      ArgumentError: naming what it has to hold.
+    """
+    least = window.history + 1 + window.future + rows_at_once
+    if rows_per_env < least:
+        raise ArgumentError(
+            f"rows_per_env must be >= {least}, for {window.history} history +"
+            f" {window.unroll} unroll + {window.bootstrap} bootstrap steps, the root and the"
+            f" {rows_at_once} written at once (got {rows_per_env})"
+        )
+
+
 def make_replay(
     row: Transition,
     initial_priority: Callable[[Transition], Array],
     *,
     num_envs: int,
     rows_per_env: int,
-    history_steps: int,
-    future_steps: int,
+    window: Window,
     observed_steps: int,
-    lookahead_steps: int,
     priority_exponent: float,
     priority_floor: float,
 ) -> Replay:
@@ -59,30 +72,29 @@ def make_replay(
 
     Args:
       row: one example row, unbatched; arrays or `jax.ShapeDtypeStruct`s.
-      initial_priority: `(Transition [t + lookahead_steps] of scalars) -> [t]`, the priority of the
-        first t rows; it sees neither observations nor policies.
+      initial_priority: `(Transition [t + n] of scalars) -> [t]`, the priority of the first t rows;
+        it sees neither observations nor policies.
       num_envs: E.
       rows_per_env: T.
-      history_steps: S.
-      future_steps: K + n.
+      window: S, K and n.
       observed_steps: F, frames in a sample.
-      lookahead_steps: n, the newer rows that `initial_priority` needs; at most `future_steps`.
       priority_exponent: α (Schaul et al. 2016).
       priority_floor: added to every priority, > 0.
 
     Raises:
       ArgumentError: where the ring is too short for a single window.
     """
-    window = history_steps + 1 + future_steps
-    if rows_per_env < window + 1:
-        raise ArgumentError(
-            f"replay.rows_per_env must be > {window} (history + 1 + unroll + bootstrap),"
-            f" got {rows_per_env}"
-        )
+    check_length(rows_per_env, window, rows_at_once=1)
     if not priority_floor > 0:
-        raise ArgumentError(f"replay.priority_floor must be > 0, got {priority_floor}")
+        raise ArgumentError(f"priority_floor must be > 0 (got {priority_floor})")
     layout = _Layout(
-        row, num_envs, rows_per_env, history_steps, future_steps, observed_steps, lookahead_steps
+        row,
+        num_envs,
+        rows_per_env,
+        window.history,
+        window.future,
+        observed_steps,
+        window.bootstrap,
     )
 
     def to_weight(priority: Array) -> Array:

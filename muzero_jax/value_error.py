@@ -48,7 +48,7 @@ def value_error(params: Params) -> Array:
     """
     if not (isinstance(params, dict) and _ERROR in params):
         raise ArgumentError(
-            "search.value_error_scale must be 0 for a network without value errors"
+            "value_error_scale must be 0 for a network without value errors"
             " (see value_error.with_value_error)"
         )
     total, weight = params[_ERROR]

@@ -10,7 +10,16 @@ import numpy as np
 from muzero_jax import mesh, replay
 from muzero_jax.acting import example_row
 from muzero_jax.envs.wrappers import auto_reset
-from muzero_jax.types import Env, EnvSpec, Explore, HostEnv, SearchOutput, TimeStep, TrainState
+from muzero_jax.types import (
+    Env,
+    EnvSpec,
+    Explore,
+    HostEnv,
+    SearchOutput,
+    TimeStep,
+    TrainState,
+    Window,
+)
 
 SPEC = EnvSpec(
     observation_shape=(2,),
@@ -146,10 +155,8 @@ def make_replay(num_envs, rows_per_env, spec=SPEC, history_steps=2):
         lambda rows: rows.reward[: rows.reward.shape[0] - 1],
         num_envs=num_envs,
         rows_per_env=rows_per_env,
-        history_steps=history_steps,
-        future_steps=2,
+        window=Window(history=history_steps, unroll=1, bootstrap=1),
         observed_steps=history_steps,
-        lookahead_steps=1,
         priority_exponent=1.0,
         priority_floor=0.1,
     )

@@ -250,7 +250,7 @@ def test_the_package_imports_no_script_and_no_script_another():
     """But for what they share, and Atari's name for `train`. Planted bug seen: `import evaluate` in
     `record`."""
     scripts = {path.stem for path in (_ROOT / "experiments").glob("*.py")}
-    shared = {"command_line", "figures"}
+    shared = {"command_line"}
     for path in [*_FILES, *(_ROOT / "experiments").glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):

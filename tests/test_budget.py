@@ -91,10 +91,10 @@ def test_what_does_not_fit_is_refused_with_the_field_to_lower(tiny):
     """Planted bug seen: the comparison turned round."""
     _, _, told = tiny
     for part, lower in {
-        "replay": r"replay .* lower replay\.rows_per_env",
-        "learn": r"learn .* lower replay\.batch_size",
-        "act": r"act .* lower env\.num_envs",
-        "train": r"train .* lower network\.channels",
+        "replay": r"replay .* lower rows_per_env",
+        "learn": r"learn .* lower batch_size",
+        "act": r"act .* lower num_envs",
+        "train": r"train .* lower the size of the network",
     }.items():
         greedy = told._replace(**{part: 10 * told.peak})
         memory.check(greedy, available=greedy.peak)

@@ -10,8 +10,8 @@ from muzero_jax.training.collapse import CERTAIN, FIRST_EPISODES, LINES, SILENCE
 NUM_ENVS = 4
 UNIFORM = math.log(6)
 ADVICE = (
-    "raise search.min_value_range, below which differences of Q count as noise,"
-    " search.value_error_scale or explore.random_move"
+    "raise min_value_range, below which the search takes differences of Q for noise,"
+    " value_error_scale or random_move"
 )
 LENGTH = 50  # Env steps of each of the first episodes.
 

@@ -105,8 +105,8 @@ def test_windows_of_a_ring_that_was_read_from_files_make_the_targets_of_the_epis
     )
     ring = replay_lib.make_replay(
         row, lambda rows: jnp.ones(rows.reward.shape[0] - bootstrap), num_envs=4,
-        rows_per_env=dealt.num_blocks * 16 + steps, history_steps=steps,
-        future_steps=unroll + bootstrap, observed_steps=steps, lookahead_steps=bootstrap,
+        rows_per_env=dealt.num_blocks * 16 + steps, observed_steps=steps,
+        window=Window(steps, unroll, bootstrap),
         priority_exponent=1.0, priority_floor=0.1,
     )
     add, state = jax.jit(lambda state, rows: ring.add(state, 0, rows)), ring.init()

@@ -55,9 +55,9 @@ def make_parts(kind, source):
     ring = replay_lib.make_replay(
         acting.example_row(spec, searcher, train.params, HISTORY),
         targets.make_initial_priority(**rule, reward_transform=jnp.sign),
-        num_envs=NUM_ENVS, rows_per_env=32, history_steps=HISTORY, future_steps=UNROLL + BOOTSTRAP,
+        num_envs=NUM_ENVS, rows_per_env=32, window=WINDOW,
         observed_steps=HISTORY + (UNROLL + BOOTSTRAP if source == "network" else 0),
-        lookahead_steps=BOOTSTRAP, priority_exponent=0.5, priority_floor=0.01)
+        priority_exponent=0.5, priority_floor=0.01)
     loss = losses.make_loss(network, CODECS, window=WINDOW)
     if kind == "conv":
         shift = functools.partial(random_shift, max_shift=2)

@@ -89,6 +89,7 @@ def score_after_training(make_network, history_steps, iterations):
         network, CODECS, num_actions=2, turn_sign=1, discount=GAMMA, num_simulations=4
     )
     init_key, env_key, run_key, test_key = jax.random.split(jax.random.key(0), 4)
+    window = Window(history=history_steps, unroll=UNROLL, bootstrap=LENGTH)
     bootstrap = dict(bootstrap_steps=LENGTH, discount=GAMMA)
     ring = replay.make_replay(
         acting.example_row(
@@ -97,14 +98,11 @@ def score_after_training(make_network, history_steps, iterations):
         targets.make_initial_priority(**bootstrap),
         num_envs=ENVS,
         rows_per_env=256,
-        history_steps=history_steps,
-        future_steps=UNROLL + LENGTH,
+        window=window,
         observed_steps=history_steps,
-        lookahead_steps=LENGTH,
         priority_exponent=0.6,
         priority_floor=0.01,
     )
-    window = Window(history=history_steps, unroll=UNROLL, bootstrap=LENGTH)
     optimizer = learner.make_optimizer(learning_rate=3e-3)
     update = learner.make_update(
         targets.make_targets(window=window, discount=GAMMA),

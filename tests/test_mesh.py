@@ -41,10 +41,8 @@ def make_ring():
         targets.make_initial_priority(**RULE),
         num_envs=NUM_ENVS,
         rows_per_env=32,
-        history_steps=HISTORY,
-        future_steps=UNROLL + BOOTSTRAP,
+        window=WINDOW,
         observed_steps=HISTORY,
-        lookahead_steps=BOOTSTRAP,
         priority_exponent=0.5,
         priority_floor=0.01,
     )

@@ -8,7 +8,6 @@ import sys
 import numpy as np
 import pytest
 
-import figures
 from muzero_jax import errors
 from muzero_jax.evaluation import results
 import plot
@@ -72,7 +71,7 @@ def test_pool_by_hand():
         (np.array([0.0, 20.0, 40.0]), np.array([2.0, 6.0, 8.0])),
         (np.array([5.0, 50.0]), np.array([8.0, 8.0])),
     ]
-    points, mean, low, high = figures.pool(seeds)
+    points, mean, low, high = plot.pool(seeds)
     np.testing.assert_array_equal(points, [10, 20, 30])
     np.testing.assert_allclose(mean, [4, 16 / 3, 19 / 3])
     # Standard deviations of (0, 4, 8), (2, 6, 8), (4, 7, 8): 4, sqrt(28/3), sqrt(13/3); the 97.5 %
@@ -143,7 +142,7 @@ def test_one_seed_twice_is_refused(tmp_path):
 )  # fmt: skip
 def test_ticks_are_for_people(value, label):
     """Planted bug seen: a thousandth written with the prefix for thousands."""
-    assert figures.compact(value) == label
+    assert plot.compact(value) == label
 
 
 def test_the_figure_shows_mean_band_and_seeds():
@@ -152,14 +151,14 @@ def test_the_figure_shows_mean_band_and_seeds():
     from matplotlib.figure import Figure
 
     x = np.array([0.0, 10.0])
-    three = figures.Curve("three", [(x, x + seed) for seed in range(3)])
-    two = figures.Curve("two", [(x, -x), (x, -2 * x)])
-    panels = [figures.Panel("Pong", [three, two], {"human": 14.6}), figures.Panel("B", [two], {})]
-    figure = figures._draw(Figure, panels, "steps", "return")
+    three = plot.Curve("three", [(x, x + seed) for seed in range(3)])
+    two = plot.Curve("two", [(x, -x), (x, -2 * x)])
+    panels = [plot.Panel("Pong", [three, two], {"human": 14.6}), plot.Panel("B", [two], {})]
+    figure = plot.draw(Figure, panels, "steps", "return")
     first, second = figure.axes
     assert (first.get_title(), second.get_title()) == ("Pong", "B")
     drawn = [(line.get_color(), list(line.get_ydata())) for line in first.lines]
-    blue, orange = figures._COLORS[:2]
+    blue, orange = plot.COLORS[:2]
     assert drawn[:6] == [
         (blue, [0, 10]), (blue, [1, 11]), (blue, [2, 12]), (blue, [1, 11]),
         (orange, [0, -10]), (orange, [0, -20]),
@@ -263,4 +262,4 @@ def test_missing_matplotlib_is_one_line(tmp_path, monkeypatch):
     """Planted bug seen: the ImportError let through."""
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(errors.BadInputError, match=r"pip install 'muzero_jax\[plot\]'"):
-        figures.save(tmp_path / "x.png", [], x_label="", y_label="")
+        plot.save(tmp_path / "x.png", [], x_label="", y_label="")

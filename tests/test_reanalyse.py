@@ -309,7 +309,7 @@ def test_samples_hold_as_many_frames_as_are_read(fraction, fresh_values, source,
         assert values.shape == (number, 12 if fresh_values else 6)
     simulations = config.reanalyse.num_simulations * 128 * fraction * (12 if fresh_values else 6)
     for made in experiment, build.experiment(config, jax.devices("cpu")[:4]):
-        assert timing.ReanalyseStopwatch(made).simulations_per_update == simulations
+        assert timing.ReanalyseCost(made).simulations_per_update == simulations
 
 
 @pytest.mark.parametrize("fields, line", [

@@ -12,7 +12,7 @@ import pytest
 from muzero_jax import replay as replay_lib
 from muzero_jax.learner import importance_weights
 from muzero_jax.targets import make_initial_priority
-from muzero_jax.types import Transition
+from muzero_jax.types import Transition, Window
 
 GAMMA, EXPONENT, FLOOR = 0.9, 0.6, 0.01
 NUM_ENVS, NUM_ACTIONS = 4, 3
@@ -163,8 +163,8 @@ def make_ring(sizes, example=EXAMPLE, num_envs=NUM_ENVS, exponent=EXPONENT, prio
         reward_transform=lambda x: jnp.clip(x, -1.0, 1.0))
     return replay_lib.make_replay(
         example, priority, num_envs=num_envs, rows_per_env=sizes.ring,
-        history_steps=sizes.history, future_steps=sizes.future,
-        observed_steps=sizes.history + sizes.future, lookahead_steps=sizes.bootstrap,
+        window=Window(sizes.history, sizes.future - sizes.bootstrap, sizes.bootstrap),
+        observed_steps=sizes.history + sizes.future,
         priority_exponent=exponent, priority_floor=FLOOR)
 
 
@@ -552,7 +552,7 @@ def test_bad_sizes_are_refused():
     """
     sizes = RINGS["one frame"]
     make_ring(dataclasses.replace(sizes, ring=8))
-    with pytest.raises(ValueError, match="rows_per_env must be > 7"):
+    with pytest.raises(ValueError, match="^rows_per_env must be >= 8, for 1 history"):
         make_ring(dataclasses.replace(sizes, ring=7))
     ring = make_ring(sizes)
     model = Model(sizes, np.random.default_rng(0))
@@ -561,6 +561,5 @@ def test_bad_sizes_are_refused():
         ring.add(ring.init(), 0, transition_of(model.add(range(NUM_ENVS), 11)))
     with pytest.raises(ValueError, match="priority_floor"):
         replay_lib.make_replay(
-            EXAMPLE, lambda rows: rows.value, num_envs=1, rows_per_env=20, history_steps=1,
-            future_steps=2, observed_steps=1, lookahead_steps=1, priority_exponent=1.0,
-            priority_floor=0.0)
+            EXAMPLE, lambda rows: rows.value, num_envs=1, rows_per_env=20,
+            window=Window(1, 1, 1), observed_steps=1, priority_exponent=1.0, priority_floor=0.0)

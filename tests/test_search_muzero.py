@@ -307,7 +307,7 @@ def test_lowers_for_tpu():
 @pytest.mark.parametrize("alpha", [0.0, -1.0])
 def test_a_noise_that_cannot_be_drawn_is_refused(alpha):
     """Planted bug seen: not checked."""
-    with pytest.raises(ValueError, match="search.dirichlet_alpha must be > 0"):
+    with pytest.raises(ValueError, match="^dirichlet_alpha must be > 0"):
         muzero.make_muzero_search(
             None, None, num_actions=2, turn_sign=1, discount=1.0, num_simulations=1,
             dirichlet_alpha=alpha,

@@ -304,7 +304,7 @@ def test_what_the_tree_cannot_keep_is_refused():
     env = make_pgx("tic_tac_toe")
     state, timestep = jax.vmap(env.reset)(jax.random.split(jax.random.key(0), 2))
     longer = history_init(timestep.observation, 2)
-    with pytest.raises(ValueError, match=r"^network.history_steps must be 1 .* \(got 2\)$"):
+    with pytest.raises(ValueError, match=r"^history_steps must be 1 .* \(got 2\)$"):
         make_search(env)(state)(exact_values(), jax.random.key(0), longer, None, explore())
     with pytest.raises(ValueError, match="^num_actions 9 and turn_sign 1 must be those of the env"):
         make_true_model_search(env, make_exact_network(), CODECS, num_actions=9, turn_sign=1,

@@ -112,7 +112,7 @@ def test_before_the_first_update_the_policy_is_the_prior():
 def test_a_network_without_it_is_refused_by_field():
     world = make_world(5, seed=3)
     history = history_of(np.zeros((2, 5), np.float32))
-    with pytest.raises(ArgumentError, match=r"^search\.value_error_scale must be 0 for"):
+    with pytest.raises(ArgumentError, match=r"^value_error_scale must be 0 for"):
         _search(WORLD_NETWORK, value_error_scale=1.0)(world, KEY, history, None, explore())
 
 

@@ -5,6 +5,7 @@ import difflib
 import functools
 import inspect
 from pathlib import Path
+import re
 from typing import Any
 
 import jax
@@ -25,7 +26,7 @@ from muzero_jax import (
     value_error,
 )
 from muzero_jax.config import offline, own_code, runs
-from muzero_jax.config.schema import MATCHES, ON_DEVICE, PGX, TASK_FIELDS
+from muzero_jax.config.schema import MATCHES, ON_DEVICE, PGX, TASK_FIELDS, leaves
 from muzero_jax.data.dataset import Dataset, open_dataset
 from muzero_jax.envs import host
 from muzero_jax.envs.cartpole import make_cartpole
@@ -119,6 +120,8 @@ def train(
         raise BadInputError(f"--data: {error}") from None
     except EnvError as error:
         raise BadInputError(f"env: {error}") from None
+    except BadInputError as error:
+        raise BadInputError(_in_fields(str(error), _fields_of(config))) from None
 
 
 def schedule(config) -> Schedule:
@@ -163,12 +166,15 @@ def experiment(
     over = mesh.make_mesh(devices)
     env = config.env
     try:
-        assembly.check_division(
-            env.num_envs,
-            env.num_groups,
-            config.replay.batch_size,
-            config.replay.rows_per_env,
-            over.size,
+        sizes = {name: x for name, x in _sizes(config).items() if name in _CHECKED}
+        written = config.loop.steps_per_iteration if env.suite in ON_DEVICE else 1
+        # Before an environment is made, and anything is traced.
+        assembly.check_sizes(
+            window(config),
+            **sizes,
+            num_groups=env.num_groups,
+            rows_at_once=written,
+            num_devices=over.size,
         )
         for name in results.evaluation_games(config):
             if name not in env:
@@ -190,7 +196,7 @@ def experiment(
     except DatasetError as error:
         raise BadInputError(f"--data: {error}") from None
     except ArgumentError as error:
-        raise BadInputError(str(error)) from None
+        raise BadInputError(_in_fields(str(error), _fields_of(config))) from None
 
 
 def scorer(made: Experiment, config, *, episodes: int, num_envs: int) -> scoring.Score:
@@ -216,6 +222,10 @@ def player(own: Agent, policy: str) -> actors.Actor:
     if policy == "prior":
         return actors.make_prior_player(own.network, own.spec, history_steps=own.window.history)
     return actors.make_random_player(own.spec)
+
+
+# Of these, what `assembly.check_sizes` looks at.
+_CHECKED = ("num_envs", "rows_per_update", "rows_per_env", "min_rows", "batch_size")
 
 
 def _sizes(config) -> dict[str, Any]:
@@ -383,7 +393,32 @@ def call(make: Callable[..., Any], group: str, options: dict[str, Any], *args, *
     for name in list(parameters)[len(args) :]:
         if parameters[name].default is inspect.Parameter.empty and name not in options | more:
             raise ArgumentError(f"{group}.{name} is missing")
-    return make(*args, **options, **more)
+    try:
+        return make(*args, **options, **more)
+    except ArgumentError as error:
+        fields = {name: f"{group}.{name}" for name in options}
+        raise type(error)(_in_fields(str(error), fields)) from None
+
+
+def _in_fields(line: str, fields: dict[str, str]) -> str:
+    """A refusal of the library in the words of the config, which has its arguments as fields.
+
+    Its first word is taken for a name, and each later word that has an underscore.
+    """
+
+    def name(word: re.Match) -> str:
+        known = word[0] in fields and (word.start() == 0 or "_" in word[0])
+        return fields[word[0]] if known else word[0]
+
+    return re.sub(r"(?<![\w./=-])\w+(?![\w./=-])", name, line)
+
+
+def _fields_of(config) -> dict[str, str]:
+    """Dotted name by last part, of the fields whose last part is that of no other, and of `env`."""
+    names = [name for name, _ in leaves(config.to_dict())]
+    parts = [name.rpartition(".")[2] for name in names]
+    own = {part: name for part, name in zip(parts, names) if parts.count(part) == 1}
+    return own | {f"{part}": f"env.{part}" for part in ("num_envs", "num_groups", "max_steps")}
 
 
 def make_explore_at(

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from muzero_jax.errors import BadInputError, StoppedError
+from muzero_jax.errors import ArgumentError, BadInputError, StoppedError
 from muzero_jax.evaluation import perfect
 from muzero_jax.evaluation.actors import Actor, make_random_player
 from muzero_jax.evaluation.episodes import play_episodes
@@ -26,28 +26,31 @@ def never() -> bool:
 
 
 def make_scorer(
-    eval_env: Callable[[list[int]], HostEnv], player: Actor, *, episodes: int, num_envs: int
+    eval_env: Callable[[list[int]], HostEnv], player: Actor, *, episodes: int
 ) -> Score:
-    """Scores `episodes` whole games of one player, as many in each of `num_envs` environments.
+    """Scores `episodes` whole games of one player, as many in each environment.
 
     Args:
       eval_env: `(seeds) -> HostEnv` with one environment for each seed.
       player: whose params are scored.
-      episodes: how many games.
-      num_envs: at a time; it divides `episodes`.
+      episodes: how many games; a multiple of the number of seeds.
 
     Returns:
       `(params, seeds, stop) -> ` `return_mean`, `returns`, `steps_mean` and `episodes_cut`.
     """
     def score(params: Params | None, seeds: list[int], stop=never) -> dict[str, Any]:
         env = _stoppable(eval_env(seeds), stop)
+        if episodes % env.num_envs:
+            raise ArgumentError(
+                f"episodes must be a multiple of the {env.num_envs} environments (got {episodes})"
+            )
         chosen = make_random_player(env.spec) if params is None else player
         rows = play_episodes(
             env,
             chosen,
             params,
             jax.random.key(seeds[0]),
-            episodes_per_env=episodes // num_envs,
+            episodes_per_env=episodes // env.num_envs,
         )
         returns = [row.score for row in rows]
         return {

@@ -266,7 +266,7 @@ def _checked_stage(stage: Sequence[int | str]) -> Stage:
     whole = len(stage) == 4 and all(isinstance(number, int) for number in numbers)
     if not whole or min(numbers[:-1]) < 1 or numbers[-1] < 0:
         raise ArgumentError(
-            "network.stages must be (channels, kernel, stride, residual blocks) each, the first"
+            "stages must be (channels, kernel, stride, residual blocks) each, the first"
             " three >= 1; ('residual', channels, stride, blocks) or ('pool', window, stride,"
             f" blocks) (got {stage})"
         )

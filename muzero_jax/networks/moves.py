@@ -75,11 +75,11 @@ def check_encoding(name: str, spec: EnvSpec, *, same_size: bool) -> None:
     }
     if name not in fitting:
         raise ArgumentError(
-            f"network.action_encoding must be one of {('constant', *fitting)} (got {name!r})"
+            f"action_encoding must be one of {('constant', *fitting)} (got {name!r})"
         )
     fits, words = fitting[name]
     if not fits or not same_size:
         raise ArgumentError(
-            f"network.action_encoding={name!r} needs stages of stride 1 and, on {height}x{width}"
+            f"action_encoding {name!r} needs stages of stride 1 and, on {height}x{width}"
             f" points, {words} (got {actions} actions); 'constant' takes any"
         )

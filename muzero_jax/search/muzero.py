@@ -57,7 +57,7 @@ def make_muzero_search(
       visited, among equals the one with the greatest Q.
     """
     if not dirichlet_alpha > 0:
-        raise ArgumentError(f"search.dirichlet_alpha must be > 0 (got {dirichlet_alpha})")
+        raise ArgumentError(f"dirichlet_alpha must be > 0 (got {dirichlet_alpha})")
     recurrent_fn = make_recurrent_fn(network, codecs, signed_discount=discount * turn_sign)
     select = functools.partial(
         _select_by_puct, pb_c_init=pb_c_init, pb_c_base=pb_c_base, min_value_range=min_value_range

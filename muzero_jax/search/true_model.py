@@ -85,7 +85,7 @@ def make_true_model_search(
         def search(params, key, history, invalid_actions, explore: Explore) -> SearchOutput:
             if history.valid.shape[1] != 1:
                 raise ArgumentError(
-                    "network.history_steps must be 1 where the true rules are searched"
+                    "history_steps must be 1 where the true rules are searched"
                     f" (got {history.valid.shape[1]})"
                 )
             root = root_of(network, codecs, params, history)

@@ -19,8 +19,8 @@ CERTAIN = 0.05  # An entropy below this share of that of the uniform policy is n
 SILENCE = 30
 
 _ADVICE = (
-    "raise search.min_value_range, below which differences of Q count as noise,"
-    " search.value_error_scale or explore.random_move"
+    "raise min_value_range, below which the search takes differences of Q for noise,"
+    " value_error_scale or random_move"
 )
 
 

@@ -26,7 +26,7 @@ from muzero_jax.training import (
 from muzero_jax.training.experiment import Experiment, Schedule
 from muzero_jax.training.run_folder import RunFolder
 from muzero_jax.training.saving import Saver, saved_tree
-from muzero_jax.training.timing import Interval, ReanalyseStopwatch, crossed
+from muzero_jax.training.timing import Interval, ReanalyseCost, crossed
 from muzero_jax.types import Counters, RunState
 
 # How long the first iterations and evaluations may take, in which everything is compiled.
@@ -195,7 +195,7 @@ class _Driver:
         self._watchdog_s = watchdog_s
         # What was asked of this process, or of any other.
         self._asked = False
-        self._reanalyse = ReanalyseStopwatch(experiment)
+        self._reanalyse = ReanalyseCost(experiment)
         self._supports = supports.Supports(experiment.agent)
         self._collapse = _make_collapse(experiment, written)
 
@@ -386,7 +386,7 @@ def _check_finite(skipped_in_a_row, counters: Counters) -> None:
     if skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
         raise errors.NotFiniteError(
             f"{MAX_SKIPPED_IN_A_ROW} updates in a row were not finite, the last of them before"
-            f" update {counters.updates}; nothing was saved since. Lower optimizer.learning_rate"
+            f" update {counters.updates}; nothing was saved since. Lower the learning rate"
         )
 
 

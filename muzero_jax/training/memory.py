@@ -88,12 +88,12 @@ def check(budget: Budget, available: int | None = None) -> None:
     if available is None or budget.peak <= available:
         return
     lower = {
-        "replay": "replay.rows_per_env",
-        "train": "network.channels, network.width or the number of blocks",
-        "acting": "env.num_envs",
-        "act": "env.num_envs",
-        "learn": "replay.batch_size",
-        "evaluate": "evaluation.num_envs",
+        "replay": "rows_per_env",
+        "train": "the size of the network",
+        "acting": "num_envs",
+        "act": "num_envs",
+        "learn": "batch_size",
+        "evaluate": "the games played at a time in evaluations",
     }
     largest = max(lower, key=lambda name: getattr(budget, name))
     raise errors.BadInputError(

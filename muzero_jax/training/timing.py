@@ -105,7 +105,7 @@ class Interval:
 _ROUNDS = 3
 
 
-class ReanalyseStopwatch:
+class ReanalyseCost:
     """Seconds that the searches of one update take, measured once; nothing where it makes none.
 
     An update is one program, in which a part cannot be timed. So its searches are run once more
