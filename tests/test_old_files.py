@@ -1,7 +1,8 @@
-"""Files of an older version, kept as they were written: a run folder and a dataset of commit e598802.
+"""Files of an older version, kept as they were written: a run folder and a dataset of e598802.
 
-They came from these commands of that commit, with the tiny sizes of `processes.TINY_CONTROL`, a ring
-of 48 rows, one resume point to keep and an evaluation every 200 steps (paths in them are shortened):
+They came from these commands of that commit, with the tiny sizes of `processes.TINY_CONTROL`, a
+ring of 48 rows, one resume point to keep and an evaluation every 200 steps (paths in them are
+shortened):
 
   python experiments/control.py --config=configs/cartpole.py:on_device --workdir=run \\
       --config.total_env_steps=400

@@ -1,0 +1,50 @@
+"""What a config's fields become: numbers that no other test reads."""
+
+import numpy as np
+
+from muzero_jax.config import build
+from presets import config_of
+
+
+def test_a_schedule_has_every_cadence_of_the_config():
+    """Each a number of its own. Planted bugs seen: params saved, or kept, as resume points are."""
+    fields = {
+        "total_env_steps": 101,
+        "evaluation.interval_env_steps": 102,
+        "evaluation.stop_at": 103.0,
+        "checkpoint.resume_interval_env_steps": 104,
+        "checkpoint.params_interval_env_steps": 105,
+        "checkpoint.max_to_keep": 106,
+        "checkpoint.params_to_keep": 107,
+        "logging.interval_env_steps": 108,
+    }
+    schedule = build.schedule(config_of("cartpole", "on_device", **fields))
+    assert schedule == build.Schedule(
+        total_env_steps=101,
+        max_wall_minutes=None,
+        evaluate_every=102,
+        stop_at=103.0,
+        save_every=104,
+        save_params_every=105,
+        resume_points_to_keep=106,
+        params_to_keep=107,
+        log_every=108,
+        tensorboard=False,
+    )
+
+
+def test_the_temperature_halves_with_the_update_that_is_named():
+    """Planted bugs seen: an update late; halved once for all counts."""
+    explore_at = build.make_explore_at(
+        temperature=1.0,
+        halve_temperature_at_updates=(10, 30),
+        noise_scale=0.5,
+        random_move=0.25,
+        spread=2.0,
+    )
+    counts = (0, 9, 10, 29, 30, 10**12)
+    temperatures = [float(explore_at(count).temperature) for count in counts]
+    assert temperatures == [1.0, 1.0, 0.5, 0.5, 0.25, 0.25]
+    explore = explore_at(0)
+    assert (explore.noise_scale, explore.random_move, explore.spread) == (0.5, 0.25, 2.0)
+    assert all(isinstance(x, np.float32) for x in explore.values())
