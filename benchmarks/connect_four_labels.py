@@ -3,7 +3,7 @@
   python benchmarks/connect_four_labels.py     writes data/connect_four_labels.json
 
 It needs numba (`pip install numba`), which nothing else of the project does; the labels are stored,
-so that only who wants to make them anew has to run it.
+so that it is run only to make them again.
 
 Positions: 80 at each ply 14..28, each from a game of its own. In a game all moves are drawn at
 random among those that do not end it; with probability 0.9 only among those that also leave the
@@ -173,7 +173,7 @@ def _mirror(stones: int) -> int:
 
 
 def _code(mine: int, filled: int) -> int:
-    """One number for a position: a one above each column's stones tells how high it is."""
+    """One number for a position: a one above each column's stones marks its height."""
     return mine + filled + _BOTTOM
 
 

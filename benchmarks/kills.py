@@ -7,7 +7,7 @@ of the kills each, at moments drawn from a seed: while the process starts, while
 evaluates, and at any time. After every tenth kill of a run one bit of its newest resume point is
 flipped, or one of its files cut short; the next process is asked to leave by SIGTERM as soon as it
 has written a line of metrics, and what it calls saved is looked for. At last each run goes on to an
-end, and the one on the device is compared with a run that nobody disturbed. Prints JSON; --write
+end, and the one on the device is compared with an undisturbed run. Prints JSON; --write
 keeps it in results/kills.json. The exit code is 1 where a figure that has to be 0 is not.
 
   bad_restores        a resume point was read with other bits than before something was damaged, or
@@ -71,13 +71,13 @@ class Victim:
     start_s: float = 10.0  # From the start of a process to its first line, as it was last.
     expected: dict | None = None  # Counters that the next process has to begin with.
     seen: dict = dataclasses.field(default_factory=dict)
-    told: dict = dataclasses.field(default_factory=dict)
+    report: dict = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         self.workdir, self.log = self.folder / "run", self.folder / "log"
-        self.told = {"kills": {x: 0 for x in MOMENTS}, "amid_a_save": 0, "amid_an_evaluation": 0}
-        self.told |= {"restores": 0, "resumed": 0, "damaged": 0, "passed_over": 0, "announced": 0}
-        self.told |= {name: 0 for name in MUST_BE_ZERO}
+        self.report = {"kills": {x: 0 for x in MOMENTS}, "amid_a_save": 0, "amid_an_evaluation": 0}
+        self.report |= {"restores": 0, "resumed": 0, "damaged": 0, "passed_over": 0, "announced": 0}
+        self.report |= {name: 0 for name in MUST_BE_ZERO}
 
     def command(self, workdir=None, **options):
         variant, own = _LOOPS[self.loop]
@@ -153,7 +153,7 @@ def is_scored(victim: Victim, env_steps: int) -> bool:
 
 def kill_once(victim: Victim) -> None:
     """Starts the run's command, and kills it at a random moment of a random kind."""
-    rng, told = victim.rng, victim.told
+    rng, report = victim.rng, victim.report
     moment = rng.choice(MOMENTS)
     lines, begin = victim.lines(), time.monotonic()
     said = victim.log.stat().st_size if victim.log.exists() else 0
@@ -175,13 +175,13 @@ def kill_once(victim: Victim) -> None:
         elif moment == "any":
             time.sleep(rng.uniform(0, 2))
     except EndedError as error:
-        told["unexpected_ends"] += 1
+        report["unexpected_ends"] += 1
         print(f"{victim.loop}: {error}: {victim.log.read_text()[-2000:]}", file=sys.stderr)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    told["kills"][moment] += 1
-    told["amid_a_save"] += bool(unfinished(victim.workdir))
-    told["amid_an_evaluation"] += moment == "evaluation" and is_evaluating(victim, known)
+    report["kills"][moment] += 1
+    report["amid_a_save"] += bool(unfinished(victim.workdir))
+    report["amid_an_evaluation"] += moment == "evaluation" and is_evaluating(victim, known)
     check_beginning(victim, said)
     look(victim)
 
@@ -192,10 +192,10 @@ def check_beginning(victim: Victim, said: int) -> None:
     found = re.search(r"resuming at (\d+) env steps, (\d+) updates", text)
     if found is None:
         return
-    victim.told["resumed"] += 1
+    victim.report["resumed"] += 1
     counters = victim.expected or {}
     if [int(x) for x in found.groups()] != [counters.get("env_steps"), counters.get("updates")]:
-        victim.told["bad_restores"] += 1
+        victim.report["bad_restores"] += 1
         print(f"{victim.loop}: expected {counters}, got {found[0]}", file=sys.stderr)
 
 
@@ -203,7 +203,7 @@ def look(victim: Victim) -> tuple[int, str, dict] | None:
     """Reads the newest resume point, which the next process has to begin with."""
     found = victim.newest()
     if found is not None:
-        victim.told["restores"] += 1
+        victim.report["restores"] += 1
         victim.seen[found[0]] = found[1:]
     victim.expected = found and found[2]
     return found
@@ -214,7 +214,7 @@ def damage(victim: Victim) -> bool:
     steps = checkpoint.committed_steps(victim.workdir / "checkpoints")
     if len(steps) < 2:
         return False
-    rng, told = victim.rng, victim.told
+    rng, report = victim.rng, victim.report
     truth = {step: restored(victim.experiment, victim.workdir, step) for step in steps}
     files = (victim.workdir / "checkpoints" / str(steps[-1])).rglob("*")
     path = rng.choice(sorted(x for x in files if x.is_file() and x.stat().st_size))
@@ -225,22 +225,22 @@ def damage(victim: Victim) -> bool:
         del content[rng.randrange(len(content)) :]
     path.write_bytes(content)
     found = look(victim)
-    told["damaged"] += 1
-    told["passed_over"] += found is not None and found[0] != steps[-1]
-    told["bad_restores"] += found is None or found != truth[found[0]]
+    report["damaged"] += 1
+    report["passed_over"] += found is not None and found[0] != steps[-1]
+    report["bad_restores"] += found is None or found != truth[found[0]]
     return True
 
 
 def ask_to_leave(victim: Victim) -> None:
     """Starts the command, sends SIGTERM after its first line, and looks for what it calls saved."""
-    lines, said, told = victim.lines(), victim.log.stat().st_size, victim.told
+    lines, said, report = victim.lines(), victim.log.stat().st_size, victim.report
     process = processes.start(victim.command(), output=victim.log)
     try:
         wait_until(lambda: victim.lines() > lines, process)
         process.send_signal(signal.SIGTERM)
-        told["unexpected_ends"] += process.wait(_PATIENCE_SECONDS) != 75
+        report["unexpected_ends"] += process.wait(_PATIENCE_SECONDS) != 75
     except EndedError as error:
-        told["unexpected_ends"] += 1
+        report["unexpected_ends"] += 1
         print(f"{victim.loop}: {error}: {victim.log.read_text()[-2000:]}", file=sys.stderr)
         process.kill()
         process.wait()
@@ -248,8 +248,8 @@ def ask_to_leave(victim: Victim) -> None:
     found = look(victim)
     text = victim.log.read_bytes()[said:].decode()
     if announced := re.search(r"saved at (\d+) env steps", text):
-        told["announced"] += 1
-        told["announced_missing"] += not found or found[2]["env_steps"] != int(announced[1])
+        report["announced"] += 1
+        report["announced_missing"] += not found or found[2]["env_steps"] != int(announced[1])
 
 
 def torment(loop: str, kills: int, every: int, seed: int, folder: Path) -> dict:
@@ -266,21 +266,21 @@ def torment(loop: str, kills: int, every: int, seed: int, folder: Path) -> dict:
         print(f"{loop}: kill {number}, {victim.expected}", file=sys.stderr)
     reached = (victim.expected or {"env_steps": 0})["env_steps"]
     total = {"total_env_steps": reached + 2000}
-    told, log = victim.told, folder / "end"
+    report, log = victim.report, folder / "end"
     code = processes.finish(victim.command(**total), output=log, patience_seconds=600)
-    told["unexpected_ends"] += code != 0
+    report["unexpected_ends"] += code != 0
     end = look(victim)
-    told["env_steps"] = end[2]["env_steps"]
-    told["leftovers"] += len(unfinished(victim.workdir))
-    told["set_aside"] = len(list((victim.workdir / "checkpoints").glob("*.damaged.*")))
+    report["env_steps"] = end[2]["env_steps"]
+    report["leftovers"] += len(unfinished(victim.workdir))
+    report["set_aside"] = len(list((victim.workdir / "checkpoints").glob("*.damaged.*")))
     if loop == "device":
-        told |= compare(victim, end, total)
-    told["seconds"] = round(time.monotonic() - begin)
-    return told
+        report |= compare(victim, end, total)
+    report["seconds"] = round(time.monotonic() - begin)
+    return report
 
 
 def compare(victim: Victim, end, total: dict) -> dict:
-    """Every resume point that was seen, and the end, against a run that nobody disturbed."""
+    """Every resume point that was seen, and the end, against an undisturbed run."""
     whole = victim.folder / "whole"
     options = total | {"checkpoint.max_to_keep": 10**6}
     log = victim.folder / "whole_log"
@@ -292,7 +292,7 @@ def compare(victim: Victim, end, total: dict) -> dict:
         for step in common
         if restored(victim.experiment, whole, step)[1:] != victim.seen[step]
     ]
-    victim.told["bad_restores"] += len(differing)
+    victim.report["bad_restores"] += len(differing)
     return {
         "compared_with_undisturbed": len(common),
         "final_state_equal": restored(victim.experiment, whole) == end,
@@ -309,7 +309,7 @@ def main() -> int:
     parser.add_argument("--write", action="store_true")
     args = parser.parse_args()
     command = f"python benchmarks/kills.py --kills={args.kills} --seed={args.seed}"
-    told = {**provenance(), "command": command, "seed": args.seed, "kills": args.kills}
+    report = {**provenance(), "command": command, "seed": args.seed, "kills": args.kills}
     folder = Path(tempfile.mkdtemp(prefix="kills-"))
     halves = {"device": args.kills - args.kills // 2, "host": args.kills // 2}
     with ThreadPoolExecutor(2) as pool:  # One core each.
@@ -317,15 +317,15 @@ def main() -> int:
             loop: pool.submit(torment, loop, kills, args.damage_every, args.seed, folder / loop)
             for loop, kills in halves.items()
         }
-        told["loops"] = {loop: run.result() for loop, run in runs.items()}
+        report["loops"] = {loop: run.result() for loop, run in runs.items()}
     for name in MUST_BE_ZERO:
-        told[name] = sum(run[name] for run in told["loops"].values())
-    told["final_state_equal"] = told["loops"]["device"]["final_state_equal"]
-    text = json.dumps(told, indent=1)
+        report[name] = sum(run[name] for run in report["loops"].values())
+    report["final_state_equal"] = report["loops"]["device"]["final_state_equal"]
+    text = json.dumps(report, indent=1)
     print(text)
     if args.write:
         (ROOT / "benchmarks" / "results" / "kills.json").write_text(text + "\n")
-    if any(told[name] for name in MUST_BE_ZERO) or not told["final_state_equal"]:
+    if any(report[name] for name in MUST_BE_ZERO) or not report["final_state_equal"]:
         print(f"see {folder}", file=sys.stderr)
         return 1
     shutil.rmtree(folder)

@@ -235,7 +235,7 @@ def cut(score: dict) -> dict:
 
 def measure_matches(name: str, workdir: Path) -> dict:
     """What the newest parameters do against each opponent of a board game."""
-    told = []
+    played = []
     for opponent, games, *more in MATCHES[name]:
         command = ["experiments/evaluate.py", f"--workdir={workdir}", f"--opponent={opponent}"]
         command += [f"--episodes={games}", f"--seed={EVAL_SEED}", *more]
@@ -245,14 +245,14 @@ def measure_matches(name: str, workdir: Path) -> dict:
         if match["policy"] == "search":
             match["num_simulations"] = searched
         print(name, {k: x for k, x in match.items() if not k.endswith(("first", "second"))})
-        told.append(match)
+        played.append(match)
     if name != "connect_four":
-        return {"matches": told}
+        return {"matches": played}
     judge = ["benchmarks/connect_four.py", f"--workdir={workdir}"]
     labels = [json.loads(output([*judge, *more])) for more in ([], ["--simulations=64"])]
     for label in labels:
         label.pop("command")  # Its folder is gone by then.
-    return {"matches": told, "optimal_moves": labels}
+    return {"matches": played, "optimal_moves": labels}
 
 
 def summary(returns: list[float]) -> dict:

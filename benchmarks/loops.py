@@ -79,17 +79,17 @@ def two_loops(rounds: int, seconds: float) -> dict:
         config.update(replay=host.replay.to_dict(), targets=host.targets.to_dict())
         config.loop.probe_interval_iterations = 0
         stretches[name] = Stretch(config)
-    told = {name: [] for name in loops}
+    rates_of = {name: [] for name in loops}
     for _ in range(rounds):
         for name, stretch in stretches.items():
-            told[name].append(stretch.measure(seconds)["env_steps_per_s"])
-    best = {name: max(rates) for name, rates in told.items()}
+            rates_of[name].append(stretch.measure(seconds)["env_steps_per_s"])
+    best = {name: max(rates) for name, rates in rates_of.items()}
     replay = config.replay  # Both configs are alike in what follows.
     return {
         "task": f"CartPole-v1, {config.env.num_envs} environments,"
         f" {config.search.num_simulations} simulations,"
         f" one update of {replay.batch_size} for {replay.rows_per_update} rows",
-        "env_steps_per_s": told,
+        "env_steps_per_s": rates_of,
         "anakin_over_sebulba": best["anakin"] / best["sebulba"],
     }
 
@@ -120,15 +120,15 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--write", action="store_true")
     args = parser.parse_args()
-    told = {**provenance(), "command": "python benchmarks/loops.py"}
+    result = {**provenance(), "command": "python benchmarks/loops.py"}
     parts = {
         "loops": lambda: two_loops(args.rounds, args.seconds),
         "go_9x9": lambda: board_game("go_9x9", 4 * args.seconds),
         "chess": lambda: board_game("chess", 4 * args.seconds),
     }
     for name, part in parts.items():
-        told[name] = part()
-        text = json.dumps(told, indent=1)
+        result[name] = part()
+        text = json.dumps(result, indent=1)
         if args.write:  # After each part: the next one compiles for minutes.
             (ROOT / "benchmarks" / "results" / "loops.json").write_text(text + "\n")
     print(text)

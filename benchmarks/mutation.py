@@ -134,9 +134,9 @@ def try_plant(plant: dict, whole: Path) -> dict:
         root = Path(folder) / "tree"
         shutil.copytree(whole, root, symlinks=True)
         (root / plant["file"]).write_text(planted(plant, whole))
-        outcome, told = run_tests(root, plant["tests"], "-n", "0", "-x")
+        outcome, by = run_tests(root, plant["tests"], "-n", "0", "-x")
     seconds = round(time.perf_counter() - begin, 1)
-    return plant | {"outcome": outcome, "by": told, "seconds": seconds}
+    return plant | {"outcome": outcome, "by": by, "seconds": seconds}
 
 
 def found_before(origin: dict) -> dict:
@@ -159,15 +159,15 @@ def kept_outcomes(plants: list[dict], before: dict) -> dict[str, dict]:
 
 def write(origin: dict, plants: list[dict], passed: set[str], outcomes: dict[str, dict]) -> None:
     """The file of results, in the order of the plants; `passed` are tests without any plant."""
-    told = [outcomes[plant["name"]] for plant in plants if plant["name"] in outcomes]
-    counts = collections.Counter(x["outcome"] for x in told)
+    known = [outcomes[plant["name"]] for plant in plants if plant["name"] in outcomes]
+    counts = collections.Counter(x["outcome"] for x in known)
     summary = {
         "plants": len(plants),
         **{name: counts[name] for name in ("killed", "survived", "error")},
-        "seconds": round(sum(x["seconds"] for x in told), 1),
+        "seconds": round(sum(x["seconds"] for x in known), 1),
         "passed_without_plants": sorted(passed),
     }
-    RESULT.write_text(json.dumps({**origin, **summary, "outcomes": told}, indent=1) + "\n")
+    RESULT.write_text(json.dumps({**origin, **summary, "outcomes": known}, indent=1) + "\n")
 
 
 def run(only: str | None, jobs: int) -> int:
@@ -195,10 +195,10 @@ def run(only: str | None, jobs: int) -> int:
         tests = sorted({name for plant in left for name in plant["tests"]} - passed)
         trials = {pool.submit(run_tests, whole, [name], "-n", "0"): name for name in tests}
         for trial in futures.as_completed(trials):
-            outcome, told = trial.result()
+            outcome, failed = trial.result()
             if outcome != "survived":
                 pool.shutdown(cancel_futures=True)
-                raise PlantError(f"without any plant, {trials[trial]}: {outcome}: {told}")
+                raise PlantError(f"without any plant, {trials[trial]}: {outcome}: {failed}")
             passed.add(trials[trial])
             report(f"no plant: {trials[trial]} passes")
         for trial in futures.as_completed([pool.submit(try_plant, plant, whole) for plant in left]):

@@ -12,7 +12,7 @@ bare search, as a share of the bare search. Prints JSON; --write keeps it in res
 With --steps it reads the runs of CartPole in results/reanalyse/ and writes
 results/reanalyse_steps.json: after how many env steps an evaluation of 20 games first reached 475,
 with interquartile mean and 95 % bootstrap interval over seeds (10,000 resamples, seed 0). A run
-that never did counts with the steps it had, and is told as null.
+that never did counts with the steps it had, and is null.
 """
 
 import argparse
@@ -107,7 +107,7 @@ def _bare_search(experiment, config, run):
 
 def steps_to_solve() -> dict:
     """Of fraction 0 and 1, from the files of results/reanalyse/."""
-    told = {}
+    result = {}
     for fraction in (0, 1):
         paths = sorted((RESULTS / "reanalyse").glob(f"cartpole_{fraction}-*.json"))
         runs = [json.loads(path.read_text()) for path in paths]
@@ -117,7 +117,7 @@ def steps_to_solve() -> dict:
         interval = statistics.bootstrap_interval(
             statistics.interquartile_mean, steps[:, None].astype(float)
         )
-        told[f"fraction_{fraction}"] = {
+        result[f"fraction_{fraction}"] = {
             "seeds": [run["config"]["seed"] for run in runs],
             "env_steps_to_475": first,
             "interquartile_mean": float(statistics.interquartile_mean(steps[:, None])),
@@ -125,7 +125,7 @@ def steps_to_solve() -> dict:
             "train_seconds": [run["train_seconds_from_process_start"] for run in runs],
             "commits": sorted({run["commit"] for run in runs}),
         }
-    return told
+    return result
 
 
 def main() -> None:
@@ -136,12 +136,13 @@ def main() -> None:
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--steps", action="store_true")
     args = parser.parse_args()
-    told = {**provenance(), "command": " ".join(["python benchmarks/reanalyse.py", *sys.argv[1:]])}
+    command = " ".join(["python benchmarks/reanalyse.py", *sys.argv[1:]])
+    result = {**provenance(), "command": command}
     if args.steps:
-        told |= steps_to_solve()
+        result |= steps_to_solve()
     else:
-        told |= {name: measure(make(), args.rounds) for name, make in TASKS.items()}
-    text = json.dumps(told, indent=1)
+        result |= {name: measure(make(), args.rounds) for name, make in TASKS.items()}
+    text = json.dumps(result, indent=1)
     if args.write or args.steps:
         name = "reanalyse_steps.json" if args.steps else "reanalyse.json"
         (RESULTS / name).write_text(text + "\n")

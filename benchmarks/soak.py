@@ -163,7 +163,7 @@ def judge(observed: Observer, begin_s: float, end_s: float) -> dict:
     objects = {name: [x.get(name, 0) for x in within] for name in set().union(*within)}
     names = ("open_files", "live_arrays", "live_array_mib", "live_programs")
     compiled = sum(begin_s <= second <= end_s for second in observed.compiled)
-    told = {
+    verdict = {
         "from_s": begin_s,
         "to_s": end_s,
         "rss_slope_mib_per_hour": slope,
@@ -175,8 +175,8 @@ def judge(observed: Observer, begin_s: float, end_s: float) -> dict:
         "objects_grow": {name: x for name, x in sorted(objects.items()) if grows(x)},
         "objects_first_and_last": [sum(x.values()) for x in (within[0], within[-1])],
     }
-    bad = compiled or told["grows"] or told["objects_grow"] or high >= LIMIT_MIB_PER_HOUR
-    return told | {"passes": not bad}
+    bad = compiled or verdict["grows"] or verdict["objects_grow"] or high >= LIMIT_MIB_PER_HOUR
+    return verdict | {"passes": not bad}
 
 
 def main(words: list[str] | None = None) -> bool:
@@ -198,7 +198,7 @@ def main(words: list[str] | None = None) -> bool:
     config = cartpole.get_config({"device": "on_device", "host": "host"}[args.loop])
     config.update_from_flattened_dict(CHANGES | {"max_wall_minutes": args.minutes})
     schema.check(config)
-    told = provenance() | {
+    result = provenance() | {
         "command": f"python benchmarks/soak.py --loop={args.loop} --minutes={args.minutes:g}",
         "changed": CHANGES,
     }
@@ -212,13 +212,13 @@ def main(words: list[str] | None = None) -> bool:
             )
         lines = (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
-    told |= {
+    result |= {
         "evaluations": sum("eval/return_mean" in record for record in records),
         "env_steps": records[-1]["env_steps"],
         "failed_saves": records[-1].get("checkpoint/failed_saves"),
     }
-    told |= judge(observed, 20 * args.minutes, 60 * args.minutes)
-    print(json.dumps(told, indent=1))
+    result |= judge(observed, 20 * args.minutes, 60 * args.minutes)
+    print(json.dumps(result, indent=1))
     if args.write:
         snapshots = [json.loads(text) for text in observed.snapshots]
         common = [set(counts.items()) for _, counts in snapshots]
@@ -226,11 +226,11 @@ def main(words: list[str] | None = None) -> bool:
         moving = [
             [second, dict(sorted(set(counts.items()) - constant))] for second, counts in snapshots
         ]
-        told["series"] = {name: [round(v, 3) for v in x] for name, x in observed.series.items()}
-        told["objects_that_change"] = moving
+        result["series"] = {name: [round(v, 3) for v in x] for name, x in observed.series.items()}
+        result["objects_that_change"] = moving
         name = "soak.json" if args.loop == "device" else "soak_host.json"
-        (ROOT / "benchmarks" / "results" / name).write_text(json.dumps(told) + "\n")
-    return told["passes"]
+        (ROOT / "benchmarks" / "results" / name).write_text(json.dumps(result) + "\n")
+    return result["passes"]
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def measure(name: str, seed: int, folder: Path) -> dict:
     timed([*first, f"--workdir={folder / 'behaviour'}"])
     data_word = f"--workdir={folder / 'behaviour'}"
     record = ["experiments/record.py", data_word, f"--out={folder / 'data'}"]
-    told = [record[0], "--workdir=BEHAVIOUR", "--out=DATA"]
+    recorded = [record[0], "--workdir=BEHAVIOUR", "--out=DATA"]
     data = json.loads(output(record))
     data.pop("path", None)
     second = ["experiments/train.py", *train, *learner]
@@ -71,7 +71,7 @@ def measure(name: str, seed: int, folder: Path) -> dict:
     lines = (folder / "unplugged" / "metrics.jsonl").read_text().splitlines()
     curve = [x for x in map(json.loads, lines) if "eval/return_mean" in x]
     return {
-        "commands": ["python " + " ".join(x) for x in (first, told, second)],
+        "commands": ["python " + " ".join(x) for x in (first, recorded, second)],
         "dataset": data,
         "behaviour_last_checkpoint": summary(scores["behaviour"]["returns"]),
         "score": summary(scores["unplugged"]["returns"]),
@@ -96,8 +96,8 @@ def main() -> None:
         result = measure(args.task, args.seed, Path(folder))
     path = RESULTS / f"unplugged_{args.task}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
-    told = ("dataset", "behaviour_last_checkpoint", "score")
-    print(args.task, {name: result[name] for name in told}, flush=True)
+    names = ("dataset", "behaviour_last_checkpoint", "score")
+    print(args.task, {name: result[name] for name in names}, flush=True)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ representation, dynamics and prediction (Ye et al. 2021, appendix A). Four 96x96
 update of 256 positions per agent step, random shifts of four pixels, life loss as an end in
 training, clipped rewards, a discount of 0.997 per frame. Gumbel search with 16 simulations over
 four actions (Wang et al. 2024) instead of 50, AdamW instead of SGD. Policies and values of 99 % of
-each batch are searched anew, and returns of rows that are older than 30,000 updates are a step
+each batch are searched again, and returns of rows that are older than 30,000 updates are a step
 shorter, after 60,000 two. Other than in EfficientZero there is no consistency loss and no value
 prefix. Not trained in full by us yet; what is tested is one update, the budget of memory, and a
 short run.

@@ -15,7 +15,7 @@ Search, network, targets, replay's exponents and the optimizer are the paper's. 
 - Priorities have a floor of 0.01; the convolution that an action enters by has a skip.
 - Weight decay leaves biases and norms alone.
 The variant `reanalyze` (appendix H): 200M frames; the policies of 80 % of each batch are searched
-anew, without noise; returns of 5 steps bootstrap from the target network; each row is drawn twice.
+again, without noise; returns of 5 steps bootstrap from the target network; each row is drawn twice.
 The variant `one_gpu`: batches of 128 and 300,000 rows, one update per 128 rows (each row is drawn
 about once), bfloat16, 64 environments, 50M rows (200M frames). None was trained in full by us
 yet: what is tested is one update, the budget, and a short run.

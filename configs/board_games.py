@@ -136,7 +136,7 @@ def get_config(game: str = "tic_tac_toe") -> ConfigDict:
         max_depth=config_dict.placeholder(int),
         value_scale=0.1,
         maxvisit_init=50.0,
-        min_value_range=0.2,  # Moves of equal worth are not told apart by noise.
+        min_value_range=0.2,  # So that noise does not rank moves of equal worth.
     )
     config.explore = dict(
         temperature=0.0,

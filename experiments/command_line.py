@@ -131,7 +131,7 @@ def _other_version() -> str:
 
 def _open_standard_streams() -> None:
     """Opens what the shell has closed (`2>&-`): else the next file takes the number of that stream,
-    and what a library tells the stream is written into the file."""
+    and what a library writes to the stream goes into the file."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -151,7 +151,7 @@ def _flag_of(path) -> str:
 
 
 def _quieten() -> None:
-    """Keeps libraries from telling at length what is raised as well, and told in one line."""
+    """Silences library logs: each error is already printed once, in one line."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.set_verbosity(logging.FATAL)
     # A save that failed leaves behind the writes of every other array.

@@ -30,7 +30,7 @@ from muzero_jax.types import Params
 def _play_match(
     experiment: Experiment, config, args, params: Params | None, seeds: list[int]
 ) -> dict[str, Any]:
-    """What is told of games of two players; the opponent is asked for before any is played."""
+    """The score of a match; the opponent is found before a game is played."""
     env, player = experiment.match_env, build.player(experiment.agent, args.policy)
     name = args.opponent or "random"
     if name == "every_reply":
@@ -56,8 +56,8 @@ def _play_match(
     result = score(params, seeds)
     colors = np.reshape(result["returns"], (2, -1)).T
     interval = statistics.bootstrap_interval(statistics.mean, colors)
-    told = {"interval_95": list(interval), "opponent": opponent.name}
-    return result | told | {"opening_plies": opening_plies}
+    more = {"interval_95": list(interval), "opponent": opponent.name}
+    return result | more | {"opening_plies": opening_plies}
 
 
 def _check_flags(args, two_players: bool) -> None:

@@ -33,7 +33,7 @@ _LEVELS = ("random", "human")
 INTERVAL = "mean over seeds with its 95 % Student-t interval, where all seeds have data"
 SUFFIXES = (".pdf", ".svg", ".png")
 
-# Okabe and Ito 2008: told apart by color-blind readers; line styles tell them apart in gray.
+# Okabe and Ito 2008: color-blind readers can separate them; in gray print the line styles do.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 1)))
 _MAX_COLUMNS = 4
@@ -163,7 +163,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _names(methods: list[list[results.Run]]) -> list[str]:
-    """A label per method: the fields that tell it from the others, or else its folder's name."""
+    """A label per method: the fields in which it differs, or else its folder's name."""
     configs = [results.method(runs[0]) for runs in methods]
     fields: dict[str, None] = {}
     for config in configs[1:]:

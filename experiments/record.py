@@ -6,7 +6,7 @@
 The first takes the replay of the newest resume point, policies and values included. The second
 plays whole episodes in the environment of training with the newest parameters, exploring as
 training does by then, or not (--noise=none), or at random (--policy=random, which has neither
-policies nor values). docs/datasets.md tells what is written.
+policies nor values). docs/datasets.md describes what is written.
 """
 
 from collections.abc import Callable, Iterator
@@ -37,12 +37,12 @@ Play = Callable[[Any, TimeStep, int], tuple[Any, Transition]]
 
 
 def replay_streams(
-    experiment: Experiment, workdir: Path, told: dict[str, Any]
+    experiment: Experiment, workdir: Path, facts: dict[str, Any]
 ) -> Iterator[Transition]:
     """The rows of each environment in the newest resume point as streams, oldest first.
 
     A ring that has wrapped begins within an episode: that one's rows are left out, and counted in
-    `told["dropped_rows"]`. So is a row that held what is not finite, with the rest of its episode;
+    `facts["dropped_rows"]`. So is a row that held what is not finite, with the rest of its episode;
     what came before it in the episode is a stream that is cut off there.
 
     Raises:
@@ -57,19 +57,19 @@ def replay_streams(
     if found is None:
         raise errors.BadInputError(f"--workdir: no resume point in {workdir}; try --episodes")
     ring, row = found[1]["rest"].replay, experiment.agent.row
-    told.update(found[2]["counters"], dropped_rows=0)
+    facts.update(found[2]["counters"], dropped_rows=0)
     for lane, (cursor, filled) in enumerate(zip(*jax.device_get((ring.cursor, ring.filled)))):
         slots = (cursor - filled + np.arange(filled)) % ring.weights.shape[1]
         rows = jax.device_get(_at(ring.rows, lane))
         marked = np.asarray(finite.is_marked(rows.discount[slots]))
         begins = np.flatnonzero(rows.first[slots] & ~marked)
-        told["dropped_rows"] += len(slots)
+        facts["dropped_rows"] += len(slots)
         end = 0
         while len(begins := begins[begins >= end]):
             ends = np.flatnonzero(marked[begins[0] :])[:1]
             end = begins[0] + ends[0] if len(ends) else len(slots)
             kept = slots[begins[0] : end]
-            told["dropped_rows"] -= len(kept)
+            facts["dropped_rows"] -= len(kept)
             yield jax.tree.map(lambda x, like: x.reshape(-1, *like.shape), _at(rows, kept), row)
 
 
@@ -135,7 +135,7 @@ def random_play(spec, *, seed: int) -> Play:
     return play
 
 
-def _fresh_streams(experiment: Experiment, config, args, told: dict[str, Any]):
+def _fresh_streams(experiment: Experiment, config, args, facts: dict[str, Any]):
     """The episodes that the flags ask for."""
     agent, history_steps = experiment.agent, config.network.history_steps
     most = config.evaluation.num_envs
@@ -146,8 +146,8 @@ def _fresh_streams(experiment: Experiment, config, args, told: dict[str, Any]):
     else:
         abstract = jax.eval_shape(agent.network.init, jax.random.key(0))
         _, params, meta = newest_params(Path(args.workdir), abstract)
-        told |= meta["counters"]
-        updates = told["updates"]
+        facts |= meta["counters"]
+        updates = facts["updates"]
         explore = acting.NO_EXPLORATION if args.noise == "none" else agent.explore_at(updates)
         key = jax.random.key(seeds[0])
         play = search_play(experiment, params, key, explore, min(updates, 2**31 - 1))
@@ -196,20 +196,20 @@ def main() -> None:
     config = read_config(workdir)
     _check_flags(args, workdir)
     experiment = build.experiment(config, allow=args.allow)
-    told: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
     if args.episodes is None:
-        streams = replay_streams(experiment, workdir, told)
+        streams = replay_streams(experiment, workdir, facts)
     else:
-        streams = _fresh_streams(experiment, config, args, told)
+        streams = _fresh_streams(experiment, config, args, facts)
     try:
         info = write_dataset(args.out, experiment.agent.spec, streams)
     except (DatasetError, OSError) as error:
         raise errors.BadInputError(f"--out: {error}") from None
     except EnvError as error:
         raise errors.BadInputError(f"env: {error}") from None
-    if told.get("dropped_rows"):
+    if facts.get("dropped_rows"):
         process.log_stderr(
-            f"{told['dropped_rows']} rows left out: of episodes whose beginning is no longer"
+            f"{facts['dropped_rows']} rows left out: of episodes whose beginning is no longer"
             " stored, or from a row on that held numbers which are not finite"
         )
     names = ("rows", "episodes", "return_mean")
@@ -218,7 +218,7 @@ def main() -> None:
         json.dumps(
             {name: getattr(info, name) for name in names}
             | {"path": str(args.out)}
-            | {name: told[name] for name in more if name in told}
+            | {name: facts[name] for name in more if name in facts}
         )
     )
 

@@ -89,7 +89,7 @@ def transition(timestep: TimeStep, output: SearchOutput, made_at_updates: Array)
         action=output.action,
         policy=output.policy,
         value=output.value,
-        explored=output.explored & ~timestep.last,  # Nobody executes the action of a `last` row.
+        explored=output.explored & ~timestep.last,  # The action of a `last` row is never executed.
         made_at_updates=jnp.full(timestep.reward.shape, made_at_updates, jnp.int32),
     )
 

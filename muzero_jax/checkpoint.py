@@ -267,7 +267,7 @@ def _fingerprint(leaf):
 def _newest(folder, use, name="*"):
     """Returns `use(path, manifest)` of the newest step that neither it nor we find damaged."""
     # A directory without a file is a stray; with any file it was a step, and if that cannot be read
-    # it is damaged. A run must never start anew on top of damage.
+    # it is damaged. A run must never begin again on top of damage.
     paths = {s: p for s, p in _paths(folder, name).items() if any(f for *_, f in os.walk(p))}
     for step, path in paths.items():
         try:

@@ -2,9 +2,9 @@
 
 A number counts as not finite where it is NaN, infinite, or so large that its square overflows. In
 its place a 0 is stored, so that neither histories nor saved states hold it, and the row is marked.
-The replay draws no window with a marked row in it (`replay.py`): what stands there is learned by
-nobody. The mark lies in the row's `discount`, which has no meaning there; it says which fields were
-not finite, survives a save, and costs no field of its own.
+The replay draws no window with a marked row in it (`replay.py`): what stands there is never
+learned. The mark lies in the row's `discount`, which has no meaning there; it says which fields
+were not finite, survives a save, and costs no field of its own.
 """
 
 from typing import TypeVar

@@ -56,7 +56,9 @@ def history_init(observation: Array, length: int) -> History:
 
 
 def history_push(history: History, timestep: TimeStep, action: Array) -> History:
-    """Appends one time step `[E]` and the action `[E]` that led to it; `first` rows start anew.
+    """Appends one time step `[E]` and the action `[E]` that led to it.
+
+    A `first` row begins a new history.
 
     Raises:
       ArgumentError: for actions that are not one integer for each.

@@ -24,7 +24,7 @@ class UpdateOutput(NamedTuple):
 
 
 # After so many updates in a row that were not finite, none is applied any more: the run has to
-# stop, and whoever reads `skipped_in_a_row` later than that still sees it.
+# stop, so that a later reading of `skipped_in_a_row` still shows it.
 MAX_SKIPPED_IN_A_ROW = 10
 
 LEARN = 1  # The purpose of an update's key; a loop's other purposes have other numbers.
@@ -112,7 +112,7 @@ def importance_weights(sample: Sample, exponent: float, axis_name: str | None = 
 
     At β = 1 the weighted loss is an unbiased estimate under uniform sampling, so that nothing is
     divided; for β < 1 the division takes N out again. A draw of probability 0 found no row: its
-    weight is 0, and it is nobody's largest.
+    weight is 0.
 
     `axis_name` is a mesh axis over which the batch is split, or None. Each of its D shards draws
     as many rows, whatever its share s of the weights of all rows is. P is then the probability
@@ -132,12 +132,12 @@ def importance_weights(sample: Sample, exponent: float, axis_name: str | None = 
     least = jnp.min(jnp.where(drawn, probability, jnp.inf))
     if axis_name is None:
         return jnp.where(drawn, (probability / least) ** -exponent, 0.0)
-    told = jax.lax.all_gather(jnp.stack([sample.total_weight, least]), axis_name)
-    shares = told[:, 0] / jnp.maximum(jnp.sum(told[:, 0]), jnp.finfo(jnp.float32).tiny)
-    least = jnp.min(jnp.where(shares > 0, shares * told[:, 1], jnp.inf))
+    gathered = jax.lax.all_gather(jnp.stack([sample.total_weight, least]), axis_name)
+    shares = gathered[:, 0] / jnp.maximum(jnp.sum(gathered[:, 0]), jnp.finfo(jnp.float32).tiny)
+    least = jnp.min(jnp.where(shares > 0, shares * gathered[:, 1], jnp.inf))
     share = shares[jax.lax.axis_index(axis_name)]
     weights = (probability * share / least) ** -exponent
-    return jnp.where(drawn, len(told) * share * weights, 0.0)
+    return jnp.where(drawn, len(gathered) * share * weights, 0.0)
 
 
 def make_update(
@@ -250,9 +250,9 @@ def make_learn(replay: Replay, update: UpdateFn, *, batch_size: int):
         sample_key, update_key = jax.random.split(key)
         sample = replay.sample(replay_state, sample_key, batch_size)
         train, output = update(train, update_key, sample)
-        # Writing nobody's priority is an index out of range, which JAX drops.
-        nobody = jnp.iinfo(jnp.int32).max
-        index = jnp.where(output.applied, sample.index, nobody)
+        # JAX drops out-of-range indices, so nothing is written.
+        out_of_range = jnp.iinfo(jnp.int32).max
+        index = jnp.where(output.applied, sample.index, out_of_range)
         replay_state = replay.update_priorities(replay_state, index, output.priority)
         return train, replay_state, output.metrics
 

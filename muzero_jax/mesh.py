@@ -115,10 +115,10 @@ def own_copy(tree: Any) -> Any:
 
 
 def sum_over_processes(numbers: Sequence[float]) -> np.ndarray:
-    """The sums of some host numbers; every process has to call it. One process waits for nobody."""
+    """The sums of some host numbers; every process has to call it. One alone does not wait."""
     numbers = np.asarray(numbers, np.float64)
     if jax.process_count() == 1:
         return numbers
     # As bits, because JAX would round float64 to float32.
-    told = multihost_utils.process_allgather(numbers.view(np.uint32))
-    return np.sum(np.asarray(told).view(np.float64), axis=0)
+    gathered = multihost_utils.process_allgather(numbers.view(np.uint32))
+    return np.sum(np.asarray(gathered).view(np.float64), axis=0)

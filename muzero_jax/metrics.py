@@ -40,15 +40,15 @@ def combine(*writers: Writer) -> Writer:
 
     It is still given every record, so that a disk that is full for a while costs few of them.
     """
-    told: set[int] = set()
+    warned: set[int] = set()
 
     def to_all(calls):
         for place, call in enumerate(calls):
             try:
                 call()
             except Exception as error:  # A full disk, a folder that went away, a closed terminal.
-                if place not in told:
-                    told.add(place)
+                if place not in warned:
+                    warned.add(place)
                     kind = type(error).__name__
                     _LOG.warning("metrics are being lost, training goes on: %s: %s", kind, error)
 

@@ -37,10 +37,10 @@ def n_step_returns(
     """z_j = sum_{i=1..m} (prod_{l<i} γ d_{j+l}) r_{j+i} + (prod_{l<=m} γ d_{j+l}) v, m = m_j.
 
     Args:
-      rewards: `[L]`, reward of row j from the view of whoever moved into it.
+      rewards: `[L]`, reward of row j from the view of the player who moved into it.
       discounts: `[L]` in {-1, 0, 1}.
       offsets: `[L-n]` int32 in [0, n], from `bootstrap_offsets`.
-      bootstraps: `[L-n]`, the value v of row j + m_j from the view of whoever is to move there.
+      bootstraps: `[L-n]`, the value v of row j + m_j from the view of the player to move there.
       n: most steps.
       gamma: discount per step.
 

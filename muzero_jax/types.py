@@ -68,7 +68,7 @@ class TimeStep:
 
     Attributes:
       observation: `[..., *observation_shape]`.
-      reward: raw reward `[...]` float32, from the view of whoever moved into this row.
+      reward: raw reward `[...]` float32, from the view of the player who moved into this row.
       discount: `[...]` float32 in {-1, 0, +1}: 0 if the step into this row terminated the
         episode (or lost a life that counts as an end) or if the row is a next-step reset,
         else the spec's `turn_sign`; or the mark of `finite.clean`.

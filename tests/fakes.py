@@ -1,4 +1,4 @@
-"""Tiny environments, a search and a learner whose every number can be told by hand."""
+"""Tiny environments, a search and a learner whose every number can be worked out by hand."""
 
 import contextlib
 import itertools
@@ -180,23 +180,23 @@ def assert_trees_equal(a, b):
 
 def take(loop, iterations):
     """Each yield as (counters, metrics), and the last run, read before it is donated."""
-    told = []
+    taken = []
     for run, metrics in itertools.islice(loop, iterations):
-        told.append((run.counters, jax.device_get(metrics)))
-    return told, run
+        taken.append((run.counters, jax.device_get(metrics)))
+    return taken, run
 
 
 @contextlib.contextmanager
 def compiled(note):
     """A list of what `note()` was at each program that JAX compiled, or read from its cache."""
-    told = []
+    notes = []
 
     def listen(event, duration, **_):
         if event == "/jax/core/compile/backend_compile_duration":
-            told.append(note())
+            notes.append(note())
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        yield told
+        yield notes
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)

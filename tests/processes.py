@@ -108,16 +108,16 @@ for script, words, variables, errors in cases:
 def refusals(cases, *, cwd):
     """[(exit code, standard error)] of commands that are expected to end before they train.
 
-    Each of `cases` is (script, words, environment variables). JAX tells of every compilation on
+    Each of `cases` is (script, words, environment variables). JAX reports every compilation on
     standard error.
     """
     errors = [cwd / f"errors_{number}" for number in range(len(cases))]
-    told = [(*case, str(path)) for case, path in zip(cases, errors, strict=True)]
+    commands = [(*case, str(path)) for case, path in zip(cases, errors, strict=True)]
     ran = subprocess.run(
         [sys.executable, "-c", _FORKS, str(ROOT / "experiments")],
         cwd=cwd,
         env=environment() | {"JAX_LOG_COMPILES": "1"},
-        input=json.dumps(told),
+        input=json.dumps(commands),
         stdout=subprocess.PIPE,
         text=True,
         check=True,

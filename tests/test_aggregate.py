@@ -65,8 +65,8 @@ def test_few_seeds_unequal_seeds_and_unknown_games_get_rows_but_no_aggregate(tmp
     """Planted bug seen: numbers of seeds not looked at."""
     uneven = {"Pong": [1.0, 2.0], "Breakout": [3.0]}
     found = aggregate.read_scores([_runs(tmp_path, "a", uneven)])
-    told = aggregate.normalised(found)
-    assert told == "every game needs the same number of seeds (Breakout has 1, Pong has 2)"
+    line = aggregate.normalised(found)
+    assert line == "every game needs the same number of seeds (Breakout has 1, Pong has 2)"
     lines = aggregate.table([run for runs in found.values() for run in runs])
     assert lines[3] == "| Pong | 2 | 90 to 91 | 1.5 | – | -20.7 | 14.6 | 0.629 |"
     found = aggregate.read_scores([_runs(tmp_path, "b", {"Klax": [1.0]})])
@@ -76,7 +76,7 @@ def test_few_seeds_unequal_seeds_and_unknown_games_get_rows_but_no_aggregate(tmp
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "said"),
     [
         ({"env__sticky": 0.25}, "different protocols.*sticky is 0.0 and 0.25"),
         ({"evaluation__max_steps": 60}, "different protocols.*max_steps is 50 and 60"),
@@ -85,12 +85,12 @@ def test_few_seeds_unequal_seeds_and_unknown_games_get_rows_but_no_aggregate(tmp
         ({"evaluation__stop_at": 9.0}, "different budgets.*stop_at is None and 9.0"),
     ],
 )
-def test_what_means_something_else_is_refused(tmp_path, fields, told):
+def test_what_means_something_else_is_refused(tmp_path, fields, said):
     """Planted bugs seen: protocols not looked at; budgets not looked at."""
     one = _runs(tmp_path, "a", {"Pong": [1.0, 2.0]}, logging={"tensorboard": True})
     aggregate.read_scores([one, _runs(tmp_path, "b", {"Qbert": [1.0, 2.0]})])
     other = _runs(tmp_path, "c", {"Breakout": [1.0, 2.0]}, **fields)
-    with pytest.raises(errors.BadInputError, match=told):
+    with pytest.raises(errors.BadInputError, match=said):
         aggregate.read_scores([one, other])
 
 

@@ -68,10 +68,10 @@ def test_the_ratio_is_exact_at_every_yield_and_there_is_no_burst(rows_per_update
 @pytest.mark.parametrize("same_step", [False, True])
 def test_env_steps_are_exact_one_iteration_late(same_step):
     """A next-step reset is no step; a same-step reset is the step that ended its episode. Planted
-    bugs seen: every `first` row taken for a reset; the resets of an iteration told twice."""
-    told, run = fakes.take(_loop(fakes.make_jax_env(same_step=same_step)), 8)
+    bugs seen: every `first` row taken for a reset; the resets of an iteration counted twice."""
+    taken, run = fakes.take(_loop(fakes.make_jax_env(same_step=same_step)), 8)
     last, first = run.replay.rows.last, run.replay.rows.first
-    for i, (counters, _) in enumerate(told, start=1):
+    for i, (counters, _) in enumerate(taken, start=1):
         # Steps of the i iterations, without the resets of the first i - 1: those follow a `last`.
         resets = np.sum(last[:, : _T * (i - 1)])
         assert counters.env_steps == _E * _T * i - resets
@@ -91,7 +91,7 @@ def _rows(reward, first):
 
 
 def test_episode_returns_of_both_reset_styles():
-    """Environment 0, next-step resets, 10 running: 10+1+2 ends, told on the `first` row (reward
+    """Environment 0, next-step resets, 10 running: 10+1+2 ends, counted on the `first` row (reward
     0); 4 runs on. Environment 1, same-step: 20+1 = 21 ends with the `first` row, then 2+4 = 6.
     Environment 2 begins: its `first` row ends nothing, 5+6 runs on. Planted bugs seen: the begin
     of a run counted as an episode of return 0; the reward of a `first` row in the new episode."""
@@ -109,7 +109,7 @@ def test_episode_returns_of_both_reset_styles():
 @pytest.mark.parametrize("same_step", [False, True])
 def test_told_returns_are_those_of_the_stored_rows(same_step):
     """Summed by a Python loop over the ring. Planted bug seen: the running return not carried."""
-    told, run = fakes.take(_loop(fakes.make_jax_env(same_step=same_step)), 8)
+    taken, run = fakes.take(_loop(fakes.make_jax_env(same_step=same_step)), 8)
     reward = np.asarray(run.replay.rows.reward)[:, : 8 * _T]
     first = np.asarray(run.replay.rows.first)[:, : 8 * _T]
     finished = []
@@ -120,8 +120,8 @@ def test_told_returns_are_those_of_the_stored_rows(same_step):
             if first[e, t]:
                 finished.append(running)
                 running = 0.0
-    assert sum(m["train/episodes"] for _, m in told) == len(finished) > _E
-    assert sum(m["train/return_sum"] for _, m in told) == sum(finished) > 0
+    assert sum(m["train/episodes"] for _, m in taken) == len(finished) > _E
+    assert sum(m["train/return_sum"] for _, m in taken) == sum(finished) > 0
 
 
 def test_exploration_is_that_of_the_attempted_updates():
@@ -168,7 +168,7 @@ def test_one_trace_of_each_function():
 def test_the_generator_is_the_iteration_called_by_hand():
     """Planted bug seen: the key folded with the count of rows."""
     env = fakes.make_jax_env(same_step=False)
-    told, run = fakes.take(_loop(env), 6)
+    taken, run = fakes.take(_loop(env), 6)
     rollout = acting.make_rollout(env, fakes.search, num_steps=_T)
     iteration = module.make_iteration(rollout, _ring(), fakes.learn, jax.random.key(0))
     iterate = jax.jit(fakes.on_one_device(iteration))
@@ -180,7 +180,7 @@ def test_the_generator_is_the_iteration_called_by_hand():
             *parts, fakes.EXPLORE, split_count(i), split_count(updates), np.int32(due - updates)
         )
         updates = due
-        for name, value in told[i][1].items():
+        for name, value in taken[i][1].items():
             np.testing.assert_array_equal(value, metrics[name.removeprefix("train/")])
     fakes.assert_trees_equal(
         (run.train, run.replay, run.env, run.timestep, run.acting), tuple(parts)
@@ -195,12 +195,12 @@ def test_n_and_m_iterations_are_n_then_m():
     """Same process; across processes: `test_resume.py`. Planted bug seen: a resumed loop forgot
     the resets of the iteration before, so that `env_steps` differed."""
     env = fakes.make_jax_env(same_step=False)
-    told, whole = fakes.take(_loop(env), 7)
+    taken, whole = fakes.take(_loop(env), 7)
     for n in (1, 3, 5):
         _, part = fakes.take(_loop(env), n)
         again, joined = fakes.take(_loop(env, part), 7 - n)
         fakes.assert_trees_equal(joined.replace(counters=None), whole.replace(counters=None))
-        assert [counters for counters, _ in again] == [counters for counters, _ in told[n:]]
+        assert [counters for counters, _ in again] == [counters for counters, _ in taken[n:]]
     _, other = fakes.take(_loop(env, seed=1), 7)
     assert not np.array_equal(other.replay.rows.value, whole.replay.rows.value)
 
@@ -230,7 +230,7 @@ def test_arrays_that_share_a_buffer_are_donated_once():
     run = _fresh(env)
     assert run.env.unsafe_buffer_pointer() == run.timestep.observation.unsafe_buffer_pointer()
     begun = np.asarray(run.timestep.observation)
-    told, run = fakes.take(_loop(env, run), 2)
-    assert [counters.iteration for counters, _ in told] == [1, 2]
+    taken, run = fakes.take(_loop(env, run), 2)
+    assert [counters.iteration for counters, _ in taken] == [1, 2]
     np.testing.assert_allclose(run.env, begun + 2 * _T, rtol=1e-6)
     np.testing.assert_array_equal(run.timestep.observation, run.env)

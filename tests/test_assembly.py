@@ -105,7 +105,7 @@ def test_a_run_by_code_has_all_that_a_run_by_a_config_has(done):
 
 
 def test_an_interrupted_run_goes_on_to_the_same_end(experiment, done, tmp_path):
-    """Its state is, bit by bit, that of the undisturbed run. Planted bug seen: `resumes` not told
+    """Its state is, bit by bit, that of the undisturbed run. Planted bug seen: `resumes` not handed
     to the loop's start, a run begun again."""
 
     def broken(state):

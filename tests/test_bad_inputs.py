@@ -127,7 +127,7 @@ def test_programs_are_traced_under_strict_promotion(tmp_path):
 
 @pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-"])
 def test_a_program_runs_with_closed_streams(closed):
-    """Its code is told all the same. Planted bug seen: the streams left closed (code 1, and the
+    """Its exit code is the same. Planted bug seen: the streams left closed (code 1, and the
     next file that is opened gets what libraries say)."""
     arguments = processes.command("train")
     ran = subprocess.run(

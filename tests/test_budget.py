@@ -77,26 +77,26 @@ def tiny():
 
 def test_budget_agrees_with_the_compiler(tiny):
     """Planted bug seen: the target parameters and the optimizer's moments left out."""
-    config, experiment, told = tiny
+    config, experiment, estimate = tiny
     run = jax.eval_shape(experiment.init)
     learn = mesh.shard_learn(experiment.learn, experiment.mesh)
     learn = jax.jit(learn, donate_argnums=(0, 1))
     analysis = learn.lower(run.train, run.replay, jax.random.key(0)).compile().memory_analysis()
     found = analysis.argument_size_in_bytes + analysis.temp_size_in_bytes
-    assert told.replay + told.train + told.learn == pytest.approx(found, rel=0.1)
-    assert told.train + told.learn == pytest.approx(found - told.replay, rel=0.25)
+    assert estimate.replay + estimate.train + estimate.learn == pytest.approx(found, rel=0.1)
+    assert estimate.train + estimate.learn == pytest.approx(found - estimate.replay, rel=0.25)
 
 
 def test_what_does_not_fit_is_refused_with_the_field_to_lower(tiny):
     """Planted bug seen: the comparison turned round."""
-    _, _, told = tiny
+    _, _, estimate = tiny
     for part, lower in {
         "replay": r"replay .* lower rows_per_env",
         "learn": r"learn .* lower batch_size",
         "act": r"act .* lower num_envs",
         "train": r"train .* lower the size of the network",
     }.items():
-        greedy = told._replace(**{part: 10 * told.peak})
+        greedy = estimate._replace(**{part: 10 * estimate.peak})
         memory.check(greedy, available=greedy.peak)
         with pytest.raises(errors.BadInputError, match=lower):
             memory.check(greedy, available=greedy.peak - 1)

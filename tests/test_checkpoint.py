@@ -24,7 +24,7 @@ from muzero_jax.errors import CheckpointError, SaveError
 
 _ROOT = Path(__file__).resolve().parents[1]
 
-# A reader that meets a damaged file drops its other futures; Python tells when it collects them.
+# A reader that meets a damaged file drops its other futures; Python warns when it collects them.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
@@ -258,7 +258,7 @@ def _flip_a_bit_of_the_frames(step_path):
 
 def test_a_run_goes_on_over_a_damaged_step(copied, caplog):
     """Damage is set aside when it is found: saving 2 again would be refused, or it would be newest,
-    and whoever looks whether 2 is saved already would take it for saved. Bug seen: it stayed until
+    and a look whether 2 is saved already would take it for saved. Bug seen: it stayed until
     the next save, which was not made before the run had passed step 2."""
     (copied / "2" / "manifest" / "metadata").unlink()
     with checkpoint.CheckpointStore(copied, max_to_keep=5) as store:
@@ -363,7 +363,7 @@ def test_a_store_that_nobody_resumes_from_sets_all_damage_aside(copied, caplog):
 
 
 def test_only_damage_is_an_error(copied):
-    """Fails if a run would start anew on top of its damaged steps."""
+    """Fails if a run would begin again on top of its damaged steps."""
     for step in "12":
         (copied / step / "manifest" / "metadata").unlink()
     for read in (lambda d: checkpoint.restore_newest(d, _target()), checkpoint.read_meta):

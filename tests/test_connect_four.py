@@ -20,7 +20,7 @@ SOME = connect_four.Positions(ALL.moves[::12], ALL.values[::12])
 
 
 def test_known_players_get_their_shares():
-    """Best moves get 1, worst 0, and uniform moves on average what is told of them.
+    """Best moves get 1, worst 0, and uniform moves on average their known share.
 
     Planted bugs seen: labels of the next position; every chunk plays the moves of the first; full
     columns count as legal.
@@ -104,7 +104,7 @@ def test_a_network_is_judged_by_search_and_by_policy():
 
 
 def test_plain_search_beats_uniform_moves():
-    """And tells its mean and interval. Planted bug seen: the first move of the batch for all."""
+    """And its mean and interval. Planted bug seen: the first move of the batch for all."""
     found = connect_four.summary(connect_four.judge_mcts(48, SOME))
     uniform = connect_four.summary(connect_four.uniform_shares(SOME))
     assert found["interval_95"][0] > uniform["interval_95"][1]

@@ -61,7 +61,7 @@ def value_of(columns, column, known):
     ("plies", "count"), [(27, 12), pytest.param(24, 60, marks=pytest.mark.slow)]
 )
 def test_late_labels_are_those_of_a_plain_minimax(plies, count):
-    """Planted bugs seen, in labels made anew: moves on top of a threat left out, not those under
+    """Planted bugs seen, in labels made again: moves on top of a threat left out, not those under
     it; two threats at once are a win; a line of three; diagonals shifted; no move in time is a
     loss; a table entry of another position is believed; the sign of a move's value.
     """

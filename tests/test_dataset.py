@@ -54,7 +54,7 @@ def random_streams(rng, count, *, num_episodes=60, world="one player, next step"
             life_loss=life_loss, blunders=blunders,
         )
         rows = oracle.lay_out(some, players=players, same_step=same_step)
-        if same_step:  # The reward of the newest end has come to nobody: the episode is running.
+        if same_step:  # The reward of the newest end has no row yet: the episode is running.
             rows = rows[: max(i for i, row in enumerate(rows) if row.first) + 1]
             some = some[:-1]
         found.append(stream_of(rows))
@@ -160,7 +160,7 @@ def test_files_of_large_frames_have_fewer_rows(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("same_step", [False, True])
-def test_rows_episodes_and_their_mean_return_are_told(same_step, tmp_path):
+def test_rows_episodes_and_their_mean_return_are_written(same_step, tmp_path):
     """Against sums over the episodes. Planted bugs seen: an episode that is running counted; the
     reward of a `first` row in the new episode."""
     world = "one player, same step" if same_step else "truncated"
@@ -211,11 +211,11 @@ def test_the_rows_at_a_seam():
         **_NO_SEARCH,
     )
     pieces = [trajectories.take_rows(rows, *seam) for seam in ((0, 2), (2, 5), (5, 7))]
-    told = {
+    listed = {
         name: [np.asarray(getattr(piece, name), int).tolist() for piece in pieces]
         for name in ("observation", "reward", "discount", "first", "last", "explored")
     }
-    assert told == {
+    assert listed == {
         "observation": [[0, 10, 20], [20, 30, 40, 50], [50, 60]],
         "reward": [[0, 1, 2], [0, 3, 4, 5], [0, 6]],
         "discount": [[0, 1, 0], [0, 1, 1, 1], [0, 1]],
@@ -435,7 +435,7 @@ DAMAGE = {  # Name: (what is done to the folder, what the line has to say).
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-def test_damage_is_told_in_one_line(name, tmp_path):
+def test_damage_is_one_line(name, tmp_path):
     """Planted bugs seen: sizes not compared; hashes not compared; any version read."""
     damage, said = DAMAGE[name]
     small(tmp_path / "data")
@@ -447,7 +447,7 @@ def test_damage_is_told_in_one_line(name, tmp_path):
     assert said in text and str(tmp_path / "data") in text and "\n" not in text
 
 
-def test_any_other_structure_of_the_json_is_told_by_field(tmp_path):
+def test_any_other_structure_of_the_json_is_named_by_field(tmp_path):
     """Each entry of `dataset.json`, and of its chunks, missing and of every wrong type, under no
     hash that could show it. Planted bugs seen: types not looked at (a NUL in a file's name and a
     text for a size were tracebacks; `true` for a number passed)."""

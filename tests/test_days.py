@@ -1,4 +1,4 @@
-"""What must not grow while a run goes on for days: its programs; and how a soak tells growth."""
+"""What must not grow while a run goes on for days: its programs; and how a soak finds growth."""
 
 import sys
 
@@ -31,10 +31,10 @@ def evaluations_before_each_program(config, workdir):
         records = metrics.read_jsonl(written) if written.exists() else []
         return sum("eval/return_mean" in record for record in records)
 
-    with fakes.compiled(evaluations) as told:
+    with fakes.compiled(evaluations) as evaluated:
         processes.train(config, workdir)
     assert evaluations() > 4
-    return told
+    return evaluated
 
 
 @pytest.mark.slow
@@ -52,11 +52,11 @@ def test_nothing_is_compiled_after_the_second_evaluation(name, tmp_path):
         "checkpoint.params_interval_env_steps": 50,
         "logging.interval_env_steps": 50,
     }
-    told = evaluations_before_each_program(config_of(*preset, **options), tmp_path / "run")
-    assert 0 in told and max(told) < 2, told
+    evaluated = evaluations_before_each_program(config_of(*preset, **options), tmp_path / "run")
+    assert 0 in evaluated and max(evaluated) < 2, evaluated
 
 
-def test_what_grows_is_told_from_what_goes_up_and_down():
+def test_what_grows_is_not_what_goes_up_and_down():
     """Planted bug seen: first and last number alone compared."""
     up_and_down = [5, 9, 6, 8, 5, 9, 6, 8, 7]
     assert not soak.grows(up_and_down) and not soak.grows([3] * 9) and not soak.grows([])
@@ -68,8 +68,8 @@ def test_the_slope_of_memory_and_its_interval():
     """A line of 30 MiB an hour is found as it is; under noise with half a minute's memory about 95
     % of the intervals hold the truth. Planted bug seen: blocks of one sample."""
     seconds = np.arange(300.0, 900.0)
-    told = soak.slope_interval(seconds, 500 + 30 * seconds / 3600, resamples=50)
-    np.testing.assert_allclose(told, [30, 30, 30], rtol=1e-9)
+    slope = soak.slope_interval(seconds, 500 + 30 * seconds / 3600, resamples=50)
+    np.testing.assert_allclose(slope, [30, 30, 30], rtol=1e-9)
     random, held = np.random.default_rng(1), 0
     for _ in range(100):
         noise = np.convolve(random.normal(size=seconds.size + 29), np.ones(30) / 30, "valid")

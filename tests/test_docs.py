@@ -71,8 +71,8 @@ def _code_lines(path: Path) -> int:
 
 
 def test_the_match_counts_every_game_and_line():
-    """Whoever takes the lowest free cell beats random moves more often than not. Seen to fail with
-    `argmax` for `argmin`: moves that are not allowed lose."""
+    """A player that takes the lowest free cell beats random moves more often than not. Seen to
+    fail with `argmax` for `argmin`: moves that are not allowed lose."""
     pytest.importorskip("pgx")
     (block,) = _blocks("matches.md")
     space: dict = {}

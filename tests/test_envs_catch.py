@@ -25,7 +25,7 @@ def _seen(observation):
 
 @pytest.mark.parametrize("rows,columns", [(4, 3), (2, 4)])
 def test_every_game_of_a_small_board(rows, columns):
-    """All moves from all starts, told as pictures; then the first row of the next game.
+    """All moves from all starts, written as pictures; then the first row of the next game.
 
     Planted bugs seen: left and right exchanged; a paddle that leaves the board (`jnp.clip` left
     out); the reward's sign; an episode one step longer; the reward lost at the reset.
@@ -50,13 +50,13 @@ def test_every_game_of_a_small_board(rows, columns):
         starts.add(ball)
         for t, action in enumerate(games[j].tolist()):
             paddle = [max(paddle - 1, 0), paddle, min(paddle + 1, columns - 1)][action]
-            told = (rest.reward[t], rest.discount[t], rest.first[t], rest.last[t])
+            came = (rest.reward[t], rest.discount[t], rest.first[t], rest.last[t])
             if t < rows - 2:
-                assert told == (0, 1, False, False)
+                assert came == (0, 1, False, False)
                 places = (t + 1, ball), (rows - 1, paddle)
                 assert _seen(rest.observation[t]) == _picture(rows, columns, *places)
             else:
-                assert told == (1 if paddle == ball else -1, 0, True, False)
+                assert came == (1 if paddle == ball else -1, 0, True, False)
                 bottom = _picture(1, columns, (0, columns // 2))
                 assert _seen(rest.observation[t])[1:] == ["." * columns] * (rows - 2) + bottom
                 assert _seen(rest.observation[t])[0].count("#") == 1

@@ -1,4 +1,4 @@
-"""The trial of JAX environments: ours pass, and each that errs in one way is told so."""
+"""The trial of JAX environments: ours pass, and each that errs in one way is refused."""
 
 import dataclasses
 
@@ -95,9 +95,9 @@ def test_faults_of_stepped_rows(fields, line):
         env = env._replace(reset=lambda key: _first(_plain().reset(key)))
     else:
         env = wrappers.auto_reset(env, same_step=False)
-    with pytest.raises(EnvError) as told:
+    with pytest.raises(EnvError) as caught:
         _check(env)
-    assert str(told.value) == line
+    assert str(caught.value) == line
 
 
 def _first(output):

@@ -48,13 +48,13 @@ def _rows(columns):
     ]
 
 
-def _env(rows, spec=SPEC, told=None):
-    """Plays `rows`; keeps the actions that arrive in `told`."""
+def _env(rows, spec=SPEC, arrived=None):
+    """Plays `rows`; keeps the actions that arrive in `arrived`."""
     place = iter(rows)
 
     def step(action):
-        if told is not None:
-            told.append(action)
+        if arrived is not None:
+            arrived.append(action)
         return next(place)
 
     return check_host_env(HostEnv(spec, 2, reset=lambda: next(place), step=step))
@@ -67,10 +67,10 @@ def _play(env, num_steps, action=(0, 1)):
 @pytest.mark.parametrize("columns,spec", [(NEXT_STEP, SPEC), (SAME_STEP, TWO_PLAYERS)])
 def test_rows_that_keep_the_contract_pass_unchanged(columns, spec):
     """Planted bug seen: `reset & (reward != 0)` asked of every `first` row."""
-    rows, told = _rows(columns), []
-    came = _play(_env(rows, spec, told), 4)
+    rows, arrived = _rows(columns), []
+    came = _play(_env(rows, spec, arrived), 4)
     assert all(a is b for a, b in zip(rows, came, strict=True))
-    assert all(action.dtype == np.int32 and action.tolist() == [0, 1] for action in told)
+    assert all(action.dtype == np.int32 and action.tolist() == [0, 1] for action in arrived)
 
 
 def test_a_lost_life_and_rows_without_masks_pass():
@@ -137,9 +137,9 @@ def test_each_fault_of_a_row_is_one_line(step, field, index, value, line):
         getattr(rows[step], field)[index] = value
     if step == 4 and field == "last":
         rows[4].discount[1] = 0
-    with pytest.raises(EnvError) as told:
+    with pytest.raises(EnvError) as caught:
         _play(_env(rows), 4)
-    assert str(told.value) == line
+    assert str(caught.value) == line
 
 
 @pytest.mark.parametrize("step", [0, 2, 3, 4])
@@ -175,9 +175,9 @@ def test_truncation_needs_to_be_declared():
 )
 def test_episodes_keep_to_their_limit(columns, spec, line):
     """Planted bugs seen: `>` for `>=`; same-step final steps not counted."""
-    with pytest.raises(EnvError) as told:
+    with pytest.raises(EnvError) as caught:
         _play(_env(_rows(columns), dataclasses.replace(spec, max_steps=2)), 4)
-    assert str(told.value) == line
+    assert str(caught.value) == line
 
 
 @pytest.mark.parametrize(
@@ -195,12 +195,12 @@ def test_episodes_keep_to_their_limit(columns, spec, line):
 )
 def test_actions_are_checked_before_the_environment_sees_them(action, line):
     """Planted bugs seen: `>` for `>=`; the check made after the step."""
-    told: list = []
-    env = _env(_rows(NEXT_STEP), told=told)
+    arrived: list = []
+    env = _env(_rows(NEXT_STEP), arrived=arrived)
     env.reset()
     with pytest.raises(EnvError) as error:
         env.step(np.array(action))
-    assert str(error.value) == line and not told
+    assert str(error.value) == line and not arrived
 
 
 def test_step_before_reset():
@@ -216,7 +216,7 @@ def test_an_array_that_is_written_again_is_refused(name):
     rows[1] = rows[1].replace(**{name: rows[0][name]})
     with pytest.raises(EnvError, match=f"^step 1: {name} is the array of the step before"):
         _play(_env(rows), 4)
-    rows[0][name].flags.writeable = False  # Nobody can write it, so it may come again.
+    rows[0][name].flags.writeable = False  # It cannot be written, so it may come again.
     assert len(_play(_env(rows), 4)) == 5
 
 

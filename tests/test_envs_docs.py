@@ -39,7 +39,7 @@ def test_the_gymnasium_example_plays_whole_episodes(loose):
     assert len(loose) == 3
     episodes = _run(loose[0])["episodes"]
     assert len(episodes) == 32 and {episode.environment for episode in episodes} == set(range(8))
-    for episode in episodes:  # Whoever does not reach the top is stopped at 30 steps.
+    for episode in episodes:  # A player that does not reach the top is stopped at 30 steps.
         assert (episode.score == 1.0 and not episode.cut) or episode.steps == 30
     assert {episode.cut for episode in episodes} == {False, True}
 

@@ -42,7 +42,7 @@ def _play(env, actions):
 def test_literal_rows():
     """Environment 0 is terminated, truncated, both at once; environment 1 meets the limit of 4.
     Planted bugs seen: both at once taken for a truncation; a terminated row keeps d = 1; the
-    seed given to every reset; the limit not counted anew after a reset."""
+    seed given to every reset; the limit not counted from 0 after a reset."""
     made = []
 
     def make_env():
@@ -168,11 +168,11 @@ _MASK = {"action_mask": np.ones(2)}
 )  # fmt: skip
 def test_what_an_environment_does_wrong_is_one_line(calls, line):
     """Planted bugs seen: each check of the adapter left out."""
-    with pytest.raises(EnvError) as told:
+    with pytest.raises(EnvError) as caught:
         env = make_gymnasium(lambda: _returns(**calls), seeds=[0], max_steps=9)
         env.reset()
         env.step(np.array([0]))
-    assert str(told.value).removeprefix("env 0, ") == line
+    assert str(caught.value).removeprefix("env 0, ") == line
 
 
 def test_a_mask_that_only_some_bring():

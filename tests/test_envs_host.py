@@ -97,7 +97,7 @@ def test_other_classic_tasks(task, shape, actions, limit):
 @pytest.mark.envpool
 def test_crashes_limits_and_an_end_at_the_limit():
     """A crash of LunarLander pays -100 and is dead; Acrobot at rest pays -1 until its limit. What
-    envpool hides is pinned: a crash at the very limit is told as truncated, its reward as it is.
+    envpool hides is pinned: a crash at the very limit counts as truncated, its reward as it is.
     Planted bug seen: `dead = terminated | truncated`.
     """
 
@@ -278,7 +278,7 @@ def test_a_lost_life_is_only_a_zero_discount(breakout):
     # Five lives: four losses in the game, the fifth is the game over.
     assert (episode == 0).sum() == 5 and episode[-1] == 0
     assert not lives["last"][1:over, 0].any()
-    # The second game counts its own lives anew.
+    # The second game counts its own lives.
     second = lives["discount"][over + 2 :, 0]
     assert 1 <= (second[: over // 2] == 0).sum() < 5
 

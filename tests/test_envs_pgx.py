@@ -1,4 +1,4 @@
-"""Games of pgx against their rules written anew, and MinAtar against a loop of plain pgx."""
+"""Games of pgx against their rules written again, and MinAtar against a loop of plain pgx."""
 
 import collections
 import itertools
@@ -115,8 +115,8 @@ def test_every_row_follows_from_the_rules(game, max_steps):
     ends = collections.Counter()
     for t in range(120):
         for i, board in enumerate(boards):
-            told = (rows.reward[i], rows.discount[i], rows.first[i], rows.last[i])
-            assert told == expected[i], (t, i)
+            came = (rows.reward[i], rows.discount[i], rows.first[i], rows.last[i])
+            assert came == expected[i], (t, i)
             np.testing.assert_array_equal(rows.observation[i], board.seen())
             if not rows.last[i]:
                 illegal = [target is None for target in board.targets()]
@@ -175,8 +175,8 @@ def test_the_reward_is_that_of_the_last_mover_also_where_that_one_loses():
         for i in range(NUM_ENVS):
             reward = _poker_reward(moves[i], cards[i])
             over = reward is not None
-            told = (rows.reward[i], rows.discount[i], rows.first[i], rows.last[i])
-            assert told == (reward or 0.0, 0.0 if over else -1.0, over, False)
+            came = (rows.reward[i], rows.discount[i], rows.first[i], rows.last[i])
+            assert came == (reward or 0.0, 0.0 if over else -1.0, over, False)
             if over:
                 moves[i], cards[i] = "", []
                 rewards[reward] += 1
@@ -224,9 +224,9 @@ def test_breakout_scores_are_those_of_pgx(max_steps):
     reset_keys = jax.random.split(jax.random.key(0), NUM_ENVS)
     for i in range(3):
         assert ends[i] == _plain_ends(plain, reset_keys[i], actions[:, i], keys[:, i], max_steps)
-    told = [end for each in ends for end in each]
-    assert sum(score for _, score, _ in told) > 10
-    reasons = {terminated for *_, terminated in told}
+    played = [end for each in ends for end in each]
+    assert sum(score for _, score, _ in played) > 10
+    reasons = {terminated for *_, terminated in played}
     assert reasons == ({True} if max_steps is None else {True, False})
 
 
@@ -266,7 +266,7 @@ def test_pgx_ends_long_games_at_the_declared_limit(game):
     "game", [*sorted(set(TRIALS) - FOR_ONE), "backgammon", "leduc_holdem"]
 )
 def test_games_of_two_are_those_where_turns_alternate(game):
-    """Whoever is to move changes at every step, or the game is refused.
+    """The player to move changes at every step, or the game is refused.
 
     Planted bugs seen: leduc_holdem not refused; othello refused.
     """
@@ -321,6 +321,6 @@ def test_limits():
 )
 def test_bad_input(game, max_steps, line):
     """Planted bug seen: `max_steps=0` taken for None."""
-    with pytest.raises(ValueError) as told:
+    with pytest.raises(ValueError) as caught:
         make_pgx(game, max_steps=max_steps)
-    assert str(told.value) == line
+    assert str(caught.value) == line

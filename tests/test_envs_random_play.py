@@ -10,7 +10,7 @@ from muzero_jax.evaluation.actors import make_random_player
 from muzero_jax.evaluation.episodes import play_episodes
 
 _ENVS, _EPISODES_PER_ENV = 32, 4
-# The published means come from few games, and their spread is not told: about ours, over 30 games.
+# The published means come from few games, and their spread is not known: about ours, over 30 games.
 _PUBLISHED_EPISODES = 30
 
 

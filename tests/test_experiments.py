@@ -81,7 +81,7 @@ def killed(request, tmp_path_factory):
 
 def test_a_run_goes_on_from_its_newest_resume_point(killed):
     """What starts is what was saved: replay, priorities, optimiser and counters; and the next
-    process says where it begins. Planted bugs seen: the optimiser made anew; `resumes` always 1."""
+    process says where it begins. Planted bugs seen: a new optimiser; `resumes` always 1."""
     for number, (_, tree, counters, started) in enumerate(killed.points[:-1], start=1):
         fakes.assert_trees_equal(saving.saved_tree(started), tree)
         assert started.counters == counters._replace(resumes=number)
@@ -97,7 +97,7 @@ def test_a_run_goes_on_from_its_newest_resume_point(killed):
 def test_replay_and_optimiser_run_on_through_the_kills(killed):
     """Seen from outside: the ring of the last resume point still holds every row of the earlier
     ones (a kill only marks the newest row `last`), and the optimiser has counted every update.
-    Planted bugs seen: the abandoned row not marked; the optimiser made anew."""
+    Planted bugs seen: the abandoned row not marked; a new optimiser."""
     final = killed.points[-1][1]["rest"]
     size = killed.points[0][1]["rest"].replay.filled.shape[0]
     for _, tree, counters, _ in killed.points[:-1]:
@@ -120,22 +120,22 @@ def test_replay_and_optimiser_run_on_through_the_kills(killed):
 
 def test_no_record_is_lost(killed):
     """What was written before a kill stays, and no line that was due is missing in the run as it
-    finally went. Planted bug seen: the file opened for writing anew."""
+    finally went. Planted bug seen: the file opened for writing again."""
     for before, after in zip(killed.lines, killed.lines[1:], strict=False):
         assert after.startswith(before) and len(after) > len(before)
     records = metrics.read_jsonl(killed.workdir / "metrics.jsonl")
     assert max(r["resumes"] for r in records) == len(killed.points) - 1
-    told = [r["env_steps"] for r in records if "speed/env_steps_per_s" in r]
+    logged = [r["env_steps"] for r in records if "speed/env_steps_per_s" in r]
     evaluated = [r["env_steps"] for r in records if "eval/return_mean" in r]
-    assert told == sorted(told) and evaluated == sorted(evaluated)
+    assert logged == sorted(logged) and evaluated == sorted(evaluated)
     # An iteration is 16 rows, and a record may be that late.
-    assert max(np.diff([0, *told])) <= _LOG_STEPS + 2 * 16
+    assert max(np.diff([0, *logged])) <= _LOG_STEPS + 2 * 16
     marks = range(_EVAL_STEPS, killed.total + 1, _EVAL_STEPS)
     assert [x // _EVAL_STEPS for x in evaluated][: len(marks)] == [x // _EVAL_STEPS for x in marks]
 
 
 def test_files_and_fields_of_a_run(killed):
-    """The names that the README gives. Planted bug seen: `speed/share_search` told by no line."""
+    """The names that the README gives. Planted bug seen: `speed/share_search` on no line."""
     files = {path.name for path in killed.workdir.iterdir()}
     assert files == {"config.json", "lock", "metrics.jsonl", "checkpoints", "params"}
     stored = json.loads((killed.workdir / "config.json").read_text())
@@ -162,7 +162,7 @@ def test_files_and_fields_of_a_run(killed):
 
 
 def test_a_score_is_one_line_and_leaves_the_run_alone(killed):
-    """Of the newest parameters, or of random play. Planted bug seen: updates told as env steps."""
+    """Of the newest parameters, or of random play. Planted bug seen: updates for env steps."""
     before = killed.lines[-1]
     words = ["--episodes=4", "--num_envs=2", "--seed=5", f"--workdir={killed.workdir}"]
     results = []
@@ -234,10 +234,10 @@ def refusals(tmp_path_factory):
 
 @pytest.mark.parametrize("name", bad_commands.COMMANDS)
 def test_bad_input_is_one_line_and_exit_code_78(name, refusals):
-    """JAX tells of every program it compiles on standard error: one line means that none was.
+    """JAX reports every program it compiles on standard error: one line means that none was.
     Planted bugs seen: ranges without their lower end; words left over ignored."""
-    told, _ = refusals
-    code, errors = told[name]
+    outcomes, _ = refusals
+    code, errors = outcomes[name]
     assert code == 78, errors
     assert errors.startswith("error: ") and errors.count("\n") == 1 and errors.endswith("\n")
     for part in bad_commands.COMMANDS[name][2]:
@@ -261,7 +261,7 @@ def test_bad_input_leaves_nothing_behind(refusals):
     assert json.loads((base / "used" / "config.json").read_text())["targets"]["discount"] == 0.5
 
 
-def test_an_unknown_game_is_told_without_envpool(tmp_path):
+def test_an_unknown_game_is_refused_without_envpool(tmp_path):
     """Planted bug seen: the names taken from `envpool.list_all_envs()`."""
     arguments = processes.command("atari", "--config=configs/atari.py:Pongg")
     arguments[1:1] = ["-X", "importtime"]
@@ -305,7 +305,7 @@ def test_the_schema_knows_what_can_be_built():
         ("atari", "env.image", "rgb", ["must be one of", "gray84", "'rgb'"]),
     ],
 )
-def test_a_value_out_of_its_range_is_told_before_anything_is_built(preset, field, value, said):
+def test_a_value_out_of_its_range_is_refused_before_anything_is_built(preset, field, value, said):
     """Planted bugs seen: ranges without their lower end, without their upper end."""
     from muzero_jax.config import build, schema
     from presets import config_of

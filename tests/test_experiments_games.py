@@ -33,7 +33,7 @@ _RUNS = {
 @pytest.mark.parametrize("suite", _RUNS)
 def test_a_tiny_run_trains_evaluates_and_saves(suite, tmp_path):
     """A real process. It keeps as many params saves as `checkpoint.params_to_keep` says, not as
-    many as resume points. What reanalysing costs is told where a part of the batch is searched
+    many as resume points. What reanalysing costs is written where a part of the batch is searched
     again."""
     game, options = _RUNS[suite]
     words = processes.command(
@@ -67,8 +67,8 @@ def test_a_tiny_run_trains_evaluates_and_saves(suite, tmp_path):
         per_update = config["replay"]["batch_size"] // 2 * searched * again["num_simulations"]
     for line in (r for r in records if "speed/simulations_per_s" in r):
         acted = line["speed/env_steps_per_s"] * config["search"]["num_simulations"]
-        told = acted + per_update * line["speed/updates_per_s"]
-        assert line["speed/simulations_per_s"] == pytest.approx(told, rel=1e-6)
+        simulations = acted + per_update * line["speed/updates_per_s"]
+        assert line["speed/simulations_per_s"] == pytest.approx(simulations, rel=1e-6)
     for name, kept in ("checkpoints", 1), ("params", 3):
         steps = checkpoint.committed_steps(tmp_path / "run" / name)
         assert len(steps) == kept, (name, steps)
@@ -101,7 +101,7 @@ def test_the_ring_of_a_board_game_holds_its_masks():
 
 def test_openings_are_of_training_and_not_of_matches(tmp_path):
     """Games that are recorded are those of training. Planted bugs seen: the environment of training
-    for matches; openings left out of the games recorded, or told in the protocol; the refusal left
+    for matches; openings left out of the games recorded, or named in the protocol; the refusal left
     out."""
     config = config_of("board_games", "tic_tac_toe", **_TINY_BOARD, **{"env.opening_plies": 4})
     (tmp_path / "config.json").write_text(config.to_json())
@@ -128,9 +128,9 @@ def test_the_budget_of_a_large_game_counts_its_masks():
     experiment = build.experiment(config)
     spec = experiment.agent.spec
     numbers = int(np.prod(spec.observation_shape)) * jnp.dtype(spec.observation_dtype).itemsize
-    told = memory.estimate(experiment)
+    estimate = memory.estimate(experiment)
     row = numbers + 5 * spec.num_actions
-    assert told.replay == pytest.approx(2 * config.replay.rows_per_env * row, rel=0.05)
+    assert estimate.replay == pytest.approx(2 * config.replay.rows_per_env * row, rel=0.05)
 
 
 _REFUSED = {
@@ -153,10 +153,10 @@ _REFUSED = {
 @pytest.mark.parametrize("name", _REFUSED)
 def test_what_cannot_be_played_is_refused_in_one_line(name):
     """Planted bugs seen: the suggestion taken from all of pgx; "on the device" as one suite."""
-    file, game, fields, told = _REFUSED[name]
+    file, game, fields, said = _REFUSED[name]
     with pytest.raises(errors.BadInputError) as refused:
         build.experiment(config_of(file, game, **fields))
-    assert told in str(refused.value) and "\n" not in str(refused.value)
+    assert said in str(refused.value) and "\n" not in str(refused.value)
 
 
 def test_an_opponent_is_for_two_players_only():

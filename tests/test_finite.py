@@ -140,11 +140,11 @@ def _drawable(bad, last, history_steps, future_steps):
 def test_the_device_loop_counts_them_and_learns_from_none(field, same_step):
     """Nothing that is not finite is in the state after any iteration; every window that holds such
     a row is out, all others are in; each is counted once; and of returns those of their episodes
-    are not told."""
+    are not counted."""
     replay = fakes.make_replay(_E, 64)
     env = fakes.make_jax_env(same_step=same_step)
-    told, run = _anakin(_poisoned(env, field), 12, replay)
-    clean_told, clean_run = _anakin(env, 12, replay)
+    taken, run = _anakin(_poisoned(env, field), 12, replay)
+    clean_taken, clean_run = _anakin(env, 12, replay)
     rows = 12 * _T
     _assert_finite(run.replace(counters=None, train=None))
     stored = jax.tree.map(lambda x: np.asarray(x)[:, :rows], run.replay.rows)
@@ -152,19 +152,19 @@ def test_the_device_loop_counts_them_and_learns_from_none(field, same_step):
     seen = np.asarray(clean_run.replay.rows.observation)[:, :rows]
     bad = (seen[..., 0] == 3) & (seen[..., 1] == 1)
     assert bad.sum() > 4
-    assert sum(m["train/non_finite_rows"] for _, m in told) == bad.sum()
-    assert sum(m[f"train/non_finite_{field}"] for _, m in told) == bad.sum()
-    assert sum(m["train/non_finite_value"] for _, m in told) == 0
+    assert sum(m["train/non_finite_rows"] for _, m in taken) == bad.sum()
+    assert sum(m[f"train/non_finite_{field}"] for _, m in taken) == bad.sum()
+    assert sum(m["train/non_finite_value"] for _, m in taken) == 0
     np.testing.assert_array_equal(getattr(stored, field)[bad], 0)
     np.testing.assert_array_equal(stored.last, np.asarray(clean_run.replay.rows.last)[:, :rows])
     drawable = _drawable(bad, stored.last, 2, 2)
     np.testing.assert_array_equal(np.asarray(run.replay.weights)[:, :rows] > 0, drawable)
     assert drawable.any() and not np.asarray(run.replay.weights)[:, rows:].any()
-    episodes, all_episodes = (sum(m["train/episodes"] for _, m in x) for x in (told, clean_told))
+    episodes, all_episodes = (sum(m["train/episodes"] for _, m in x) for x in (taken, clean_taken))
     # Each of these episodes ends by itself unless the run ends first.
     spoilt = bad.sum() if field == "reward" else 0
     assert all_episodes - spoilt <= episodes <= all_episodes - spoilt + _E
-    assert np.isfinite([m["train/return_sum"] for _, m in told]).all()
+    assert np.isfinite([m["train/return_sum"] for _, m in taken]).all()
 
 
 def test_the_host_loop_counts_them_and_learns_from_none():
@@ -198,17 +198,17 @@ def test_the_host_loop_counts_them_and_learns_from_none():
         rows_per_update=2,
         steps_per_iteration=4,
     )
-    told, run = fakes.take(loop, 8)
+    taken, run = fakes.take(loop, 8)
     _assert_finite(run.replace(counters=None, train=None))
     bad = np.isnan([timestep.reward for timestep in sent]).T
     last = np.array([timestep.last for timestep in sent]).T
-    assert bad.sum() > 5 and not bad[:, -1].any()  # The newest row would be told one step later.
-    assert sum(m["train/non_finite_rows"] for _, m in told) == bad.sum()
-    assert sum(m["train/non_finite_reward"] for _, m in told) == bad.sum()
+    assert bad.sum() > 5 and not bad[:, -1].any()  # The newest row would be counted one step later.
+    assert sum(m["train/non_finite_rows"] for _, m in taken) == bad.sum()
+    assert sum(m["train/non_finite_reward"] for _, m in taken) == bad.sum()
     drawable = _drawable(np.pad(bad, ((0, 0), (1, 0))), np.pad(last, ((0, 0), (1, 0))), 2, 2)
     rows = drawable.shape[1]
     np.testing.assert_array_equal(np.asarray(run.replay.weights)[:, :rows] > 0, drawable)
-    returns = [m["train/return_sum"] for _, m in told]
+    returns = [m["train/return_sum"] for _, m in taken]
     assert np.isfinite(returns).all() and sum(returns) > 0
 
 
@@ -231,9 +231,9 @@ def test_stored_rows_are_counted_with_the_iteration_that_adds_them():
         run, blocks=blocks, blocks_at_first=3, num_blocks=6, streams=True, replay=replay,
         learn=fakes.learn, key=jax.random.key(0), rows_per_update=4, updates_per_iteration=2,
     )
-    told, run = fakes.take(loop, 3)
-    assert [m["train/non_finite_rows"] for _, m in told] == [1 + 0 + 2 + 0, 1, 3]
-    assert [m["train/non_finite_value"] for _, m in told] == [3, 1, 3]
+    taken, run = fakes.take(loop, 3)
+    assert [m["train/non_finite_rows"] for _, m in taken] == [1 + 0 + 2 + 0, 1, 3]
+    assert [m["train/non_finite_value"] for _, m in taken] == [3, 1, 3]
     _assert_finite(run.replay)
 
 
@@ -330,10 +330,10 @@ def test_a_run_with_some_such_rewards_trains_and_saves_nothing_of_them(tmp_path)
         found = checkpoint.restore_newest(tmp_path / "run" / "checkpoints", target, step=step)
         _assert_finite(found[1])
     records = metrics.read_jsonl(tmp_path / "run" / "metrics.jsonl")
-    told = [r["train/non_finite_rows"] for r in records if "train/non_finite_rows" in r]
-    assert len(steps) > 3 and len(told) >= 3
+    rows_in = [r["train/non_finite_rows"] for r in records if "train/non_finite_rows" in r]
+    assert len(steps) > 3 and len(rows_in) >= 3
     # 350 steps of each of the 4 environments: 2 such rewards each.
-    assert sum(told) == 8 == sum(r.get("train/non_finite_reward", 0) for r in records)
+    assert sum(rows_in) == 8 == sum(r.get("train/non_finite_reward", 0) for r in records)
     scores = [r for r in records if "eval/returns" in r]
     assert scores and all(x is not None for x in scores[-1]["eval/returns"])
 

@@ -38,9 +38,9 @@ def _connected(count):
     """The connections of each of `count` processes, made as a run makes them."""
     word = queue.Queue()
 
-    def say(told):
+    def say(message):
         for _ in range(count - 1):
-            word.put(told)
+            word.put(message)
 
     def connect(rank):
         made[rank] = heartbeat.connect("localhost", rank, count, publish=say, look_up=word.get)
@@ -104,12 +104,12 @@ def test_strangers_do_not_count():
         target=lambda: made.append(heartbeat.connect("localhost", 0, 2, **options)), daemon=True
     )
     thread.start()
-    told = word.get(timeout=_PATIENCE_S)
+    message = word.get(timeout=_PATIENCE_S)
     for hello in (b"", b"GET / HTTP/1.1\r\n\n", b"0" * 200):
-        with socket.create_connection(("localhost", int(told.split()[0]))) as stranger:
+        with socket.create_connection(("localhost", int(message.split()[0]))) as stranger:
             stranger.sendall(hello)
     assert not made
-    word.put(told)
+    word.put(message)
     second = heartbeat.connect("localhost", 1, 2, **options)
     thread.join(_PATIENCE_S)
     assert list(made[0]) == [1] and list(second) == [0]

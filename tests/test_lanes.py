@@ -59,11 +59,11 @@ def streamed(tmp_path_factory):
 
 def seen(blocks):
     """How often each (episode, step) was a row that can be drawn."""
-    told = collections.Counter()
+    counts = collections.Counter()
     for block in blocks:
         rows = block.observation[~block.last]
-        told.update((int(e), int(i)) for e, i in rows)
-    return told
+        counts.update((int(e), int(i)) for e, i in rows)
+    return counts
 
 
 def test_every_row_comes_once_a_round_and_all_lanes_are_about_as_long(streamed):
@@ -72,8 +72,8 @@ def test_every_row_comes_once_a_round_and_all_lanes_are_about_as_long(streamed):
     lengths, dealt = streamed
     states = {(e, i) for e, length in enumerate(lengths) for i in range(length)}
     for rounds in (1, 2, 3):
-        told = seen(itertools.islice(read(dealt), rounds * dealt.num_blocks))
-        assert set(told) == states and set(told.values()) == {rounds}
+        counts = seen(itertools.islice(read(dealt), rounds * dealt.num_blocks))
+        assert set(counts) == states and set(counts.values()) == {rounds}
     rows = sum(lengths) + len(lengths)
     assert rows / E <= dealt.num_blocks * T <= rows / E + MOST + FUTURE + T
     newest = collections.deque(itertools.islice(read(dealt), dealt.num_blocks), 1)[0]

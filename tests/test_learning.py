@@ -55,8 +55,8 @@ def test_atari_beats_random(tmp_path):
 
 @pytest.mark.slow
 def test_no_reply_beats_tic_tac_toe(tmp_path):
-    """The whole run: every line of play that any opponent can choose is won or drawn, whoever
-    begins, by the search and by the policy head alone."""
+    """The whole run: every line of play that any opponent can choose is won or drawn, whichever
+    player begins, by the search and by the policy head alone."""
     _python(
         "experiments/train.py",
         "--config=configs/board_games.py:tic_tac_toe",

@@ -173,7 +173,7 @@ def test_equals_numpy(history_steps, unroll_steps):
 
 
 def step_network(unroll_steps):
-    """Logits are one table `[K+1, ...]` per head, so that a gradient tells its step and head."""
+    """Logits are one table `[K+1, ...]` per head, so that a gradient shows its step and head."""
     tables = {"value": 5, "reward": 3, "policy": ACTIONS}
 
     def init(key):

@@ -65,18 +65,18 @@ ROW_GAME = make_row_game()
 
 
 def whim(weight, actions, rewards, shown):
-    """LEFT or RIGHT by all that the newest rows told; plain numbers, oldest row first."""
-    told = sum((i + 1) * (a + int(r)) for i, (a, r) in enumerate(zip(actions, rewards)))
-    return (weight + told + len(actions) + sum(shown)) % 2
+    """LEFT or RIGHT by all that the newest rows held; plain numbers, oldest row first."""
+    weighed = sum((i + 1) * (a + int(r)) for i, (a, r) in enumerate(zip(actions, rewards)))
+    return (weight + weighed + len(actions) + sum(shown)) % 2
 
 
 def whim_search(params, key, history, invalid_actions, explore):
     """`whim` as a `SearchFn`; it plays what is never legal where anything explores."""
     del key
     order = jnp.cumsum(history.valid, axis=1) * history.valid
-    told = jnp.sum(order * (history.action + history.reward.astype(jnp.int32)), axis=1)
-    told += params + jnp.sum(history.valid, axis=1) + jnp.sum(history.observation[:, -1], axis=1)
-    action = jnp.where(invalid_actions[:, RIGHT], LEFT, told % 2)
+    weighed = jnp.sum(order * (history.action + history.reward.astype(jnp.int32)), axis=1)
+    weighed += params + jnp.sum(history.valid, axis=1) + jnp.sum(history.observation[:, -1], axis=1)
+    action = jnp.where(invalid_actions[:, RIGHT], LEFT, weighed % 2)
     noisy = (explore.temperature + explore.noise_scale + explore.random_move) > 0
     action = jnp.where(noisy, NEVER, action)
     return SimpleNamespace(action=action)  # All that a match looks at.
@@ -188,32 +188,32 @@ def test_limits_and_stops():
 def test_openings_are_those_of_the_key():
     """Equal for both colors, and other games get others. Planted bugs seen: a key that depends on
     who moves first; one opening for all games."""
-    told = []
+    moves = []
     player, params = make_whim(), (jnp.int32(0), jnp.int32(1))
     play = matches.make_match(
-        ROW_GAME, spied(player, told), player, num_games=32, max_plies=2, opening_plies=2
+        ROW_GAME, spied(player, moves), player, num_games=32, max_plies=2, opening_plies=2
     )
     shown = []
     for weights in (params, params[::-1]):
-        told.clear()
+        moves.clear()
         play(jax.random.key(5), *weights)
         jax.effects_barrier()
-        shown.append(told[:2])
+        shown.append(moves[:2])
     np.testing.assert_array_equal(shown[0], shown[1])
     taken_left = shown[0][1][:, 0] == 0
     assert 8 <= taken_left.sum() <= 24
     play(jax.random.key(6), *params)
     jax.effects_barrier()
-    assert (told[-2] != shown[0][0]).any()
+    assert (moves[-2] != shown[0][0]).any()
 
 
 def test_every_ply_has_its_own_keys():
     """Of the players, of random openings, and of each game's environment; another key has others.
     Planted bugs seen: one key for all plies; one for all games."""
-    told = []
+    keys = []
 
     def tell(key):
-        jax.debug.callback(lambda x: told.append(tuple(x.tolist())), jax.random.key_data(key))
+        jax.debug.callback(lambda x: keys.append(tuple(x.tolist())), jax.random.key_data(key))
 
     def choose(carry, key, env_state, timestep):
         tell(key)
@@ -229,12 +229,12 @@ def test_every_ply_has_its_own_keys():
     )
     seen = []
     for seed in (0, 1):
-        told.clear()
+        keys.clear()
         play(jax.random.key(seed), (), ())
         jax.effects_barrier()
         # At each ply four games step; at the first one an opening move is drawn in place of chosen.
-        assert len(told) == len(set(told)) >= 4 + 3 * 5
-        seen.append(set(told))
+        assert len(keys) == len(set(keys)) >= 4 + 3 * 5
+        seen.append(set(keys))
     assert not seen[0] & seen[1]
 
 
@@ -310,7 +310,7 @@ def test_lines_are_those_of_recursion(same_step):
     Planted bugs seen: the reward without the sign of the ply; the sides exchanged; the player's
     moves followed by all replies of its own; scores of the filling counted; `observe` left out.
     """
-    starts, told, lengths = [], np.zeros((2, 3), int), set()
+    starts, totals, lengths = [], np.zeros((2, 3), int), set()
     env = make_row_game(same_step=same_step)
     count = matches.make_count_lines(env, spied(make_whim(), starts), batch_size=5)
     for seed in (1, 3, 6, 8, 12):
@@ -320,12 +320,12 @@ def test_lines_are_those_of_recursion(same_step):
         game = Game(starts[0][0])
         expected = [enumerate_lines(game, seed % 2, side) for side in (0, 1)]
         np.testing.assert_array_equal(found, expected)
-        told += expected
+        totals += expected
         lengths.add(len(game.row))
-    assert (told > 0).all() and max(lengths) == SIZE
+    assert (totals > 0).all() and max(lengths) == SIZE
 
 
-def test_too_many_lines_are_told():
+def test_too_many_lines_are_refused():
     """Eight numbers: the one who begins has two moves at plies 0, 2, 4 and 6, so 16 lines after 7
     plies. Planted bugs seen: `>=` for `>`; no limit."""
     player, key = make_whim(), jax.random.key(8)
@@ -422,7 +422,7 @@ def test_perfect_play_against_itself_and_random(tic_tac_toe):
 
 
 def make_game_of_two_moves():
-    """Whoever begins moves again, and wins with the second move."""
+    """The player who begins moves again, and wins with the second move."""
     spec = EnvSpec(observation_shape=(), observation_dtype="int32", num_actions=1, turn_sign=-1,
                    truncates=False, max_steps=2)
 

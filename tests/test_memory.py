@@ -145,7 +145,7 @@ def score_after_training(make_network, history_steps, iterations):
 def test_a_gru_recalls_what_a_memoryless_network_cannot():
     """Same steps, same updates: right or wrong by chance is a mean score near 0.
 
-    The memoryless network is the MLP with one frame: it is not told its last action either, in
+    The memoryless network is the MLP with one frame: it does not see its last action either, in
     which it could carry the cue along.
 
     Its score shows that the task cannot be solved without memory.

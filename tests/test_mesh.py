@@ -110,7 +110,7 @@ def filled():
 
 def update_on(count, train, sample, exponent):
     """One update on the same batch, cut into `count` shards; arrays of the host."""
-    # Each shard tells the probability among its own rows, how many it has, and what they weigh.
+    # Each shard gives the probability among its own rows, how many it has, and what they weigh.
     sample = sample.replace(
         probability=sample.probability * count,
         num_drawable=sample.num_drawable / count,
@@ -147,15 +147,15 @@ def test_one_update_is_the_same_on_1_and_on_4_devices(filled, exponent):
     largest weight of each shard by itself; at β = 1 each shard's own number of rows."""
     run, sample = filled
     before = jax.device_get(run.train)
-    (one, told), (four, told_four) = (
+    (one, output), (four, output_four) = (
         update_on(count, run.train, sample, exponent) for count in (1, 4)
     )
-    np.testing.assert_allclose(told_four.metrics["loss"], told.metrics["loss"], rtol=1e-5)
-    for name in told.metrics.keys() - {"importance_weight_min"}:  # A mean of the shards' least.
+    np.testing.assert_allclose(output_four.metrics["loss"], output.metrics["loss"], rtol=1e-5)
+    for name in output.metrics.keys() - {"importance_weight_min"}:  # A mean of the shards' least.
         np.testing.assert_allclose(
-            told_four.metrics[name], told.metrics[name], rtol=1e-4, atol=1e-6, err_msg=name
+            output_four.metrics[name], output.metrics[name], rtol=1e-4, atol=1e-6, err_msg=name
         )
-    np.testing.assert_allclose(told_four.priority, told.priority, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(output_four.priority, output.priority, rtol=1e-4, atol=1e-6)
     gradient, other = (
         jax.tree.map(lambda a, b: a - b, before.params, after.params) for after in (one, four)
     )
@@ -172,22 +172,22 @@ def test_one_update_is_the_same_on_1_and_on_4_devices(filled, exponent):
 
 @pytest.fixture(scope="module")
 def eight(tmp_path_factory):
-    """8 iterations on 4 devices: (told, run, folder with a resume point of the 6th, that one)."""
-    told, folder = [], tmp_path_factory.mktemp("four")
+    """8 iterations on 4 devices: (metrics, run, folder of the resume points, the 6th run)."""
+    lines, folder = [], tmp_path_factory.mktemp("four")
     for run, metrics in itertools.islice(loop(4), 8):
-        told.append(metrics)
-        if len(told) == 6:
+        lines.append(metrics)
+        if len(lines) == 6:
             kept = jax.device_get(run.replace(counters=None))
             with checkpoint.CheckpointStore(folder, max_to_keep=1) as store:
                 store.save(6, run.replace(counters=None), run.counters._asdict())
-    return told, run, folder, kept
+    return lines, run, folder, kept
 
 
 def test_every_device_ends_with_the_same_parameters(eight):
     """Bit by bit, after 8 iterations with updates from the third. Planted bug seen: the key of
     the sample alike on all devices, gradients not averaged."""
-    told, run, *_ = eight
-    assert np.isfinite(told[-1]["train/loss"]) and run.counters.updates > 4
+    lines, run, *_ = eight
+    assert np.isfinite(lines[-1]["train/loss"]) and run.counters.updates > 4
     for leaf in jax.tree.leaves(run.train):
         copies = [np.asarray(shard.data) for shard in leaf.addressable_shards]
         assert len(copies) == 4
@@ -199,14 +199,14 @@ def test_every_device_ends_with_the_same_parameters(eight):
 
 def test_counters_and_returns_are_those_of_all_devices(eight):
     """Against the stored rows of all environments. Planted bug seen: sums of the first shard."""
-    told, run, *_ = eight
+    lines, run, *_ = eight
     first = np.asarray(run.replay.rows.first)[:, : 8 * STEPS]
     last = np.asarray(run.replay.rows.last)[:, : 8 * STEPS]
     resets = (first[:, 1:] & last[:, :-1])[:, : 7 * STEPS].sum()  # Told one iteration late.
     assert run.counters.rows == 8 * STEPS * NUM_ENVS
     assert run.counters.env_steps == run.counters.rows - resets < run.counters.rows
-    # Every episode but the running one of each environment has been told.
-    assert sum(metrics["train/episodes"] for metrics in told) == first.sum() - NUM_ENVS > 0
+    # Every episode but the running one of each environment has been counted.
+    assert sum(metrics["train/episodes"] for metrics in lines) == first.sum() - NUM_ENVS > 0
 
 
 LANES, SLOTS, DRAWS = 4, 16, 2**17
@@ -344,9 +344,9 @@ def test_a_resume_point_of_4_devices_is_read_by_any_number(eight, count):
 def test_a_resume_point_of_4_devices_goes_on_with_any_number(eight, count):
     """On as many devices as before to the bit as if it had not been stopped."""
     _, whole, folder, _ = eight
-    told, run = fakes.take(loop(count, restored(folder, count)), 2)
+    taken, run = fakes.take(loop(count, restored(folder, count)), 2)
     assert run.counters.rows == whole.counters.rows == 8 * STEPS * NUM_ENVS
-    assert all(np.isfinite(metrics["train/loss"]) for _, metrics in told)
+    assert all(np.isfinite(metrics["train/loss"]) for _, metrics in taken)
     if count == 4:
         assert run.counters == whole.counters
         fakes.assert_trees_equal(run.replace(counters=None), whole.replace(counters=None))

@@ -216,7 +216,7 @@ def test_combine_writes_to_all_and_closes_all():
     assert seen == [(0, {"env_steps": 1}), (1, {"env_steps": 1}), 0, 1]
 
 
-def test_a_failing_writer_stops_no_other_and_is_told_of_once(tmp_path, caplog):
+def test_a_failing_writer_stops_no_other_and_is_reported_once(tmp_path, caplog):
     """Planted bugs seen: the exception let through; a warning per record; a writer given up, so
     that what comes after the fault is lost."""
     seen = []

@@ -362,7 +362,7 @@ def test_parameter_counts_of_the_conv_network():
 
 
 def test_stored_parameters_keep_their_names():
-    """What a checkpoint holds: trees of the default networks, told once.
+    """What a checkpoint holds: trees of the default networks, written once.
 
     Planted: `Trunk` without its stored name.
     """

@@ -23,10 +23,10 @@ SLOW = ("animal_shogi", "chess", "shogi")
 
 
 def _random_games(game, plies):
-    """Boards before `[N, H, W, C]`, after, and the moves `[N]`; a game that ends begins anew."""
+    """Boards before `[N, H, W, C]`, after, and the moves `[N]`; a game that ends begins again."""
     env, random = pgx.make(game), np.random.default_rng(0)
     begin, step = jax.jit(env.init), jax.jit(env.step)
-    state, told = begin(jax.random.key(0)), []
+    state, plays = begin(jax.random.key(0)), []
     for ply in range(plies):
         move = int(random.choice(np.flatnonzero(state.legal_action_mask)))
         before = np.asarray(state.observation)
@@ -34,8 +34,8 @@ def _random_games(game, plies):
         if state.terminated:  # The last board may be seen by anybody.
             state = begin(jax.random.key(ply))
         else:
-            told.append((before, np.asarray(state.observation), move))
-    return [np.stack(x) for x in zip(*told)]
+            plays.append((before, np.asarray(state.observation), move))
+    return [np.stack(x) for x in zip(*plays)]
 
 
 @pytest.mark.parametrize(

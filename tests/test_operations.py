@@ -80,7 +80,7 @@ def _train(config, workdir, **options):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The folder of a run that nobody disturbed."""
+    """The folder of an undisturbed run."""
     workdir = tmp_path_factory.mktemp("whole") / "run"
     _train(_config(), workdir)
     return workdir
@@ -150,8 +150,8 @@ def test_nothing_is_compiled_after_the_second_evaluation(tmp_path):
     by itself for each evaluation, two programs each time."""
     cadences = ("evaluation.interval", "checkpoint.resume_interval", "checkpoint.params_interval")
     config = _config(**{f"{cadence}_env_steps": 50 for cadence in cadences})
-    told = evaluations_before_each_program(config, tmp_path / "run")
-    assert 0 in told and max(told) < 2, told
+    evaluations = evaluations_before_each_program(config, tmp_path / "run")
+    assert 0 in evaluations and max(evaluations) < 2, evaluations
 
 
 def _said_last(capfd):
@@ -390,7 +390,7 @@ def _limit_files(process, size):
 @pytest.fixture(scope="module")
 def story(tmp_path_factory):
     """A run on the host: its disk fills, has room again, fills for good; it is started again and
-    interrupted. Returns (folder, exit codes, log, records, what a second process was told)."""
+    interrupted. Returns (folder, exit codes, log, records, what a second process printed)."""
     base = tmp_path_factory.mktemp("story")
     workdir, log = base / "run", base / "log"
     arguments = processes.command(
@@ -422,7 +422,7 @@ def story(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.envpool
-def test_a_full_disk_is_told_and_survived_until_it_stays_full(story):
+def test_a_full_disk_is_reported_and_survived_until_it_stays_full(story):
     """A failed save is one line naming step and error, a later one is committed; three in a row
     end the run with code 74, the older ones untouched. Bugs seen: the tracebacks of orbax and
     tensorstore let through; a fourth save begun before the third failure ended the run."""
@@ -608,8 +608,8 @@ def test_of_several_processes_one_failed_save_ends_the_run(tmp_path, monkeypatch
 
 
 def test_a_full_disk_costs_lines_of_metrics_and_not_the_run(tmp_path, capfd):
-    """`/dev/full` refuses each write, as a full disk does; told once, and the writer comes back.
-    Planted bug seen: the fault raised."""
+    """`/dev/full` refuses each write, as a full disk does; reported once, and the writer comes
+    back. Planted bug seen: the fault raised."""
     workdir = tmp_path / "run"
     workdir.mkdir()
     (workdir / "config.json").write_text("{}")
@@ -659,8 +659,8 @@ def test_a_warm_start_is_the_source_and_is_written_down(whole, tmp_path):
         fakes.assert_trees_equal(run.target_params, source)
         fakes.assert_trees_equal(run.opt_state, experiment.init().train.opt_state)
         assert int(run.step) == 0
-        told = {"workdir": str(whole), "iteration": meta["counters"]["iteration"]}
-        assert _origin(workdir) == told | {"env_steps": meta["counters"]["env_steps"]}
+        origin = {"workdir": str(whole), "iteration": meta["counters"]["iteration"]}
+        assert _origin(workdir) == origin | {"env_steps": meta["counters"]["env_steps"]}
     score = build.scorer(experiment, config, episodes=4, num_envs=2)
     assert score(run.params, [3, 4])["returns"] == score(source, [3, 4])["returns"]
     _train(config, workdir, init_from=str(whole))
@@ -674,12 +674,12 @@ def test_a_warm_start_needs_its_source_once(whole, tmp_path):
     of it. Planted bug seen: the source read at every start. Bug seen: the same command refused."""
     source, workdir = Path(shutil.copytree(whole, tmp_path / "source")), tmp_path / "run"
     _train(_config(total_env_steps=64), workdir, init_from=str(source))
-    told = _origin(workdir)
+    origin = _origin(workdir)
     shutil.rmtree(source)
     _train(_config(total_env_steps=128), workdir, init_from=str(source))
     with pytest.raises(BadInputError, match="--init_from: the run in .* began with .*sourc"):
         _train(_config(total_env_steps=128), workdir, init_from=str(tmp_path / "other"))
-    assert _origin(workdir) == told and told["workdir"] == str(source)
+    assert _origin(workdir) == origin and origin["workdir"] == str(source)
     assert checkpoint.read_meta(workdir / "checkpoints")["counters"]["env_steps"] >= 128
 
 
@@ -747,7 +747,7 @@ def _steps(run):
 
 @pytest.mark.parametrize("name", _FOLDERS)
 def test_a_folder_that_cannot_be_used_is_refused_in_one_line(name, whole, tmp_path):
-    """And stays as it is: a run never begins anew on top of damage. Planted bug seen: the error of
+    """And stays as it is: a run never begins again on top of damage. Planted bug seen: the error of
     a checkpoint store let through as it is."""
     spoil, options, said = _FOLDERS[name]
     workdir = _copy(whole, tmp_path)
@@ -766,7 +766,7 @@ def test_a_folder_that_cannot_be_used_is_refused_in_one_line(name, whole, tmp_pa
 def test_a_run_of_an_older_version_goes_on_by_its_own_config(whole, tmp_path):
     """Fields that came later have the value that did nothing before, one that is gone goes where it
     did nothing; and `config.json` goes on saying who began the run. Planted bugs seen: a default
-    left out; the version of whoever went on written over it."""
+    left out; the version that went on written over it."""
     assert json.loads((whole / "config.json").read_text())["version"] == muzero_jax.__version__
     workdir = _copy(whole, tmp_path)
     older = json.loads((workdir / "config.json").read_text())
@@ -859,12 +859,12 @@ def test_the_page_and_the_code_agree():
     page = (processes.ROOT / "docs" / "operations.md").read_text()
     table = page.split("## Exit codes")[1].split("A loop that")[0]
     meanings = dict(re.findall(r"^\| (\d+) \| ([\w ]+)", table, flags=re.MULTILINE))
-    told = {"done": 0, "asked to leave": 75, "ten updates in a row": 70, "bad flag": 78}
-    told["resume points could not be written"] = 74
+    expected = {"done": 0, "asked to leave": 75, "ten updates in a row": 70, "bad flag": 78}
+    expected["resume points could not be written"] = 74
     codes = {"done": DONE, "asked to leave": PREEMPTED}
     codes |= {"ten updates in a row": NOT_FINITE, "bad flag": BAD_INPUT}
     codes["resume points could not be written"] = STORAGE
-    assert codes == told
+    assert codes == expected
     for meaning, code in codes.items():
         assert meanings[str(code)].startswith(meaning)
     for script in re.findall(r"```bash\n(.*?)```", page, flags=re.DOTALL):

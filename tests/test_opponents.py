@@ -48,7 +48,7 @@ def experiment():
 
 
 def _params(experiment, step):
-    """Drawn anew: at first all values are equal, and every search plays as its prior."""
+    """Drawn again: at first all values are equal, and every search plays as its prior."""
     params = experiment.agent.network.init(jax.random.key(step))
     random = np.random.default_rng(step)
     return jax.tree.map(lambda x: x + random.normal(size=x.shape).astype(x.dtype), params)
@@ -98,14 +98,14 @@ def test_scores_have_the_sign_of_the_color(experiment):
             experiment.match_env, player, side, episodes=12, num_envs=4
         )
         agent = {lowest_move: lowest_move, worst_move: best_move}[opponent]
-        told = score(tables[agent], [0])
+        scores = score(tables[agent], [0])
         expected = (play_out(agent, opponent), -play_out(opponent, agent))
-        assert told["returns"] == [expected[0]] * 6 + [expected[1]] * 6
-        assert told["return_mean"] == sum(expected) / 2
+        assert scores["returns"] == [expected[0]] * 6 + [expected[1]] * 6
+        assert scores["return_mean"] == sum(expected) / 2
         for color, result in zip(("first", "second"), expected):
-            counts = [told[f"{name}_{color}"] for name in ("wins", "draws", "losses")]
+            counts = [scores[f"{name}_{color}"] for name in ("wins", "draws", "losses")]
             assert counts == [6 * (result == 1), 6 * (result == 0), 6 * (result == -1)]
-        assert [told[x] for x in ("wins", "draws", "losses")] == [
+        assert [scores[x] for x in ("wins", "draws", "losses")] == [
             6 * expected.count(x) for x in (1, 0, -1)
         ]
         seen.add(expected)
@@ -121,12 +121,12 @@ def test_an_evaluation_in_a_run_plays_both_colors(experiment):
     score = build.scorer(experiment, config, episodes=8, num_envs=4)
     with pytest.raises(StoppedError):
         score(params, [1], lambda: next(asked))
-    told = [score(params, [seed]) for seed in (1, 1)]
-    with fakes.compiled(lambda: len(told)) as late:
-        told += [score(params, [seed]) for seed in (2, 3, 4)]
+    scores = [score(params, [seed]) for seed in (1, 1)]
+    with fakes.compiled(lambda: len(scores)) as late:
+        scores += [score(params, [seed]) for seed in (2, 3, 4)]
     assert not late
-    assert told[0] == told[1] and len({str(x["returns"]) for x in told}) > 1
-    for result in told:
+    assert scores[0] == scores[1] and len({str(x["returns"]) for x in scores}) > 1
+    for result in scores:
         assert result["wins"] + result["draws"] + result["losses"] == len(result["returns"]) == 8
         assert all(sum(result[f"{x}_{c}"] for x in ("wins", "draws", "losses")) == 4
                    for c in ("first", "second"))
@@ -148,7 +148,7 @@ def test_another_run_plays_with_the_parameters_asked_for(experiment, workdir):
 @pytest.mark.parametrize(
     "name, said",
     [
-        ("nobody", "'nobody' is none of random, perfect, mcts:"),
+        ("no_one", "'no_one' is none of random, perfect, mcts:"),
         ("mcts:", "mcts needs its simulations, 1 to 10000, e.g. mcts:400"),
         ("mcts:0", "mcts needs its simulations"),
         ("mcts:10001", "mcts needs its simulations, 1 to 10000"),
@@ -157,7 +157,7 @@ def test_another_run_plays_with_the_parameters_asked_for(experiment, workdir):
         ("{run}/../cartpole", "plays cartpole, this run tic_tac_toe"),
     ],
 )
-def test_who_cannot_be_played_is_told(experiment, workdir, name, said):
+def test_who_cannot_be_played_is_refused(experiment, workdir, name, said):
     """Planted bugs seen: the game not compared; the step not looked for."""
     with pytest.raises(BadInputError, match=f"^--opponent: .*{said}"):
         opponents.make(name.format(run=workdir), _config(), experiment.match_env)
@@ -172,15 +172,15 @@ def test_there_is_no_perfect_player_of_every_game(experiment):
 
 
 def test_perfect_play_and_a_search_on_the_rules_are_opponents(experiment):
-    """Nobody beats the perfect player, and a search of 32 simulations holds many draws. Planted
+    """The perfect player is never beaten, and a search of 32 simulations holds many draws. Planted
     bug seen: the search's worst move."""
     perfect = opponents.make("perfect", _config(), experiment.match_env)
     search = opponents.make("mcts:32", _config(), experiment.match_env)
     score = scoring.make_match_scorer(
         experiment.match_env, perfect.player, search, episodes=40, num_envs=20
     )
-    told = score(perfect.params, [0])
-    assert told["losses"] == 0 and told["draws"] >= 16
+    score_of = score(perfect.params, [0])
+    assert score_of["losses"] == 0 and score_of["draws"] >= 16
     assert (perfect.name, search.name) == ("perfect", "mcts:32")
 
 
@@ -195,7 +195,7 @@ def test_perfect_play_and_a_search_on_the_rules_are_opponents(experiment):
         ({"opponent": "every_reply", "policy": "random"}, True, "without chance"),
     ],
 )
-def test_flags_that_do_not_fit_are_told(flags, two_players, said):
+def test_flags_that_do_not_fit_are_refused(flags, two_players, said):
     """Planted bug seen: `every_reply` let through for random moves."""
     given = dict(opponent=None, opening_plies=None, policy="search", episodes=20, simulations=None)
     evaluate._check_flags(types.SimpleNamespace(**given), two_players)
@@ -247,8 +247,8 @@ def test_lines_and_a_league_are_one_line_each(experiment, workdir, tmp_path):
     prior = build.player(experiment.agent, "prior")
     count = matches.make_count_lines(experiment.match_env, prior)
     lines = count(jax.random.key(0), _params(experiment, 7))
-    told = scoring.both_colors(*lines)
-    assert {name: replies[name] for name in told} == told and sum(lines[0]) > 100
+    counted = scoring.both_colors(*lines)
+    assert {name: replies[name] for name in counted} == counted and sum(lines[0]) > 100
     league = _run("elo", f"--workdir={workdir}", "--games=4", "--simulations=1", base=tmp_path)
     assert [x["step"] for x in league["players"]] == [3, 7]
     assert [x["env_steps"] for x in league["players"]] == [300, 700]

@@ -124,12 +124,12 @@ def test_two_processes_train_leave_together_die_and_go_on(tmp_path, config):
     assert _wait(tmp_path, started) == [0, 0], _said(tmp_path)
     end = _counters(tmp_path)
     assert end["resumes"] == 2 and end["env_steps"] >= total
-    # Rows of all processes, every one of them told once.
+    # Rows of all processes, every one of them counted once.
     lines = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [x["resumes"] for x in lines] == sorted(x["resumes"] for x in lines)
     steps = [x["env_steps"] for x in lines if x["resumes"] == 2 and "train/loss" in x]
     assert steps == sorted(set(steps)) and steps[-1] == end["env_steps"]
-    assert "resuming" not in (tmp_path / "1.log").read_text()  # The first tells.
+    assert "resuming" not in (tmp_path / "1.log").read_text()  # The first one prints.
 
 
 @pytest.mark.slow
@@ -186,10 +186,10 @@ def test_a_lost_process_ends_all_others_within_two_minutes(tmp_path, rank, numbe
     finally:
         for process in started:
             process.kill()
-    told = "is gone" if number == signal.SIGKILL else "for 60 s"
+    reason = "is gone" if number == signal.SIGKILL else "for 60 s"
     lines = [[x for x in logs[i].read_text().splitlines() if "error: " in x] for i in others]
     assert all(len(x) == 1 and "see its log; the same command goes on" in x[0] for x in lines)
-    assert any(f"process {rank} {told}" in x[0] for x in lines), lines
+    assert any(f"process {rank} {reason}" in x[0] for x in lines), lines
 
 
 _FAULTY = """
@@ -255,7 +255,7 @@ def _refused(*words, **options):
 
 
 @pytest.mark.parametrize(
-    "coordinator, num_processes, process_id, told",
+    "coordinator, num_processes, process_id, reason",
     [
         ("localhost:1", None, None, "go together"),
         (None, 2, None, "go together"),
@@ -265,9 +265,9 @@ def _refused(*words, **options):
         ("auto", 2, None, "--coordinator=auto"),
     ],
 )
-def test_flags_that_do_not_fit_are_one_line(coordinator, num_processes, process_id, told):
+def test_flags_that_do_not_fit_are_one_line(coordinator, num_processes, process_id, reason):
     """Planted bug seen: `--num_processes` alone ignored."""
-    with pytest.raises(errors.BadInputError, match=told):
+    with pytest.raises(errors.BadInputError, match=reason):
         multihost.join(coordinator, num_processes, process_id, 5)
     multihost.join(None, None, None, 5)  # A run of one process.
 
@@ -283,8 +283,8 @@ def test_devices_that_are_not_there():
 
 @pytest.mark.slow
 def test_a_coordinator_that_is_not_there_and_peers_that_do_not_come(tmp_path):
-    """One line in bounded time, for whoever waits. Seen to fail where the library lost its patience
-    first: it aborts the process."""
+    """One line in bounded time, for those who wait. Seen to fail where the library lost its
+    patience first: it aborts the process."""
     for rank in (1, 0):
         begin = time.monotonic()
         words = [f"--coordinator=localhost:{_free_port()}", "--num_processes=2"]
@@ -317,8 +317,8 @@ def test_one_process_agrees_with_itself_at_once():
 
 
 def test_a_save_that_waited_for_a_lost_process_is_not_the_disks(tmp_path):
-    """Wherever it fails: in the loop, or while the stores close. Planted bug seen: the latter told
-    as a full disk (74)."""
+    """Wherever it fails: in the loop, or while the stores close. Planted bug seen: the latter
+    reported as a full disk (74)."""
     config = config_of("cartpole", "on_device")
     experiment = build.experiment(config)
     waited = jax.errors.JaxRuntimeError("DEADLINE_EXCEEDED: Barrier timed out. 1/2 tasks came")

@@ -202,9 +202,9 @@ _UNREADABLE = {  # Word: what the line has to say.
 def test_what_is_no_run_is_refused(word, base, monkeypatch):
     """Planted bug seen: any JSON file taken for a result."""
     monkeypatch.chdir(base)
-    with pytest.raises(errors.BadInputError) as told:
+    with pytest.raises(errors.BadInputError) as caught:
         plot.grouped([word])
-    assert _UNREADABLE[word] in str(told.value)
+    assert _UNREADABLE[word] in str(caught.value)
 
 
 _BAD = {  # Name: (words, what the line has to say).
@@ -224,7 +224,7 @@ _BAD = {  # Name: (words, what the line has to say).
 
 
 @pytest.fixture(scope="module")
-def told(base):
+def outcomes(base):
     """Name -> what the script did with each bad input."""
     with ThreadPoolExecutor(2) as pool:
         ran = pool.map(lambda case: _plot(*case[0], cwd=base), _BAD.values())
@@ -232,9 +232,9 @@ def told(base):
 
 
 @pytest.mark.parametrize("name", _BAD)
-def test_bad_input_is_one_line_and_exit_code_78(name, told):
+def test_bad_input_is_one_line_and_exit_code_78(name, outcomes):
     """Planted bug seen: names of lists among the metrics."""
-    ran = told[name]
+    ran = outcomes[name]
     assert ran.returncode == 78, ran.stderr
     assert ran.stderr.startswith("error: ") and ran.stderr.count("\n") == 1
     for part in _BAD[name][1]:

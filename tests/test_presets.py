@@ -48,7 +48,7 @@ def test_a_published_network_is_the_preset(name, published):
 
 
 def _learn_program(config):
-    """(experiment, told by the budget, the compiled program that learns); nothing is allocated."""
+    """(experiment, its budget, the compiled program that learns); nothing is allocated."""
     experiment = build.experiment(config)
     run = jax.eval_shape(experiment.init)
     learn = mesh.shard_learn(experiment.learn, experiment.mesh)
@@ -76,20 +76,20 @@ def test_one_update_at_batch_2_and_the_budget(name):
     """
     config = config_of(*PRESETS[name])
     config.replay.batch_size = 2
-    _, told, program = _learn_program(config)
+    _, budget, program = _learn_program(config)
     found = program.memory_analysis()
     found = found.argument_size_in_bytes + found.temp_size_in_bytes
-    print(name, told, f"compiler: {found / 2**20:.1f} MiB")
-    assert told.replay + told.train + told.learn == pytest.approx(found, rel=0.1)
+    print(name, budget, f"compiler: {found / 2**20:.1f} MiB")
+    assert budget.replay + budget.train + budget.learn == pytest.approx(found, rel=0.1)
 
     target = config.targets
     window = config.network.history_steps + 1 + target.unroll_steps + target.bootstrap_steps
     config.env.update(num_envs=2, num_groups=1)
     config.replay.update(rows_per_env=2 * window + 2, min_rows=2)
-    experiment, told, program = _learn_program(config)
+    experiment, budget, program = _learn_program(config)
     found = program.memory_analysis().temp_size_in_bytes
-    print(f"the update alone {told.learn / 2**20:.2f} MiB, compiler: {found / 2**20:.2f} MiB")
-    assert found / 2 < told.learn < found * 2
+    print(f"the update alone {budget.learn / 2**20:.2f} MiB, compiler: {found / 2**20:.2f} MiB")
+    assert found / 2 < budget.learn < found * 2
     ring = _filled(experiment, config, window + 1)
     train = experiment.agent.init_train(jax.random.key(0))
     train, _, metrics = program(train, ring, jax.random.key(1))

@@ -75,7 +75,7 @@ def test_equals_brute_force_over_episodes(name):
 
 
 def random_params(network, seed):
-    """Heads begin at 0, where all networks agree: noise tells them apart."""
+    """Heads begin at 0, where all networks agree: noise makes them differ."""
     params = jax.jit(network.init)(jax.random.key(seed))
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda x: x + 0.3 * rng.normal(size=x.shape).astype(np.float32), params)
@@ -321,10 +321,10 @@ def test_samples_hold_as_many_frames_as_are_read(fraction, fresh_values, source,
      "reanalyse.fresh_values must be False where targets.value_source is not 'search'"
      " (got 'target_network')"),
     ({"targets.shorten_every_updates": 0}, "targets.shorten_every_updates must be >= 1 (got 0)")])
-def test_bad_numbers_are_told(fields, line):
-    with pytest.raises(BadInputError) as told:
+def test_bad_numbers_are_refused(fields, line):
+    with pytest.raises(BadInputError) as caught:
         config_of("cartpole", "on_device", **fields)
-    assert str(told.value) == line
+    assert str(caught.value) == line
 
 
 def test_published_settings():

@@ -133,7 +133,7 @@ class Model:
 
 
 def transition_of(rows):
-    """`Transition` `[e, t]` of model rows; every field that can tells the row's tag."""
+    """`Transition` `[e, t]` of model rows; every field that can holds the row's tag."""
     tags = np.array([[row.tag for row in env] for env in rows], np.int32)
     columns = {name: np.array([[getattr(row, name) for row in env] for env in rows], dtype)
                for name, dtype in SCALARS.items()}

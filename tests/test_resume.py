@@ -88,7 +88,7 @@ def test_a_killed_run_records_the_evaluations_of_the_other(folders):
 
 
 def _go_on(experiment, tree, counters, iterations):
-    """(fingerprint of each leaf, counters, what was told) some iterations after a resume point."""
+    """(fingerprint of each leaf, counters, metrics) some iterations after a resume point."""
     rest = jax.tree.map(jnp.copy, tree["rest"])  # The loop gives its buffers away.
     params = jax.tree.map(jnp.copy, tree["params"])
     run = rest.replace(train=rest.train.replace(params=params), counters=counters)

@@ -272,7 +272,7 @@ def test_random_move_is_uniform_and_touches_the_action_only():
 
 @pytest.mark.parametrize("temperature", [0.0, 4.0])
 def test_explored_is_another_action_than_the_one_to_be_played(temperature):
-    """The same key without random moves tells what was to be played, row by row.
+    """The same key without random moves shows what was to be played, row by row.
 
     Planted bugs seen: every random draw counts, also of the same action; a drawn action counts as
     explored where it is not the greedy one.

@@ -201,7 +201,7 @@ def test_invalid_actions_are_never_chosen_and_nothing_compiles_again():
 
 
 def test_explored_is_another_action_than_the_one_to_be_played():
-    """The same key without random moves tells it. Planted: `explored` all False."""
+    """The same key without random moves shows it. Planted: `explored` all False."""
     world, roots, invalid = rows_setup()
     own, output = [rows_search()(world, jax.random.key(2), history_of(roots), invalid, way)
                    for way in (explore(1.0, 0.5), explore(1.0, 0.5, random_move=0.5))]

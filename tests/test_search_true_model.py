@@ -24,7 +24,7 @@ FORTUNE = 100.0
 
 
 def make_table_env(game, num_actions):
-    """The game as an `Env` that begins anew in the same step."""
+    """The game as an `Env` that begins again in the same step."""
     size = len(game.moves)
     next_state = np.full((size + 1, num_actions), size)  # The last state: over.
     reward = np.full((size + 1, num_actions), FORTUNE, np.float32)
@@ -267,7 +267,7 @@ WRONG_RULES = {
 
 
 def values_that_tell():
-    """The start of a game is worth 2, to nobody's harm: else its leak could not be seen."""
+    """The start of a game is worth 2, so that its leak can be seen."""
     values = exact_values().copy()
     values[0] = 2.0
     return values

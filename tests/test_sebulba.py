@@ -105,7 +105,7 @@ def test_counters_rows_and_parameters_that_each_search_saw():
     sent. Act number k comes after 2k rows, so that its parameters are floor((2k - 20)/4) updates
     old. Planted bugs seen: groups exchanged in replay; `made_at_updates` read after the update;
     resets counted as steps."""
-    told, run = fakes.take(_loop(), 8)
+    taken, run = fakes.take(_loop(), 8)
     rows = 1 + 8 * _STEPS
     firsts = 0
     for g in range(_GROUPS):
@@ -128,7 +128,7 @@ def test_counters_rows_and_parameters_that_each_search_saw():
     np.testing.assert_array_equal(run.replay.filled, [rows] * _E)
     assert run.counters.rows == _E * rows and run.counters.env_steps == _E * rows - firsts
     # 4 rows at once: 4 resets at first; then row 3 of environment 0 (2 steps), 2 of environment 3.
-    assert told[0][0].env_steps == 16 - 4 - 2
+    assert taken[0][0].env_steps == 16 - 4 - 2
 
 
 def test_exploration_is_that_of_the_attempted_updates():
@@ -149,12 +149,12 @@ def test_exploration_is_that_of_the_attempted_updates():
 
 def test_returns_of_training_episodes():
     """Rewards are row numbers: episodes of 2, 3, 4 and 1 steps end in rows 2, 3, 4 and 1, and are
-    told one row later. Iteration 1 sees rows 1-3: 1+2 and 1 (rows 0-1; again 3 in row 3, told in
-    row 4). Iteration 2, rows 4-6: 1+2+3 in row 4; 4+5 in row 6 (told in row 6); 1+2+3+4 in row 5;
-    3 in row 4, 5 in row 6. Planted bugs seen: told twice; the running sum not reset."""
-    told, _ = fakes.take(_loop(), 2)
-    assert [m["train/episodes"] for _, m in told] == [2, 5]
-    assert [m["train/return_sum"] for _, m in told] == [3 + 1, 6 + 9 + 10 + 3 + 5]
+    counted one row later. Iteration 1 sees rows 1-3: 1+2 and 1 (rows 0-1; again 3 in row 3, put in
+    row 4). Iteration 2, rows 4-6: 1+2+3 in row 4; 4+5 in row 6 (put in row 6); 1+2+3+4 in row 5;
+    3 in row 4, 5 in row 6. Planted bugs seen: counted twice; the running sum not reset."""
+    taken, _ = fakes.take(_loop(), 2)
+    assert [m["train/episodes"] for _, m in taken] == [2, 5]
+    assert [m["train/return_sum"] for _, m in taken] == [3 + 1, 6 + 9 + 10 + 3 + 5]
 
 
 def test_returns_where_the_last_reward_comes_with_the_first_row():
@@ -222,8 +222,8 @@ def test_one_fetch_per_group_step_and_the_order_of_events(monkeypatch):
 def test_nothing_reads_the_device_but_fetch():
     """`fetch` reads explicitly; anything else would be an implicit transfer."""
     with jax.transfer_guard_device_to_host("disallow"):
-        told, _ = fakes.take(_loop(rows_per_update=2, min_rows=4), 2)
-    assert len(told) == 2
+        taken, _ = fakes.take(_loop(rows_per_update=2, min_rows=4), 2)
+    assert len(taken) == 2
 
 
 def test_one_trace_of_each_function():
@@ -246,7 +246,7 @@ def test_one_trace_of_each_function():
 def test_same_seed_same_run_and_a_probe_changes_nothing():
     """Planted bugs seen: the key of acting not folded with the counter of rows; the probe running
     an update more."""
-    told, run = fakes.take(_loop(), 6)
+    taken, run = fakes.take(_loop(), 6)
     probed, again = fakes.take(_loop(probe_interval_iterations=2), 6)
     fakes.assert_trees_equal(run, again)
     _, other = fakes.take(_loop(seed=1), 6)
@@ -262,20 +262,20 @@ def test_same_seed_same_run_and_a_probe_changes_nothing():
         else:
             assert speeds == shares
             assert 0 < sum(metrics[name] for name in speeds) <= 1
-    assert all("speed/share_search" not in metrics for _, metrics in told)
+    assert all("speed/share_search" not in metrics for _, metrics in taken)
 
 
 def test_every_update_has_its_own_key():
     """One update in each iteration, whose metrics show a draw. Planted bug seen: one key for all
-    updates (the run is the same again, and its acting draws anew: nothing else shows it)."""
+    updates (the run is the same again, and its acting draws again: nothing else shows it)."""
 
     def learn(train, replay_state, key):
         train, replay_state, metrics = fakes.learn(train, replay_state, key)
         return train, replay_state, metrics | {"drawn": jax.random.uniform(key)}
 
-    told, run = fakes.take(_loop(learn=learn, min_rows=4, rows_per_update=12), 6)
+    taken, run = fakes.take(_loop(learn=learn, min_rows=4, rows_per_update=12), 6)
     assert run.counters.updates == 6
-    assert len({float(metrics["train/drawn"]) for _, metrics in told}) == 6
+    assert len({float(metrics["train/drawn"]) for _, metrics in taken}) == 6
 
 
 def test_a_probe_waits_for_what_it_times(monkeypatch):

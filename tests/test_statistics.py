@@ -112,7 +112,7 @@ def test_bootstrap_interval_is_a_function_of_its_seed():
 
 
 @pytest.mark.parametrize(
-    ("scores", "told"),
+    ("scores", "said"),
     [
         (np.zeros(3), "seeds, games"),
         (np.zeros((0, 2)), "shape"),
@@ -120,9 +120,9 @@ def test_bootstrap_interval_is_a_function_of_its_seed():
         ([[1.0, 2.0], [3.0]], "inhomogeneous"),
     ],
 )
-def test_bad_scores_are_refused(scores, told):
+def test_bad_scores_are_refused(scores, said):
     """Planted bug seen: NaN let through, which makes the interval NaN."""
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=said):
         statistics.bootstrap_interval(statistics.mean, scores)
 
 
@@ -236,16 +236,16 @@ def test_elo_ratings_are_most_likely():
 
 
 @pytest.mark.parametrize(
-    ("points", "told"),
+    ("points", "said"),
     [
         (np.zeros((2, 3)), "players, players"),
         (np.array([[0, -1.0], [2.0, 0]]), "negative"),
         (np.array([[0, 1.0, 0], [1.0, 0, 0], [0, 0, 0]]), "not met"),
     ],
 )
-def test_points_without_ratings_are_refused(points, told):
+def test_points_without_ratings_are_refused(points, said):
     """Planted bug seen: two leagues that never met rated on one scale."""
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=said):
         statistics.elo_ratings(points)
 
 

@@ -104,14 +104,14 @@ def test_a_replay_is_recorded_from_the_oldest_whole_episode_on(tmp_path):
     """Of 100 rows a lane the ring holds 64. Planted bugs seen: slots from 0 on; the episode whose
     beginning is lost recorded."""
     experiment, envs = _stored_run(tmp_path / "run", 100, rows_per_env=64)
-    told, dropped = {}, 0
-    found = [*record.replay_streams(experiment, tmp_path / "run", told)]
+    facts, dropped = {}, 0
+    found = [*record.replay_streams(experiment, tmp_path / "run", facts)]
     for rows, all_rows in zip(found, envs, strict=True):
         begin = next(i for i in range(36, 100) if all_rows.first[i])
         fakes.assert_trees_equal(rows, jax.tree.map(lambda x, b=begin: x[b:], all_rows))
         dropped += begin - 36
-    assert told["dropped_rows"] == dropped > 0
-    assert (told["env_steps"], told["updates"]) == (800, 7)
+    assert facts["dropped_rows"] == dropped > 0
+    assert (facts["env_steps"], facts["updates"]) == (800, 7)
 
 
 @pytest.mark.parametrize("same_step", [False, True])
@@ -121,7 +121,7 @@ def test_rows_that_are_not_finite_are_not_recorded(same_step, tmp_path):
     experiment, envs = _stored_run(
         tmp_path / "run", 100, rows_per_env=512, same_step=same_step, spoilt=spoilt
     )
-    told, want = {}, []
+    facts, want = {}, []
     for rows in envs:
         running = None
         for t in range(100):
@@ -132,11 +132,11 @@ def test_rows_that_are_not_finite_are_not_recorded(same_step, tmp_path):
             elif rows.first[t]:
                 running = [t]
                 want.append((rows, running))
-    found = [*record.replay_streams(experiment, tmp_path / "run", told)]
+    found = [*record.replay_streams(experiment, tmp_path / "run", facts)]
     assert len(found) == len(want) > 8
     for stream, (rows, numbers) in zip(found, want, strict=True):
         fakes.assert_trees_equal(stream, jax.tree.map(lambda x, n=numbers: x[n], rows))
-    assert told["dropped_rows"] == 400 - sum(len(numbers) for _, numbers in want) > 20
+    assert facts["dropped_rows"] == 400 - sum(len(numbers) for _, numbers in want) > 20
 
 
 def test_games_are_those_of_training_though_evaluation_has_a_limit(tmp_path):
@@ -186,8 +186,8 @@ def test_fresh_episodes_are_whole_and_those_that_a_player_plays(same_step, tmp_p
     found = [*record.episode_streams(host_env(), play, carry, episodes_per_env=3)]
     player = make_search_player(fakes.search, env.spec, history_steps=_S)
     games = play_episodes(host_env(), player, params, key, episodes_per_env=3)
-    told = sorted((trajectories.episode_returns(rows)[0], len(rows.first) - 1) for rows in found)
-    assert told == sorted((game.score, game.steps) for game in games)
+    scores = sorted((trajectories.episode_returns(rows)[0], len(rows.first) - 1) for rows in found)
+    assert scores == sorted((game.score, game.steps) for game in games)
     assert all(rows.first.sum() == 1 and rows.last.sum() == 1 for rows in found)
     assert all((rows.made_at_updates == 7).all() for rows in found)
     assert dataset.write_dataset(tmp_path, env.spec, found).episodes == 6
@@ -209,14 +209,15 @@ def recorded(played, tmp_path_factory):
     """A dataset that the script has recorded from the run."""
     base = tmp_path_factory.mktemp("recorded")
     words = [f"--workdir={played[0]}", f"--out={base / 'data'}"]
-    output, errors = base / "told", base / "errors"
+    output, errors = base / "output", base / "errors"
     arguments = processes.command("record", *words)
     assert processes.start(arguments, output=output, errors=errors).wait(240) == 0
     (line,) = output.read_text().splitlines()
-    told, info = json.loads(line), dataset.open_dataset(base / "data").info
+    facts, info = json.loads(line), dataset.open_dataset(base / "data").info
     fields = ("rows", "episodes", "return_mean")
-    assert [told[name] for name in fields] == [getattr(info, name) for name in fields]
-    assert told["path"] == str(base / "data") and told["dropped_rows"] == 0 and told["rows"] == 480
+    assert [facts[name] for name in fields] == [getattr(info, name) for name in fields]
+    assert facts["path"] == str(base / "data")
+    assert facts["dropped_rows"] == 0 and facts["rows"] == 480
     return base / "data"
 
 
@@ -265,7 +266,7 @@ def test_a_killed_run_that_learns_from_data_ends_like_one_that_was_not(killed, r
 
 def test_what_a_run_writes_that_learns_from_data(learned, recorded):
     """The same files; evaluations and cadences count rows of data; nothing claims to have acted.
-    Planted bugs seen: `config.json` without the identity; simulations told for rows."""
+    Planted bugs seen: `config.json` without the identity; simulations written for rows."""
     config = json.loads((learned / "config.json").read_text())
     assert config["data"] == dataset.open_dataset(recorded).identity
     assert config["reanalyse"]["fraction"] == 1.0 and config["reanalyse"]["fresh_values"]
@@ -280,8 +281,8 @@ def test_what_a_run_writes_that_learns_from_data(learned, recorded):
     searched += min(searched, target["bootstrap_steps"])
     simulations = batch * searched * config["reanalyse"]["num_simulations"]
     for line in lines:
-        told, updates = line["speed/simulations_per_s"], line["speed/updates_per_s"]
-        assert told == pytest.approx(simulations * updates, rel=1e-6)
+        simulated, updates = line["speed/simulations_per_s"], line["speed/updates_per_s"]
+        assert simulated == pytest.approx(simulations * updates, rel=1e-6)
     assert all(x["train/policy_age"] == 0 and np.isfinite(x["train/loss"]) for x in lines)
 
 
@@ -308,10 +309,10 @@ def test_two_devices_learn_from_data_that_the_ring_holds(recorded):
     """From what is stored with them here. Planted bug seen: policies left out."""
     options = {"replay.rows_per_env": 512, "fraction": 0.0}
     experiment = _build(recorded, jax.devices("cpu")[:2], **options)
-    told, run = fakes.take(experiment.run(new_run(experiment)), 3)
-    assert np.isfinite([x["train/loss"] for _, x in told]).all()
+    taken, run = fakes.take(experiment.run(new_run(experiment)), 3)
+    assert np.isfinite([x["train/loss"] for _, x in taken]).all()
     assert len(run.replay.weights.sharding.device_set) == 2
-    assert told[-1][0] == Counters(3, 48, 48, 6)
+    assert taken[-1][0] == Counters(3, 48, 48, 6)
     info = dataset.open_dataset(recorded).info
     rows = jax.device_get(run.replay.rows)
     acted = ~rows.last & (np.arange(rows.last.shape[1]) < rows.last.shape[1] - _S)
@@ -401,8 +402,8 @@ def test_data_that_cannot_be_used_leave_nothing_behind(name, tmp_path):
     else:
         damage, said = DAMAGE[name]
         damage(_write(tmp_path / "data", _SPEC))
-    told = _refused(_config(), tmp_path / "run", data=str(tmp_path / "data"))
-    assert told.startswith("--data: ") and said in told
+    line = _refused(_config(), tmp_path / "run", data=str(tmp_path / "data"))
+    assert line.startswith("--data: ") and said in line
     assert not (tmp_path / "run").exists()
 
 
@@ -425,8 +426,8 @@ def test_data_that_are_damaged_after_they_were_verified_end_the_run(tmp_path, mo
         return dealt
 
     monkeypatch.setattr(lanes, "deal", damage_later)
-    told = _refused(_config(), tmp_path / "run", data=str(data))
-    assert told.startswith("--data: ") and "chunk-000001.npz is damaged" in told
+    line = _refused(_config(), tmp_path / "run", data=str(data))
+    assert line.startswith("--data: ") and "chunk-000001.npz is damaged" in line
 
 
 def test_a_block_that_the_ring_cannot_take_is_refused(recorded):

@@ -100,25 +100,25 @@ def test_rewards_that_all_lie_outside_are_refused(length):
 
 def test_each_head_is_warned_of_once_with_the_range_of_the_replay(monkeypatch):
     """Rewards -1 and 3, learned as a tenth; returns of one step are the same, as values are 0."""
-    told = []
-    monkeypatch.setattr(multihost, "print_once", told.append)
+    warned = []
+    monkeypatch.setattr(multihost, "print_once", warned.append)
     rewards = np.where(np.arange(64) % 2, -10.0, 30.0)
     rewards[-1] = 1000.0  # Not learned yet: its row has no future.
     run, supports, interval = _run(rewards), _supports(-1.0, 1.0, -0.5, 9.0), Interval(Counters())
     supports.note({"train/value_outside": np.nan, "train/reward_outside": 0.0})
     supports.look(run, interval)
-    assert not told
+    assert not warned
     for _ in range(2):
         supports.note({"train/value_outside": 0.25, "train/reward_outside": 0.0})
         supports.look(run, interval)
-    assert len(told) == 1
-    assert told[0].startswith("warning: codec.value.low: some value targets lie outside")
-    assert "which holds -0.5 to 9," in told[0] and "range from -1 to 3;" in told[0]
+    assert len(warned) == 1
+    assert warned[0].startswith("warning: codec.value.low: some value targets lie outside")
+    assert "which holds -0.5 to 9," in warned[0] and "range from -1 to 3;" in warned[0]
     supports.note({"train/value_outside": 0.25, "train/reward_outside": 0.01})
     supports.look(run, interval)
-    assert len(told) == 2
-    assert told[1].startswith("warning: codec.reward.high: some reward targets")
-    assert "range from -1 to 100;" in told[1]
+    assert len(warned) == 2
+    assert warned[1].startswith("warning: codec.reward.high: some reward targets")
+    assert "range from -1 to 100;" in warned[1]
 
 
 def test_a_run_whose_rewards_do_not_fit_is_refused_before_it_is_saved(tmp_path):

@@ -52,7 +52,7 @@ def test_rates_are_those_of_the_interval_without_its_pauses(clock):
 
 def test_returns_add_up_and_of_the_rest_the_newest_update_counts(clock):
     """The second iteration makes no update (NaN), the first is a probe. Planted bugs seen: losses
-    of an iteration without updates taken; shares of time told by one line only."""
+    of an iteration without updates taken; shares of time on one line only."""
     interval = Interval(Counters())
     probe = {"train/skipped_in_a_row": 0.0, "train/loss": 2.0, "speed/share_env": 0.25}
     interval.add(probe | {"train/return_sum": 6.0, "train/episodes": 2.0})

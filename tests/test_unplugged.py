@@ -112,7 +112,7 @@ def _padded(drawable):
 
 def test_the_generator_is_its_parts_called_by_hand(dealt):
     """Keys are of the count of updates. Planted bug seen: of the iteration."""
-    told, run = fakes.take(_loop(dealt, seed=3), 3)
+    taken, run = fakes.take(_loop(dealt, seed=3), 3)
     ring, key = fakes.make_replay(E, RING), jax.random.key(3)
     blocks = lanes.read_blocks(dealt, ROW, 0, own=range(E), searched=False)
     add = jax.jit(lambda state, rows: ring.add(state, 0, rows))
@@ -129,7 +129,7 @@ def test_the_generator_is_its_parts_called_by_hand(dealt):
         for _ in range(U):
             train, state, metrics = by_hand(train, state, learner.split_count(count))
             count += 1
-        assert metrics["loss"] == told[i][1]["train/loss"]
+        assert metrics["loss"] == taken[i][1]["train/loss"]
     fakes.assert_trees_equal((run.train, run.replay), (train, state))
 
 
@@ -138,12 +138,12 @@ def test_n_and_m_iterations_are_n_then_m(streams, dealt):
     """And with any item of the state otherwise they are not (negative controls: the same comparison
     sees another seed, priorities and place in the data). Planted bug seen: a resumed loop read from
     the first block on."""
-    told, whole = fakes.take(_loop(dealt, streams=streams), 9)
+    taken, whole = fakes.take(_loop(dealt, streams=streams), 9)
     for n in (1, 4):
         _, part = fakes.take(_loop(dealt, streams=streams), n)
         again, joined = fakes.take(_loop(dealt, part, streams=streams), 9 - n)
         fakes.assert_trees_equal(joined.replace(counters=None), whole.replace(counters=None))
-        assert [counters for counters, _ in again] == [counters for counters, _ in told[n:]]
+        assert [counters for counters, _ in again] == [counters for counters, _ in taken[n:]]
     others = {
         "weights": lambda run: run.replace(
             replay=run.replay.replace(weights=run.replay.weights * 2)

@@ -356,7 +356,7 @@ def _check_fields(config) -> None:
         for name in found:
             if group not in OPEN and name not in known.split():
                 raise BadInputError(f"{prefix}{name}: there is no such field")
-    field = TASK_FIELDS.get(config.env.suite)  # An unknown suite is told with the choices.
+    field = TASK_FIELDS.get(config.env.suite)  # An unknown suite is refused with its choices.
     if field is not None and field not in config.env:
         raise BadInputError(f"env.{field} is missing")
 

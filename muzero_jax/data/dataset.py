@@ -1,4 +1,4 @@
-"""Stored rows as files: chunks of plain NumPy arrays, told of by one JSON file.
+"""Stored rows as files: chunks of plain NumPy arrays, described by one JSON file.
 
 A chunk is a *stream*: rows in the convention of docs/conventions.md, the first of which is `first`
 and the newest `last`. The device is never touched. docs/datasets.md has the table of fields.
@@ -50,7 +50,7 @@ class ChunkInfo:
 
 @dataclasses.dataclass(frozen=True)
 class DatasetInfo:
-    """What `dataset.json` tells, beside `format` and `version`.
+    """What `dataset.json` holds, beside `format` and `version`.
 
     Attributes:
       observation_shape, observation_dtype, num_actions, turn_sign, truncates, masked: as in
@@ -105,17 +105,17 @@ def write_dataset(
     if rows_per_chunk is None:
         frame = math.prod(spec.observation_shape) * np.dtype(spec.observation_dtype).itemsize
         rows_per_chunk = min(ROWS_PER_CHUNK, max(BYTES_PER_CHUNK // frame, 2))
-    told: list[tuple[DatasetInfo, np.ndarray]] = []  # Of each stream, with its returns.
-    pieces = _pieces(path, spec, streams, rows_per_chunk, told)
+    seen: list[tuple[DatasetInfo, np.ndarray]] = []  # Of each stream, with its returns.
+    pieces = _pieces(path, spec, streams, rows_per_chunk, seen)
     chunks = [
         _write_chunk(path / f"chunk-{number:06}.npz", rows)
         for number, rows in enumerate(gather(pieces, rows_per_chunk))
     ]
     if not chunks:
         raise DatasetError(f"{path}: there are no rows to write")
-    finished = np.concatenate([returns for _, returns in told])
+    finished = np.concatenate([returns for _, returns in seen])
     info = dataclasses.replace(
-        told[0][0],
+        seen[0][0],
         rows=sum(chunk.rows for chunk in chunks),
         episodes=len(finished),
         return_mean=float(np.mean(finished)) if len(finished) else None,
@@ -200,8 +200,8 @@ def check_spec(dataset: Dataset, spec: EnvSpec) -> None:
             )
 
 
-def _pieces(path, spec, streams, most, told) -> Iterator[Transition]:
-    """The pieces of all streams; appends to `told` what each stream is like, and its returns."""
+def _pieces(path, spec, streams, most, seen) -> Iterator[Transition]:
+    """The pieces of all streams; appends to `seen` what each stream is like, and its returns."""
     for number, rows in enumerate(streams):
         where = f"{path}: stream {number}"
         if not len(rows.first):
@@ -210,10 +210,10 @@ def _pieces(path, spec, streams, most, told) -> Iterator[Transition]:
             rows = rows.replace(policy=tuple(jax.tree.leaves(rows.policy)))
         info = _info_of(spec, rows)
         _check_columns(where, info, _arrays(rows), len(rows.first))
-        if told and info != told[0][0]:
+        if seen and info != seen[0][0]:
             raise DatasetError(f"{where} has other fields than stream 0")
         check_rows(where, rows, num_actions=info.num_actions, turn_sign=info.turn_sign)
-        told.append((info, episode_returns(rows)))
+        seen.append((info, episode_returns(rows)))
         for begin, end in cut(rows.first, rows.last, most=most):
             yield take_rows(rows, begin, end)
 
@@ -239,7 +239,7 @@ def _arrays(rows: Transition) -> dict[str, np.ndarray]:
 def _check_columns(
     where: str, info: DatasetInfo, arrays: dict[str, np.ndarray], num_rows: int
 ) -> None:
-    """Raises `DatasetError` where there are other arrays than `info` tells of."""
+    """Raises `DatasetError` where there are other arrays than `info` names."""
     columns = _COLUMNS | {"observation": (info.observation_shape, info.observation_dtype)}
     if info.masked:
         columns["invalid_actions"] = ((info.num_actions,), "bool")

@@ -130,7 +130,7 @@ def rows_of_episode(
       spec: of the environment; numbers are cast to its dtypes where that is no change of kind.
       observations: `[T+1, *observation_shape]`, the final one included.
       actions: `[T]` whole numbers; action i was done at observation i.
-      rewards: `[T]` raw; reward i came of action i, from the side of whoever did it.
+      rewards: `[T]` raw; reward i came of action i, from the view of the player who did it.
       terminated: whether the last action ended the game; otherwise the episode was cut off.
       invalid_actions: `[T+1, A]` bool, where the environment has them.
 

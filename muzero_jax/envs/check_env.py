@@ -58,7 +58,7 @@ def check_env(env: types.Env, *, num_steps: int, key: chex.PRNGKey, num_envs: in
 
 def _twice(name: str, function: Callable[..., Any], *args: Any) -> Any:
     """Returns `function(*args)`; refuses one that gives something else the second time."""
-    # Each is traced anew: a compiled function repeats what it once took from outside.
+    # Each call is traced: a compiled function repeats what it once took from outside.
     once, again = (jax.jit(lambda *args: function(*args))(*args) for _ in range(2))
     for (path, x), y in zip(
         jax.tree_util.tree_leaves_with_path(once), jax.tree.leaves(again), strict=True

@@ -87,12 +87,13 @@ def _check_arrays(timestep: types.TimeStep, declared, spec: types.EnvSpec, count
     for name, form in declared.items():
         came = getattr(timestep, name)
         if (came is None) != (form is None):
-            told = "None" if came is None else "given"
-            raise EnvError(f"step {count}: {name} {told}, but spec.masked is {spec.masked}")
+            found = "None" if came is None else "given"
+            raise EnvError(f"step {count}: {name} {found}, but spec.masked is {spec.masked}")
         if form is None or isinstance(came, np.ndarray) and (came.shape, came.dtype) == form:
             continue
-        told = f"{came.shape} {came.dtype}" if isinstance(came, np.ndarray) else type(came).__name__
-        raise EnvError(f"step {count}: {name} {told}, declared {form[0]} {form[1]}")
+        is_array = isinstance(came, np.ndarray)
+        found = f"{came.shape} {came.dtype}" if is_array else type(came).__name__
+        raise EnvError(f"step {count}: {name} {found}, declared {form[0]} {form[1]}")
 
 
 def _check_fresh(timestep: types.TimeStep, before: types.TimeStep, count: int) -> None:
@@ -110,8 +111,8 @@ def _check_action(action, rows: types.TimeStep, spec: types.EnvSpec, count: int)
     """Returns `action` `[E]`, to be done after `rows` `[E]`, as int32."""
     action, needed = np.asarray(action), rows.reward.shape
     if action.shape != needed or not np.issubdtype(action.dtype, np.integer):
-        told = f"{action.shape} {action.dtype}"
-        raise EnvError(f"step {count}: action {told}, needed {needed} integer")
+        found = f"{action.shape} {action.dtype}"
+        raise EnvError(f"step {count}: action {found}, needed {needed} integer")
     outside = (action < 0) | (action >= spec.num_actions)
     _refuse(outside, count, f"action {{}} outside [0, {spec.num_actions})", action)
     if rows.invalid_actions is not None:
@@ -173,5 +174,5 @@ def _refuse(bad: np.ndarray, count: int, fault: str, *values: np.ndarray) -> Non
     """Raises for the first environment that is `bad` `[E]`; `fault` shows its `values`."""
     if bad.any():
         index = int(np.argmax(bad))
-        told = fault.format(*(value[index] for value in values))
-        raise EnvError(f"env {index}, step {count}: {told}")
+        line = fault.format(*(value[index] for value in values))
+        raise EnvError(f"env {index}, step {count}: {line}")

@@ -126,9 +126,9 @@ def _step_row(env, index: int, count: int, spec: types.EnvSpec, action: int, at_
 def _unpack(came: Any, call: str, names: tuple[str, ...], index: int, count: int) -> tuple:
     """Refuses what `reset` or `step` of older interfaces return."""
     if not isinstance(came, tuple) or len(came) != len(names):
-        told = f"{len(came)} values" if isinstance(came, tuple) else type(came).__name__
+        found = f"{len(came)} values" if isinstance(came, tuple) else type(came).__name__
         raise EnvError(
-            f"env {index}, step {count}: {call} returned {told}, needed ({', '.join(names)})"
+            f"env {index}, step {count}: {call} returned {found}, needed ({', '.join(names)})"
         )
     return came
 
@@ -151,8 +151,8 @@ def _invalid(info: Any, index: int, count: int, spec: types.EnvSpec) -> np.ndarr
         return None
     legal = np.asarray(info["action_mask"])
     if legal.shape != (spec.num_actions,):
-        told = f'info["action_mask"] {legal.shape}, needed ({spec.num_actions},)'
-        raise EnvError(f"env {index}, step {count}: {told}")
+        fault = f'info["action_mask"] {legal.shape}, needed ({spec.num_actions},)'
+        raise EnvError(f"env {index}, step {count}: {fault}")
     return ~legal.astype(bool)
 
 

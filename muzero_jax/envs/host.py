@@ -141,8 +141,9 @@ def make_procgen(
     """
     name = atari_games.canonical_name(game, PROCGEN_GAMES)
     if distribution not in (known := PROCGEN_GAMES[name]):
-        told = f"unknown distribution {distribution!r} of {name}; known: {', '.join(known)}"
-        raise errors.ArgumentError(told)
+        raise errors.ArgumentError(
+            f"unknown distribution {distribution!r} of {name}; known: {', '.join(known)}"
+        )
     _check_range("num_levels", num_levels, 0, 2**31 - 1)
     _check_range("start_level", start_level, 0, 2**31 - 1)
     pool = _make_pool(
@@ -161,7 +162,7 @@ def make_classic(
     """Makes `len(seeds)` environments with float32 observations `[E, ...]` and discrete actions.
 
     envpool reports an episode that terminates at the very step of its limit as truncated, and for
-    these tasks nothing tells the two apart: that one row bootstraps (d = 1) where d = 0 is right.
+    these tasks the two look alike: that one row bootstraps (d = 1) where d = 0 is right.
     It takes a landing in LunarLander at step 1,000 of 1,000, or Acrobot's first success at step
     500 of 500; scores, which are sums of rewards, do not change.
 
@@ -259,7 +260,7 @@ def _host_env(
     def step(action):
         observation, reward, terminated, truncated, info = pool.step(action)
         first, last = memory["last"], terminated | truncated
-        # envpool calls a game that is over at the very limit truncated; some tell the truth.
+        # envpool calls a game that is over at the very limit truncated; `info` of some says so.
         dead = terminated | (truncated & info.get(over, terminated).astype(bool))
         if life_loss_is_end:
             dead = dead | (info["lives"] < memory["lives"])

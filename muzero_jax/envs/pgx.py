@@ -13,7 +13,7 @@ from muzero_jax.types import Env, EnvSpec, TimeStep
 # `turn_sign` -1 says that the other player moves next, always; here that is not so.
 _REFUSED = {
     "backgammon": "a player moves once for each die, so that turns do not alternate strictly",
-    "leduc_holdem": "whoever began the first round begins the second, so that turns do not"
+    "leduc_holdem": "the player who began the first round begins the second, so that turns do not"
     " alternate strictly",
     "sparrow_mahjong": "it has three players",
 }

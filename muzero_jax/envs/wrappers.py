@@ -23,7 +23,7 @@ def auto_reset(env: types.Env, same_step: bool) -> types.Env:
     """Wraps a plain `env`, whose `step` marks the final row `last` and never resets.
 
     Args:
-      env: one unbatched environment; nobody steps it after a `last` row.
+      env: one unbatched environment; it is never stepped after a `last` row.
       same_step: False: the row after a `last` row ignores the action and is the reset row. True:
         the last reward, with discount 0, arrives on the `first` row of the next episode and no
         row is `last`; refused where episodes can be truncated, because the observation that a
@@ -107,7 +107,7 @@ def random_openings(env: types.Env, opening_plies: int) -> types.Env:
     starts, Sutton and Barto 2018, section 5.3), and every return is still one of its own play. A
     move that would end the episode is not made: the ply is left out. In a batch each step costs
     `opening_plies` more steps of the environment, whether an episode begins or not. Rewards on the
-    way are nobody's, and limits count these moves.
+    way are dropped, and limits count these moves.
 
     Args:
       env: one unbatched environment, before `auto_reset`.

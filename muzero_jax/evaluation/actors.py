@@ -22,7 +22,8 @@ class Actor(NamedTuple):
       init: `(params, num_games) -> carry`, an opaque pytree that carries the params, so that other
         params need no other program; all else in it has a row for each game.
       observe: `(carry, timestep [B], action [B] that led to it) -> carry`; called at every step,
-        whoever moved, so that histories are whole. Nothing led to a `first` row.
+        also after the other player's moves, so that histories are whole. Nothing led to a
+        `first` row.
       choose: `(carry, key, env_state [B], timestep [B]) -> action [B]`; called after `observe`, for
         the one whose turn it is. On the host there is no `env_state`: it is None.
     """

@@ -192,8 +192,8 @@ def make_count_lines(
         lines, scores = np.zeros((1, 0), np.int32), []
         while len(lines):
             if len(lines) > max_lines:
-                told = f"more than {max_lines} lines after {lines.shape[1]} plies"
-                raise ArgumentError(f"{told}: the game is too large to follow every reply")
+                count = f"more than {max_lines} lines after {lines.shape[1]} plies"
+                raise ArgumentError(f"{count}: the game is too large to follow every reply")
             batches = np.split(lines, range(batch_size, len(lines), batch_size))
             lines, ends = zip(*(longer(key, params, batch, side) for batch in batches))
             lines, scores = np.concatenate(lines), [*scores, *ends]
@@ -203,7 +203,7 @@ def make_count_lines(
 
 
 def _gain(timestep: TimeStep, ply: Array) -> Array:
-    """What the ply has brought to the one who moves first: a reward is that of whoever moved."""
+    """What the ply has brought to the first player: a reward belongs to the player who moved."""
     return jnp.where(ply % 2 == 0, timestep.reward, -timestep.reward)
 
 
@@ -213,7 +213,7 @@ def _check_two_players(env: Env) -> None:
 
 
 def _check_turns(ply: int, again) -> None:
-    """Refuses games in which whoever made a ply has the turn again, a discount above 0."""
+    """Refuses games in which a player moves twice in a row, that is a discount above 0."""
     if again:
         raise ArgumentError(
             "a match needs players who alternate strictly, with discounts of -1 or 0 (got one"

@@ -70,7 +70,7 @@ def sebulba(
       rows_per_update: r; updates attempted = floor((rows - min_rows) / r), exactly.
       steps_per_iteration: group steps of each group in an iteration.
       probe_interval_iterations: every so many iterations run one in which each call is waited
-        for, so that the shares of time can be told; 0 is never.
+        for, which gives the shares of time; 0 is never.
       mesh: from `make_mesh`; None is the first device.
 
     `train/non_finite_rows` and those beside it are as in `anakin`; a group's newest rows are
@@ -106,7 +106,7 @@ def sebulba(
     stepping: dict[int, futures.Future[TimeStep]] = {}  # Groups whose environments are at work.
     with futures.ThreadPoolExecutor(max_workers=1) as pool:
         while True:
-            # A probe: one iteration in which every call is waited for tells the shares of time.
+            # A probe: one iteration in which every call is waited for gives the shares of time.
             probe = probe_interval_iterations and (
                 counters.iteration % probe_interval_iterations == probe_interval_iterations - 1
             )
@@ -127,11 +127,11 @@ def sebulba(
                     counters, train, replay, metrics = watch.time(
                         "update", learn_step, train, replay, counters
                     )
-            told = run.counters.env_steps
+            before = run.counters.env_steps
             own = bad.take()
-            sums = sum_over_processes([counters.env_steps - told, *stats.take(), *own.values()])
+            sums = sum_over_processes([counters.env_steps - before, *stats.take(), *own.values()])
             counters = counters._replace(
-                iteration=counters.iteration + 1, env_steps=told + round(sums[0])
+                iteration=counters.iteration + 1, env_steps=before + round(sums[0])
             )
             run = run.replace(
                 train=train, replay=replay, acting=tuple(carries), counters=counters
@@ -222,15 +222,15 @@ class Stopwatch:
     def seconds(self) -> dict[str, float]:
         """Shares of the time since the start, as `speed/share_<name>`.
 
-        Without `wait`, only what the host waited for (environments, and the device in `fetch`) is
-        told; device work is told by the iterations that waited for it.
+        Without `wait`, these are only what the host waited for: environments, and the device in
+        `fetch`. Iterations that wait for each call measure the device's work.
         """
         total = time.perf_counter() - self._begin
-        told = self._seconds if self._wait is not None else {
+        measured = self._seconds if self._wait is not None else {
             name: self._seconds.get(name, 0.0) for name in ("env", "fetch")
         }
         prefix = "speed/share_" if self._wait is not None else "speed/host_share_"
-        return {f"{prefix}{name}": x / total for name, x in told.items()}
+        return {f"{prefix}{name}": x / total for name, x in measured.items()}
 
 
 class BadRows:

@@ -47,7 +47,7 @@ def unplugged(
       blocks: `(i) -> ` blocks i, i + 1, ... for ever: rows `[e, t]` of NumPy for the lanes of this
         process.
       blocks_at_first: with which a new run fills its ring.
-      num_blocks: of a round through all data; `data/passes` tells how many have been made.
+      num_blocks: of a round through all data; `data/passes` counts those that have been made.
       streams: whether each iteration adds a block.
       replay: takes the rows.
       learn: from `make_learn`, for one shard; over several devices, see `anakin`.

@@ -67,7 +67,7 @@ def make_gru_network(
 
     Each entry is a frame, the action that led to it and its squashed reward. Dynamics and
     prediction are those of `make_mlp_network`. Where an episode is longer than the history, the
-    GRU starts anew at the oldest entry: nothing is carried from one search to the next.
+    GRU starts at the oldest entry: nothing is carried from one search to the next.
 
     Args:
       spec: observations are flattened to vectors, and enter as they are.

@@ -44,7 +44,7 @@ class _Representation(nn.Module):
         # Of one frame this is a constant: without it, LayerNorm would hide how large x is.
         seen = history.valid.astype(self.dtype)
         x = jnp.concatenate([x, seen], axis=-1)
-        if length > 1:  # With one frame there is nothing between frames to tell.
+        if length > 1:  # With one frame nothing lies between frames.
             actions = jax.nn.one_hot(history.action, self.num_actions, dtype=self.dtype)
             x = jnp.concatenate([x, (actions * seen[..., None]).reshape(batch, -1)], axis=-1)
         if self.history_rewards:

@@ -104,9 +104,9 @@ def _argmax(key: chex.PRNGKey, score: Array) -> Array:
 
 
 def _rollout(env: Env, key: chex.PRNGKey, env_state, timestep: TimeStep, plays: Array) -> Array:
-    """The return `[B]` of uniform legal moves to the end, for whoever is to move; 0 if not `plays`.
+    """The return `[B]` of uniform legal moves to the end, for the player to move; 0 if not `plays`.
 
-    The loop ends with the longest game of the batch: those that are over play on, unheard.
+    The loop ends with the longest game of the batch: those that are over play on without effect.
     """
 
     def goes_on(state):

@@ -40,7 +40,7 @@ class Agent(NamedTuple):
       network: parameters, embeddings, predictions.
       codecs: of value and reward.
       search: what acts.
-      num_simulations: of one such search; it is told in the metrics and counted in the memory.
+      num_simulations: of one such search; for the metrics and the estimate of memory.
       row: one stored row, unbatched, as shapes.
       loss: of a batch.
       update: from `learner.make_update`, for one shard of the batch.

@@ -37,7 +37,7 @@ def connect(
       host: name or address of process 0.
       rank: of this process.
       num_processes: of the run.
-      publish: tells the others a word; called by process 0.
+      publish: sends the others a word; called by process 0.
       look_up: waits for that word.
 
     Returns:
@@ -117,7 +117,7 @@ class Heart:
         """Says that this process is about to end by an error of its own.
 
         The others end soon after, unless they are failing themselves: an error may be that of all.
-        Process 0 waits for that, because JAX aborts whoever is there when it has ended.
+        Process 0 waits for that, because JAX aborts the processes that are there when it has ended.
         """
         self._failing = True
         self._say(_FAILED)

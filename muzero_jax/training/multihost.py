@@ -1,7 +1,7 @@
 """Several processes of one run: how they join, agree, and end together.
 
 Every process runs the same program on its own devices. The first one (process 0) writes the files
-that are no arrays, evaluates, and tells. What a process alone may notice (a signal, the time, the
+that are no arrays, evaluates, and prints. What a process alone may notice (a signal, the time, the
 outcome of an evaluation) all have to agree on before anyone acts on it, or they would wait for each
 other for ever. One process agrees with itself at once.
 """
@@ -69,8 +69,9 @@ def join(
         )
         _hearts.append(heartbeat.Heart(_connect(timeout_s), _end))
     except (OSError, RuntimeError, ValueError) as error:
-        told = " ".join(str(error).split())[:200]
-        raise errors.BadInputError(f"--coordinator: {coordinator} cannot be used: {told}") from None
+        reason = " ".join(str(error).split())[:200]
+        refusal = f"--coordinator: {coordinator} cannot be used: {reason}"
+        raise errors.BadInputError(refusal) from None
     finally:
         patience.cancel()
 
@@ -88,8 +89,8 @@ def _connect(timeout_s: int):
     )
 
 
-def _end(told: str) -> None:
-    process.log_stderr(f"error: {told}, see its log; the same command goes on")
+def _end(reason: str) -> None:
+    process.log_stderr(f"error: {reason}, see its log; the same command goes on")
     process.give_up()
 
 
@@ -131,7 +132,7 @@ def _check_flags(coordinator: str | None, num_processes: int | None, process_id:
 
 
 def is_primary() -> bool:
-    """Whether this process writes and tells."""
+    """Whether this process writes and prints."""
     return jax.process_index() == 0
 
 
@@ -186,13 +187,13 @@ def any_process(*flags: bool) -> list[bool]:
 class Agreement:
     """`any_process` for a loop: what is said in one turn is known to all in the next.
 
-    So the sum is made while the device works, and nobody waits for it.
+    So the sum is made while the device works, and no process waits for it.
     """
 
     def __init__(self, mesh: Mesh):
         self._mesh = mesh
         self._add = jax.jit(lambda x: jnp.sum(x, 0), out_shardings=NamedSharding(mesh, WHOLE))
-        self._told = None
+        self._newest = None
 
     def any_process(self, *flags: bool) -> list[bool]:
         """The flags of one process at once, of several those of the turn before."""
@@ -200,5 +201,5 @@ class Agreement:
             return list(flags)
         own = len(self._mesh.local_devices)
         rows = put_rows(self._mesh, np.tile(np.asarray(flags, np.float32), (own, 1)))
-        told, self._told = self._told, self._add(rows)
-        return [False] * len(flags) if told is None else [bool(x) for x in jax.device_get(told)]
+        newest, self._newest = self._newest, self._add(rows)
+        return [False] * len(flags) if newest is None else [bool(x) for x in jax.device_get(newest)]

@@ -75,7 +75,7 @@ def preemption_requested() -> bool:
 
 
 def expect_progress(within_s: float | None) -> None:
-    """Unless it is called again within so many seconds, all stacks are told and the process ends.
+    """Unless called again within so many seconds, all stacks are printed and the process ends.
 
     With None nothing is expected any more.
     """
@@ -106,7 +106,7 @@ def give_up() -> NoReturn:
 
 
 def log_stderr(text: str) -> None:
-    """Tells people one line on standard error, if anyone can be told."""
+    """Prints one line on standard error, if there is one."""
     # Not `print`: the main thread may be held up inside it, or the disk of a log be full.
     with contextlib.suppress(OSError):
         os.write(2, f"{' '.join(text.split())}\n".encode(errors="backslashreplace"))

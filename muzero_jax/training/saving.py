@@ -20,7 +20,7 @@ from muzero_jax.types import Counters, Params, RunState
 
 MAX_FAILED_IN_A_ROW = 3
 
-# What jax's coordination service tells of processes that it has lost.
+# What jax's coordination service says of processes that it has lost.
 _WAITING = re.compile("barrier|heartbeat|coordination", re.IGNORECASE)
 
 
@@ -114,21 +114,23 @@ class Saver:
     def _book_failure(self, step: int | None, error: OSError) -> None:
         self.failed += 1
         self.failed_in_a_row += 1
-        told = error if isinstance(error, SaveError) else f"saving step {step} failed: {error}"
+        message = error if isinstance(error, SaveError) else f"saving step {step} failed: {error}"
         if _is_of_peers(error) or jax.process_count() > 1:  # The others may wait for this one.
-            raise as_ending(error, told=told) from None
-        process.log_stderr(f"warning: {told}; the run goes on and saves again at the next interval")
+            raise as_ending(error, message=message) from None
+        process.log_stderr(
+            f"warning: {message}; the run goes on and saves again at the next interval"
+        )
 
 
-def as_ending(error: OSError, *, told: str | None = None) -> Exception:
+def as_ending(error: OSError, *, message: str | None = None) -> Exception:
     """What a failed save ends the run as, where it does: by another process, or by the disk."""
-    told = told or str(error)
+    message = message or str(error)
     if _is_of_peers(error):
         return errors.PeerError(
-            f"{told}; another process is gone or stuck, see its log; the same command goes on"
+            f"{message}; another process is gone or stuck, see its log; the same command goes on"
         )
     several = "; with several processes that ends the run" if jax.process_count() > 1 else ""
-    return errors.StorageError(f"{told}{several}")
+    return errors.StorageError(f"{message}{several}")
 
 
 def _is_of_peers(error: BaseException | None) -> bool:
@@ -197,7 +199,7 @@ def new_run(experiment: Experiment, warm: Params | None = None) -> RunState:
 
 
 def warm_params(experiment: Experiment, init_from: str) -> tuple[Params, dict[str, Any]]:
-    """The newest parameters in `init_from`, and what `config.json` tells of where they are from."""
+    """The newest parameters in `init_from`, and what `config.json` says about their origin."""
     abstract = jax.eval_shape(experiment.init).train.params
     step, params, meta = newest_params(Path(init_from), abstract, flag="--init_from")
     env_steps = meta["counters"]["env_steps"]
@@ -264,7 +266,7 @@ def counters_of(meta: dict[str, Any], where: str) -> Counters:
 
 
 def check_saved(workdir: Path, *, flag: str = "--workdir", step: int | None = None) -> list[int]:
-    """The steps that can be evaluated, oldest first; told before anything is built.
+    """The steps that can be evaluated, oldest first; found before anything is built.
 
     Raises:
       BadInputError: where there is none, or not `step`; it begins with `flag`.

@@ -29,13 +29,13 @@ class Supports:
             "value": jax.jit(lambda ring: _return_range(ring, agent)),
         }
         self._warmed_up = False
-        self._told: dict[str, bool] = {}  # Of each head to be warned of: whether it was.
+        self._warned: dict[str, bool] = {}  # Of each head to be warned of: whether it was.
 
     def note(self, news: dict[str, Any]) -> None:
         """Takes note of an iteration's metrics: of targets that lay outside."""
         for head in self._ranges:
             if news.get(f"train/{head}_outside", 0) > 0:  # NaN where there was no update.
-                self._told.setdefault(head, False)
+                self._warned.setdefault(head, False)
 
     def look(self, run: RunState, interval: Interval) -> None:
         """Looks at the rewards once, after the warm-up, and warns of what was noted since.
@@ -47,8 +47,8 @@ class Supports:
             self._warmed_up = True
             with interval.paused():
                 self._check_rewards(run.replay)
-        for head in [head for head, told in self._told.items() if not told]:
-            self._told[head] = True
+        for head in [head for head, warned in self._warned.items() if not warned]:
+            self._warned[head] = True
             with interval.paused():
                 support = getattr(self._codecs, head)
                 low, high, *_ = map(float, jax.device_get(self._ranges[head](run.replay)))

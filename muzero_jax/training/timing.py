@@ -74,12 +74,12 @@ class Interval:
             return None
         fields = {name: self._bad_rows[name] for name in finite.FIELDS if self._bad_rows[name]}
         of_env = fields.keys() & {"reward", "observation", "discount"}
-        told = ", ".join(f"{name} in {count}" for name, count in fields.items())
+        which = ", ".join(f"{name} in {count}" for name, count in fields.items())
         group, culprit = ("env", "environment") if of_env else ("search", "network or the search")
         return (
             f"{group}: {bad} of {rows} rows since the line of metrics before held numbers that are"
-            f" not finite, or beyond {finite.LIMIT:g}: {told}. No row of them was learned from, but"
-            f" more than 1 % are a fault of the {culprit}"
+            f" not finite, or beyond {finite.LIMIT:g}: {which}. No row of them was learned from,"
+            f" but more than 1 % are a fault of the {culprit}"
         )
 
     def take(self, counters: Counters) -> dict[str, float]:

@@ -30,7 +30,7 @@ def make(workdir: Path, total_env_steps: int, *, tensorboard: bool) -> metrics.W
 def _forgiving(
     name: str, make_writer: Callable[[], metrics.Writer], path: Path | None = None
 ) -> metrics.Writer:
-    """A writer that loses records while it cannot write; a fault is told when it begins.
+    """A writer that loses records while it cannot write; a fault is reported when it begins.
 
     One whose `path` has been removed is a fault, though the system lets it write on.
     """
@@ -40,7 +40,7 @@ def _forgiving(
         try:
             if state["writer"] and path and not path.exists():
                 close()
-            # Made anew after a fault, which may have left half a line.
+            # Opened again after a fault, which may have left half a line.
             state["writer"] = state["writer"] or make_writer()
             state["writer"].write(record)
             state["works"] = True

@@ -19,7 +19,7 @@ class Episode:
     """States 0..T; move i leads from state i to i + 1.
 
     Attributes:
-      tag: a number that tells this episode from all others.
+      tag: a number that no other episode has.
       actions: `T` moves.
       blunders: `T` flags: move i was made at random, in place of the player's own.
       rewards: `T` rewards, rewards[i] for the one who made move i.
@@ -96,7 +96,7 @@ def targets_of(episode, start, *, unroll_steps, td_steps, gamma, players,
         if death is not None and state >= death:  # Absorbing, but for the reward of dying.
             reward = transform(episode.rewards[state - 1]) if state == death else 0.0
             targets.append(Target(reward, 0.0, None))
-        elif state > episode.length:  # Nobody knows what came after.
+        elif state > episode.length:  # What came after is not known.
             targets.append(Target(None, None, None))
         else:
             reward = None if state == start else transform(episode.rewards[state - 1])

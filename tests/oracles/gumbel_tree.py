@@ -22,7 +22,7 @@ class Model(NamedTuple):
 
 @dataclasses.dataclass
 class Node:
-    """A position, seen by whoever is to move at it."""
+    """A position, seen by the player to move."""
 
     state: Any
     reward: float  # What came with the move into this node, for the one who moved.

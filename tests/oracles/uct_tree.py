@@ -16,7 +16,7 @@ class Game(NamedTuple):
 
 
 def play_out(game, state, random):
-    """What uniformly random play from `state` is worth to whoever is to move."""
+    """What uniformly random play from `state` is worth to the player to move."""
     if state is None:
         return 0.0
     reward, after = random.choice(list(game.moves[state].values()))
@@ -46,7 +46,7 @@ class Uct:
         return self.random.choice([action for action in among if score(action) == best])
 
     def simulate(self, state, path=()):
-        """One walk from `state`; returns what it was worth to whoever is to move there."""
+        """One walk from `state`; returns what it was worth to the player to move there."""
         if state is None:
             return 0.0
         action = self.choose(state, path)
