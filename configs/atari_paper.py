@@ -21,7 +21,9 @@ about once), bfloat16, 64 environments, 50M rows (200M frames). None was trained
 yet: what is tested is one update, the budget, and a short run.
 """
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
+
+from muzero_jax.config import base
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -56,124 +58,51 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 
 def _published(game: str) -> ConfigDict:
-    config = ConfigDict()
-    config.seed = 0
+    config = base.get_config()
     config.total_env_steps = 5_000_000_000
-    config.max_wall_minutes = config_dict.placeholder(float)
-    config.env = dict(
-        suite="atari",
-        game=game,
-        num_envs=512,
-        num_groups=2,
-        num_threads=0,
-        image="rgb96",
-        frame_skip=4,
-        sticky=0.0,
-        noop_max=30,
-        full_action_space=True,
-        fire_reset=False,
-        life_loss_is_end=False,
-        max_steps=27_000,
+    config.env = base.atari_env(
+        game, num_envs=512, full_action_space=True, fire_reset=False, life_loss_is_end=False
     )
-    config.network = dict(
-        kind="conv",
+    config.network = base.conv_network(
         history_steps=32,
+        # They end with as many channels as the tower has.
         stages=((128, 3, 2, 2), (256, 3, 2, 3), ("pool", 3, 2, 3), ("pool", 3, 2, 0)),
-        channels=config_dict.placeholder(int),  # The stages end with as many as the tower has.
         representation_blocks=16,
         dynamics_blocks=16,
-        prediction_blocks=0,
         head_planes=2,
         head_width=256,
         action_planes=True,
         history_rewards=False,
         action_encoding="constant",
-        dtype="float32",
     )
-    config.codec = dict(
-        value=dict(num_bins=601, low=-300.0, high=300.0, transform="muzero"),
-        reward=dict(num_bins=601, low=-300.0, high=300.0, transform="muzero"),
-    )
-    config.search = dict(
-        kind="muzero",
-        num_simulations=50,
-        max_depth=config_dict.placeholder(int),
-        pb_c_init=1.25,
-        pb_c_base=19_652.0,
-        dirichlet_alpha=0.25,
-        min_value_range=1e-8,
-    )
-    config.explore = dict(
-        temperature=1.0,
-        halve_temperature_at_updates=(500_000, 750_000),
-        noise_scale=0.25,
-        random_move=0.0,
-    )
-    config.update(_learning())
-    config.update(_cadences())
-    return config
-
-
-def _learning() -> ConfigDict:
-    """Everything between stored rows and new parameters."""
-    config = ConfigDict()
-    config.replay = dict(
+    for codec in config.codec.values():
+        codec.update(num_bins=601, low=-300.0, high=300.0, transform="muzero")
+    base.published_search(config, num_simulations=50)
+    config.explore.halve_temperature_at_updates = (500_000, 750_000)
+    config.replay.update(
         rows_per_env=16_000,
         min_rows=102_400,
         rows_per_update=5_120,
         batch_size=1_024,
         priority_exponent=1.0,
-        priority_floor=0.01,
         importance_exponent=1.0,
     )
-    config.targets = dict(
-        unroll_steps=5,
-        bootstrap_steps=10,
-        discount=0.997,
-        clip_rewards=False,
-        value_source="search",
-        target_interval_updates=1_000,
-        shorten_every_updates=config_dict.placeholder(int),
-    )
-    config.reanalyse = dict(
-        fraction=0.0,
-        fresh_values=True,
-        num_simulations=50,
-        noise_scale=0.0,
-        target_params=False,
-    )
-    config.loss = dict(
-        value_weight=0.25, reward_weight=1.0, policy_weight=1.0, random_shift_pixels=0
-    )
-    config.optimizer = dict(
+    config.targets.update(discount=0.997, target_interval_updates=1_000)
+    config.loss.random_shift_pixels = 0
+    config.optimizer.update(
         learning_rate=0.05,
         warmup_updates=0,
         decay="exponential",
         decay_updates=350_000,
-        final_fraction=0.1,
-        weight_decay=1e-4,
-        max_grad_norm=config_dict.placeholder(float),
+        max_grad_norm=None,
         momentum=0.9,
     )
-    return config
-
-
-def _cadences() -> ConfigDict:
-    """How much at a time, and when to evaluate, save and log."""
-    config = ConfigDict()
-    config.loop = dict(steps_per_iteration=20, probe_interval_iterations=50)
-    config.evaluation = dict(
-        interval_env_steps=1_000_000,
-        episodes=32,
-        num_envs=32,
-        max_steps=27_000,
-        stop_at=config_dict.placeholder(float),
+    config.loop.steps_per_iteration = 20
+    config.evaluation.update(
+        interval_env_steps=1_000_000, episodes=32, num_envs=32, max_steps=27_000
     )
-    config.checkpoint = dict(
-        resume_interval_env_steps=1_000_000,
-        params_interval_env_steps=250_000,
-        max_to_keep=2,
-        params_to_keep=2,
+    config.checkpoint.update(
+        resume_interval_env_steps=1_000_000, params_interval_env_steps=250_000
     )
-    config.logging = dict(interval_env_steps=50_000, tensorboard=False)
+    config.logging.interval_env_steps = 50_000
     return config

@@ -16,14 +16,16 @@ with 400; 88 % optimal moves (README). The others have not been trained.
 
 from typing import NamedTuple
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
+
+from muzero_jax.config import base
 
 
 class _Size(NamedTuple):
     """What differs between games.
 
     Attributes:
-      network: of `config.network`, besides what all share.
+      network: the group `network`.
       simulations: of one search.
       envs: games at a time.
       unroll: steps of a training unroll.
@@ -52,25 +54,19 @@ class _Size(NamedTuple):
 
 
 def _mlp(width: int, num_layers: int = 1) -> dict:
-    return dict(kind="mlp", width=width, num_layers=num_layers, dtype="float32")
-
-
-def _conv(
-    channels: int, blocks: int, actions: str, *, dtype: str = "bfloat16", head_planes: int = 8
-) -> dict:
-    """A tower on the board; `actions`: how it sees them, `network.action_encoding`."""
     return dict(
-        kind="conv",
-        stages=(),
+        kind="mlp", history_steps=1, width=width, num_layers=num_layers, dtype="float32"
+    )
+
+
+def _conv(channels: int, blocks: int, actions: str, **fields) -> dict:
+    """A tower on the board; `actions`: how it sees them, `network.action_encoding`."""
+    return base.conv_network(
         channels=channels,
         representation_blocks=blocks,
         dynamics_blocks=blocks,
-        prediction_blocks=0,
-        head_planes=head_planes,
-        head_width=64,
-        action_planes=False,
         action_encoding=actions,
-        dtype=dtype,
+        **{"dtype": "bfloat16"} | fields,
     )
 
 
@@ -113,93 +109,39 @@ _OTHER = _Size(_mlp(256, num_layers=2))
 def get_config(game: str = "tic_tac_toe") -> ConfigDict:
     """The config for one game, e.g. `configs/board_games.py:connect_four`."""
     size = _SIZES.get(game, _OTHER)
-    config = ConfigDict()
-    config.seed = 0
+    config = base.get_config()
     config.total_env_steps = size.total
-    config.max_wall_minutes = config_dict.placeholder(float)
-    config.env = dict(
+    config.env.update(
         suite="board_games",
         game=game,
         num_envs=size.envs,
-        num_groups=1,
         opening_plies=size.opening_plies,
     )
-    config.network = dict(history_steps=1, **size.network)
-    config.codec = dict(
-        value=dict(num_bins=21, low=-1.0, high=1.0, transform="identity"),
-        reward=dict(num_bins=3, low=-1.0, high=1.0, transform="identity"),
-    )
-    config.search = dict(
-        kind="gumbel",
-        num_simulations=size.simulations,
-        max_num_considered_actions=16,
-        max_depth=config_dict.placeholder(int),
-        value_scale=0.1,
-        maxvisit_init=50.0,
-        min_value_range=0.2,  # So that noise does not rank moves of equal worth.
-    )
-    config.explore = dict(
-        temperature=0.0,
-        halve_temperature_at_updates=(),
-        noise_scale=1.0,
-        random_move=size.random_move,
-    )
-    config.update(_learning(size))
-    config.loop = dict(steps_per_iteration=8, probe_interval_iterations=50)
-    config.evaluation = dict(
-        interval_env_steps=config.total_env_steps // 10,
-        episodes=64,
-        num_envs=64,
-        opponent="random",
-        stop_at=config_dict.placeholder(float),
-    )
-    config.checkpoint = dict(
-        resume_interval_env_steps=config.total_env_steps // 10,
-        params_interval_env_steps=config.total_env_steps // 20,
-        max_to_keep=2,
-        params_to_keep=20,
-    )
-    config.logging = dict(interval_env_steps=config.total_env_steps // 200, tensorboard=False)
-    return config
-
-
-def _learning(size: _Size) -> ConfigDict:
-    """Everything between stored rows and new parameters."""
-    config = ConfigDict()
-    config.replay = dict(
+    config.network = size.network
+    base.simulate(config, size.simulations)
+    config.search.min_value_range = 0.2  # So that noise does not rank moves of equal worth.
+    config.explore.random_move = size.random_move
+    config.replay.update(
         rows_per_env=size.rows,
         min_rows=size.envs * max(32, size.bootstrap + 20),
         rows_per_update=size.rows_per_update,
         batch_size=size.batch,
-        priority_exponent=0.0,
-        priority_floor=0.01,
-        importance_exponent=0.0,
     )
-    config.targets = dict(
-        unroll_steps=size.unroll,
-        bootstrap_steps=size.bootstrap,
-        discount=1.0,
-        clip_rewards=False,
-        value_source="search",
-        target_interval_updates=200,
-        shorten_every_updates=config_dict.placeholder(int),
+    base.without_priorities(config)
+    config.targets.update(
+        unroll_steps=size.unroll, bootstrap_steps=size.bootstrap, discount=1.0
     )
-    config.reanalyse = dict(
-        fraction=0.0,
-        fresh_values=True,
-        num_simulations=size.simulations,
-        noise_scale=1.0,
-        target_params=False,
-    )
-    config.loss = dict(value_weight=1.0, reward_weight=1.0, policy_weight=1.0)
-    config.optimizer = dict(
+    config.loss.value_weight = 1.0
+    config.optimizer.update(
         learning_rate=size.learning_rate,
-        warmup_updates=50,
-        decay="cosine",
         decay_updates=size.total // size.rows_per_update,
         final_fraction=0.05,
-        weight_decay=1e-4,
-        max_grad_norm=5.0,
-        momentum=config_dict.placeholder(float),
     )
+    config.evaluation.update(interval_env_steps=size.total // 10, opponent="random")
+    config.checkpoint.update(
+        resume_interval_env_steps=size.total // 10,
+        params_interval_env_steps=size.total // 20,
+        params_to_keep=20,
+    )
+    config.logging.interval_env_steps = size.total // 200
     return config

@@ -15,7 +15,9 @@ too. The variant `reanalyse` reached 475 after 9k, 10k and 10k env steps (seeds 
 three minutes), without its fresh policies after 6k, 7k and 5k.
 """
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
+
+from muzero_jax.config import base
 
 
 def get_config(where: str | None = None) -> ConfigDict:
@@ -26,56 +28,34 @@ def get_config(where: str | None = None) -> ConfigDict:
             f" got {where!r}"
         )
     on_device = where in ("on_device", "published", "reanalyse")
-    config = ConfigDict()
-    config.seed = 0
+    config = base.get_config()
     config.total_env_steps = 60_000
-    config.max_wall_minutes = config_dict.placeholder(float)
-    config.env = dict(
-        suite="jax" if on_device else "classic",
-        task="cartpole" if on_device else "CartPole-v1",
-        num_envs=32,
-        num_groups=1 if on_device else 2,
-        num_threads=1,
-        max_steps=500,
+    config.env.update(
+        suite="classic", task="CartPole-v1", num_groups=2, num_threads=1, max_steps=500
     )
-    config.network = dict(
-        kind="mlp", history_steps=1, width=128, num_layers=1, dtype="float32"
-    )
-    config.codec = dict(
-        value=dict(num_bins=41, low=-1.0, high=11.0, transform="muzero"),
-        reward=dict(num_bins=2, low=0.0, high=1.0, transform="identity"),
-    )
-    config.search = dict(
-        kind="gumbel",
-        num_simulations=16,
-        max_num_considered_actions=2,
-        max_depth=config_dict.placeholder(int),
-        value_scale=0.03,  # With 0.1 what is noise in the values becomes policy.
-        maxvisit_init=50.0,
-        min_value_range=1e-8,
-    )
-    config.explore = dict(
-        temperature=0.0, halve_temperature_at_updates=(), noise_scale=1.0, random_move=0.0
-    )
-    config.update(_learning())
-    config.loop = dict(steps_per_iteration=8, probe_interval_iterations=50)
-    config.evaluation = dict(
+    config.codec.value.update(num_bins=41, high=11.0, transform="muzero")
+    config.codec.reward.update(num_bins=2, low=0.0)
+    # With a value scale of 0.1 what is noise in the values becomes policy.
+    config.search.update(max_num_considered_actions=2, value_scale=0.03, min_value_range=1e-8)
+    config.replay.rows_per_update = 16
+    config.targets.value_source = "target_network"
+    config.reanalyse.fresh_values = False
+    config.loss.value_weight = 1.0
+    config.optimizer.decay_updates = 3_600
+    config.evaluation.update(
         interval_env_steps=4_000, episodes=20, num_envs=20, max_steps=500, stop_at=490.0
     )
-    config.checkpoint = dict(
-        resume_interval_env_steps=25_000,
-        params_interval_env_steps=25_000,
-        max_to_keep=2,
-        params_to_keep=2,
-    )
-    config.logging = dict(interval_env_steps=2_000, tensorboard=False)
+    config.logging.interval_env_steps = 2_000
     if on_device:
         config.total_env_steps = 30_000
+        config.env.update(suite="jax", task="cartpole", num_groups=1)
         config.replay.rows_per_update = 8
         config.targets.target_interval_updates = 100
         config.evaluation.update(interval_env_steps=2_000, stop_at=499.0)
     if where == "published":
-        _take_published_search(config)
+        # As many simulations as the other variants; the temperature falls as in the paper.
+        base.published_search(config, num_simulations=16)
+        config.explore.halve_temperature_at_updates = (1_800, 2_700)
     if where == "reanalyse":
         _make_frugal(config)
     return config
@@ -92,66 +72,3 @@ def _make_frugal(config: ConfigDict) -> None:
     config.optimizer.decay_updates = 3_400
     config.loop.steps_per_iteration = 4
     config.evaluation.update(interval_env_steps=1_000, stop_at=475.0)
-
-
-def _take_published_search(config: ConfigDict) -> None:
-    """The constants of MuZero (appendix B), with as many simulations as the other variants."""
-    config.search = dict(
-        kind="muzero",
-        num_simulations=16,
-        max_depth=config_dict.placeholder(int),
-        pb_c_init=1.25,
-        pb_c_base=19_652.0,
-        dirichlet_alpha=0.25,
-        min_value_range=1e-8,
-    )
-    # Visits are sampled from, under Dirichlet noise; the temperature falls as in the paper.
-    config.explore = dict(
-        temperature=1.0,
-        halve_temperature_at_updates=(1_800, 2_700),
-        noise_scale=0.25,
-        random_move=0.0,
-    )
-    config.reanalyse.noise_scale = 0.0
-
-
-def _learning() -> ConfigDict:
-    """Everything between stored rows and new parameters."""
-    config = ConfigDict()
-    config.replay = dict(
-        rows_per_env=4_000,
-        min_rows=1_024,
-        rows_per_update=16,
-        batch_size=128,
-        priority_exponent=0.6,
-        priority_floor=0.01,
-        importance_exponent=0.4,
-    )
-    config.targets = dict(
-        unroll_steps=5,
-        bootstrap_steps=10,
-        discount=0.99,
-        clip_rewards=False,
-        value_source="target_network",
-        target_interval_updates=200,
-        shorten_every_updates=config_dict.placeholder(int),
-    )
-    config.reanalyse = dict(
-        fraction=0.0,
-        fresh_values=False,
-        num_simulations=16,
-        noise_scale=1.0,
-        target_params=False,
-    )
-    config.loss = dict(value_weight=1.0, reward_weight=1.0, policy_weight=1.0)
-    config.optimizer = dict(
-        learning_rate=1e-3,
-        warmup_updates=50,
-        decay="cosine",
-        decay_updates=3_600,
-        final_fraction=0.1,
-        weight_decay=1e-4,
-        max_grad_norm=5.0,
-        momentum=config_dict.placeholder(float),
-    )
-    return config
