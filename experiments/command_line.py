@@ -25,7 +25,7 @@ from ml_collections import ConfigDict, config_dict, config_flags
 
 import muzero_jax
 from muzero_jax import errors
-from muzero_jax.config import own_code, runs, schema
+from muzero_jax.config import fields, own_code, runs, schema
 from muzero_jax.training import process, run_folder
 
 
@@ -309,8 +309,14 @@ def _parse(example: str | None, takes_words: bool) -> list[str]:
             config = _config(given, example)
             delattr(given, "config")
             rest = _unset(config, rest)
+            wants_help = any(re.fullmatch(r"--?config\.help", word) for word in rest)
+            rest = [word for word in rest if not re.fullmatch(r"--?config\.help", word)]
             config_flags.DEFINE_config_dict("config", config, sys_argv=rest)
             rest = given(rest)
+            if wants_help:
+                values = schema.leaves(given.config.to_dict())
+                print("\n".join(fields.help_lines(values)), flush=True)
+                process.end(errors.DONE)
     except errors.BadInputError:
         raise
     except Exception as error:  # Whatever a library finds wrong with a word.

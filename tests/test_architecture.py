@@ -77,6 +77,8 @@ _LEVELS = {
     "evaluation.scoring": 7,
     "player": 5,
     "assembly": 8,
+    "config.fields": 1,
+    "config.base": 1,
     "config.schema": 3,
     "config.runs": 4,
     "config.own_code": 4,

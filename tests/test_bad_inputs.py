@@ -1,5 +1,6 @@
 """Bad input ends in one line that names the field and what it may be; a bug keeps its traceback."""
 
+import importlib
 import importlib.util
 import math
 import os
@@ -12,9 +13,10 @@ import jax
 from ml_collections.config_flags import config_path
 import pytest
 
-from muzero_jax.config import build, schema
+import config_page
+from muzero_jax.config import build, fields, schema
 from muzero_jax.errors import ArgumentError, BadInputError
-from presets import config_of
+from presets import PRESETS, config_of
 import processes
 
 
@@ -103,12 +105,55 @@ def test_what_is_not_divisible_by_the_devices_is_named(name):
         build.experiment(config, jax.devices()[:8])
 
 
-def test_the_table_of_ranges_on_the_page_is_that_of_the_code():
+def test_the_page_of_fields_is_that_of_the_code():
     """Planted bug seen: a range changed in `fields` alone."""
-    page = (processes.ROOT / "docs" / "fields.md").read_text()
-    rows = re.findall(r"^\| `([\w.]+)` \| (.*?) \|$", page, flags=re.MULTILINE)
-    named = [*schema.RANGES, *schema.CHOICES, *schema.SWITCHES]
-    assert dict(rows) == {name: schema.describe(name) for name in named}
+    assert config_page.PATH.read_text() == config_page.page(), "run python tests/config_page.py"
+
+
+def test_every_field_of_every_preset_is_described():
+    """With meaning, part, and numbers with a unit; and each part is one of the library. Planted bugs
+    seen: a field of `base` that is not described; a part that was renamed."""
+    held = {
+        name
+        for preset in PRESETS.values()
+        for name, _ in schema.leaves(config_of(*preset).to_dict())
+    }
+    optional = {"explore.spread", "optimizer.momentum"}  # Of no preset, or described all the same.
+    assert held <= fields.FIELDS.keys() and fields.FIELDS.keys() - held <= optional
+    for name, field in fields.FIELDS.items():
+        assert field.meaning and field.part and field.values(), name
+        assert field.unit or not isinstance(field.allowed, fields.Range), name
+        for part in field.part.split(", "):
+            if part.startswith("the "):  # "the maker of the suite", which `env.suite` names.
+                continue
+            path = part.split(".")
+            is_module = _is_module(path)
+            found = importlib.import_module(".".join(["muzero_jax", *path[: len(path) - 1]]))
+            assert is_module or hasattr(found, path[-1]), (name, part)
+
+
+def _is_module(path):
+    place = processes.ROOT / "muzero_jax" / "/".join(path)
+    return place.is_dir() or place.with_suffix(".py").is_file()
+
+
+def test_help_lists_the_fields_of_a_preset(tmp_path):
+    """With what the other flags change. Planted bug seen: values of the file."""
+    words = ["--config=configs/cartpole.py", "--config.seed=3", "--config.help"]
+    ran = subprocess.run(
+        processes.command("train", *words),
+        cwd=processes.ROOT,
+        env=processes.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    lines = ran.stdout.splitlines()
+    assert ran.returncode == 0, ran.stderr
+    assert lines[0].startswith("seed = 3 number: parameters, environments and everything drawn")
+    names = [line.partition(" = ")[0] for line in lines]
+    held = dict(schema.leaves(config_of("cartpole").to_dict()))
+    assert names == [name for name in fields.FIELDS if name in held] and len(names) == len(held)
 
 
 def test_programs_are_traced_under_strict_promotion(tmp_path):

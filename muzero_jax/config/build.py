@@ -57,7 +57,7 @@ from muzero_jax.types import (
     Window,
 )
 
-# What a config may name; the keys are those of `schema.CHOICES`.
+# What a config may name; the keys are those of `fields.FIELDS`.
 NETWORKS = {"mlp": make_mlp_network, "conv": make_conv_network, "gru": make_gru_network}
 SEARCHES = {"gumbel": make_gumbel_search, "muzero": make_muzero_search}
 # What `env.task` may name in the suite "jax".

@@ -1,4 +1,4 @@
-"""The fields of a config: what each may hold, and what several have to agree on.
+"""Checks of a config: what each field may hold, and what several have to agree on.
 
 `check` refuses numbers that cannot work, one line each, before anything is built or compiled.
 """
@@ -6,210 +6,24 @@
 import importlib.util
 import math
 import re
-from typing import Any, NamedTuple
+from typing import Any
 
+from muzero_jax.config.fields import FIELDS, MATCHES, ON_DEVICE, PGX, TASK_FIELDS, Range
 from muzero_jax.envs import atari_games
 from muzero_jax.errors import ArgumentError, BadInputError
 
-
-class Range(NamedTuple):
-    """Allowed numbers; `above` and `below` are exclusive, the others inclusive.
-
-    `whole` numbers are `int`, below 2^53, where JSON and logs are exact; those that are sizes or
-    indices on the device fit into `int32`. Without any bound, whatever is a number is allowed.
-    """
-
-    low: float | None = None
-    high: float | None = None
-    above: float | None = None
-    below: float | None = None
-    whole: bool = False
-    int32: bool = False
-
-    def wanted(self, x: Any) -> str | None:
-        """What `x` must be and is not."""
-        if isinstance(x, bool) or not isinstance(x, int | float):
-            return "a number"
-        if self.whole and not isinstance(x, int):
-            return "a whole number"
-        if self.int32 and self.high is None and x >= 2**31:
-            return "< 2^31"
-        if self.whole and self.high is None and x >= 2**53:
-            return "< 2^53"
-        return None if self == Range() or self._holds(x) else str(self)
-
-    def _holds(self, x: float) -> bool:
-        return (
-            (isinstance(x, int) or math.isfinite(x))
-            and (self.low is None or x >= self.low)
-            and (self.high is None or x <= self.high)
-            and (self.above is None or x > self.above)
-            and (self.below is None or x < self.below)
-        )
-
-    def __str__(self) -> str:
-        low = f"> {self.above}" if self.above is not None else f">= {self.low}"
-        if self.below is not None:
-            return f"{low} and < {self.below}"
-        return low if self.high is None else f"{low} and <= {self.high}"
-
-
-def _at_most(high: int, *, low: int = 1) -> Range:
-    """A whole number; above its end tracing alone would take minutes, or a library hangs."""
-    return Range(low=low, high=high, whole=True)
-
-
-_NUMBER, _POSITIVE, _NOT_NEGATIVE, _UNIT = Range(), Range(above=0), Range(low=0), Range(0, 1)
-_COUNT, _NATURAL = Range(low=1, whole=True), Range(low=0, whole=True)
-_SIZE = Range(low=1, whole=True, int32=True)
-
-RANGES: dict[str, Range] = {
-    "seed": Range(0, 2**32 - 1, whole=True),
-    "total_env_steps": _COUNT,
-    "max_wall_minutes": _POSITIVE,
-    "env.num_envs": _SIZE,
-    "env.num_groups": _SIZE,
-    "env.num_threads": _at_most(1_024, low=0),
-    "env.max_steps": _SIZE,
-    "env.opening_plies": _at_most(1_000, low=0),
-    "env.rows": _at_most(2**10),
-    "env.columns": _at_most(2**10),
-    "env.length": _at_most(2**20, low=0),
-    "env.frame_skip": _at_most(1_000),
-    "env.sticky": _UNIT,
-    "env.noop_max": _at_most(10_000),
-    "env.num_levels": _NATURAL,
-    "env.start_level": _NATURAL,
-    "network.history_steps": _at_most(1_000),
-    "network.width": _at_most(2**16),
-    "network.num_layers": _at_most(100),
-    "network.channels": _at_most(2**16),
-    "network.representation_blocks": _at_most(100, low=0),
-    "network.dynamics_blocks": _at_most(100, low=0),
-    "network.prediction_blocks": _at_most(100, low=0),
-    "network.head_planes": _at_most(2**16),
-    "network.head_width": _at_most(2**16),
-    "codec.value.low": _NUMBER,
-    "codec.value.high": _NUMBER,
-    "codec.reward.low": _NUMBER,
-    "codec.reward.high": _NUMBER,
-    "codec.value.num_bins": _at_most(2**16, low=2),
-    "codec.reward.num_bins": _at_most(2**16, low=2),
-    "search.num_simulations": _at_most(10_000),
-    "search.max_num_considered_actions": _at_most(256),
-    "search.max_depth": _SIZE,
-    "search.value_scale": _POSITIVE,
-    "search.maxvisit_init": _NOT_NEGATIVE,
-    "search.min_value_range": _POSITIVE,
-    "search.value_error_scale": _NOT_NEGATIVE,
-    "search.pb_c_init": _NOT_NEGATIVE,
-    "search.pb_c_base": _POSITIVE,
-    "search.dirichlet_alpha": _POSITIVE,
-    "explore.temperature": _NOT_NEGATIVE,
-    "explore.noise_scale": _NOT_NEGATIVE,
-    "explore.spread": _NOT_NEGATIVE,
-    "explore.random_move": _UNIT,
-    "replay.rows_per_env": _SIZE,
-    "replay.min_rows": _SIZE,
-    "replay.rows_per_update": _SIZE,
-    "replay.batch_size": _SIZE,
-    "replay.priority_exponent": _NOT_NEGATIVE,
-    "replay.priority_floor": _POSITIVE,
-    "replay.importance_exponent": _UNIT,
-    "targets.unroll_steps": _at_most(1_000),
-    "targets.bootstrap_steps": _at_most(5_000),
-    "targets.discount": Range(above=0, high=1),
-    "targets.target_interval_updates": _SIZE,
-    "targets.shorten_every_updates": _SIZE,
-    "reanalyse.fraction": _UNIT,
-    "reanalyse.num_simulations": _at_most(10_000),
-    "reanalyse.noise_scale": _NOT_NEGATIVE,
-    "loss.value_weight": _NOT_NEGATIVE,
-    "loss.reward_weight": _NOT_NEGATIVE,
-    "loss.policy_weight": _NOT_NEGATIVE,
-    "loss.priority_unroll": _UNIT,
-    "loss.random_shift_pixels": _NATURAL,
-    "optimizer.learning_rate": _POSITIVE,
-    "optimizer.warmup_updates": _NATURAL,
-    "optimizer.decay_updates": _COUNT,
-    "optimizer.final_fraction": _UNIT,
-    "optimizer.weight_decay": _NOT_NEGATIVE,
-    "optimizer.max_grad_norm": _POSITIVE,
-    "optimizer.momentum": Range(low=0, below=1),
-    "loop.steps_per_iteration": _SIZE,
-    "loop.probe_interval_iterations": _NATURAL,
-    "evaluation.interval_env_steps": _COUNT,
-    "evaluation.episodes": _SIZE,
-    "evaluation.num_envs": _SIZE,
-    "evaluation.max_steps": _SIZE,
-    "evaluation.num_levels": _NATURAL,
-    "evaluation.random_move": _UNIT,
-    "evaluation.stop_at": _NUMBER,
-    "checkpoint.resume_interval_env_steps": _COUNT,
-    "checkpoint.params_interval_env_steps": _COUNT,
-    "checkpoint.max_to_keep": _COUNT,
-    "checkpoint.params_to_keep": _COUNT,
-    "logging.interval_env_steps": _COUNT,
+RANGES = {name: x.allowed for name, x in FIELDS.items() if isinstance(x.allowed, Range)}
+CHOICES = {
+    name: x.allowed
+    for name, x in FIELDS.items()
+    if isinstance(x.allowed, tuple) and not isinstance(x.allowed, Range)
 }
-
-# Suite of environments -> the field of `env` that names its task.
-TASK_FIELDS = {
-    "atari": "game",
-    "procgen": "game",
-    "classic": "task",
-    "jax": "task",
-    "board_games": "game",
-    "minatar": "game",
-}
-# Suites of JAX environments: acting and learning are one program on the device.
-ON_DEVICE = ("jax", "board_games", "minatar")
-# Suites of pgx -> how its ids begin. The rules end a game, so that `env.max_steps` may be None.
-PGX = {"board_games": "", "minatar": "minatar-"}
-# Suites of two players: their evaluation is a match against `evaluation.opponent`.
-MATCHES = ("board_games",)
-
-CHOICES: dict[str, tuple[str, ...]] = {
-    "env.suite": tuple(TASK_FIELDS),
-    "env.image": ("gray84", "rgb96"),
-    "network.kind": ("mlp", "conv", "gru"),
-    "network.dtype": ("float32", "bfloat16"),
-    "search.kind": ("gumbel", "muzero"),
-    "codec.value.transform": ("muzero", "identity"),
-    "codec.reward.transform": ("muzero", "identity"),
-    "optimizer.decay": ("cosine", "exponential"),
-    "network.action_encoding": ("constant", "spatial", "column", "chess", "shogi"),
-    "targets.value_source": ("search", "target_network"),
-    "evaluation.opponent": ("random", "perfect"),
-}
-
-SWITCHES = (
-    "env.full_action_space",
-    "env.fire_reset",
-    "env.life_loss_is_end",
-    "network.action_planes",
-    "network.history_rewards",
-    "targets.clip_rewards",
-    "reanalyse.fresh_values",
-    "reanalyse.target_params",
-    "logging.tensorboard",
-)
-
-# The fields that may be None.
-OPTIONAL = (
-    "max_wall_minutes",
-    "env.max_steps",
-    "network.channels",
-    "search.max_depth",
-    "targets.shorten_every_updates",
-    "optimizer.decay_updates",
-    "optimizer.max_grad_norm",
-    "optimizer.momentum",
-    "evaluation.stop_at",
-)
+SWITCHES = tuple(name for name, x in FIELDS.items() if x.allowed is bool)
+OPTIONAL = tuple(name for name, x in FIELDS.items() if x.optional)
 
 # The fields of the groups that are read one by one. Of the other groups each part takes its own,
 # and `build.call` names what is missing or too many.
-FIELDS: dict[str, str] = {
+_NEEDED: dict[str, str] = {
     "": "seed total_env_steps max_wall_minutes env network codec search explore replay targets"
     " reanalyse loss optimizer loop evaluation checkpoint logging",
     "replay": "rows_per_env min_rows rows_per_update batch_size priority_exponent priority_floor"
@@ -236,7 +50,7 @@ def task(config) -> str:
 
 
 # The fields that may name code of the user's own, as "module:function".
-_MAY_NAME_CODE = ("network.kind", "search.kind", "env.task")
+_MAY_NAME_CODE = (*(name for name, x in FIELDS.items() if x.own), "env.task")
 
 
 def own_kinds(config) -> dict[str, str]:
@@ -253,20 +67,6 @@ def own_kinds(config) -> dict[str, str]:
 def own_modules(config) -> set[str]:
     """The modules that these fields name."""
     return {value.partition(":")[0] for value in own_kinds(config).values()}
-
-
-def describe(name: str) -> str:
-    """What a field may hold, as docs/fields.md has it."""
-    if name in RANGES:
-        field = RANGES[name]
-        text = "whole number" if field.whole else "number"
-        if field != Range():
-            text += f" {field}"
-        if field.int32 and field.high is None:
-            text += " and < 2^31"
-    else:
-        text = " or ".join(CHOICES[name]) if name in CHOICES else "True or False"
-    return text + (", or None" if name in OPTIONAL else "")
 
 
 # Fields that came after the first runs -> what these did without them, as JSON.
@@ -348,7 +148,7 @@ def leaves(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def _check_fields(config) -> None:
-    for group, known in FIELDS.items():
+    for group, known in _NEEDED.items():
         prefix, found = (f"{group}.", config[group]) if group else ("", config)
         for name in known.split():
             if name not in found:
