@@ -5,7 +5,6 @@ import importlib.util
 import math
 import os
 from pathlib import Path
-import re
 import shutil
 import subprocess
 
@@ -111,8 +110,8 @@ def test_the_page_of_fields_is_that_of_the_code():
 
 
 def test_every_field_of_every_preset_is_described():
-    """With meaning, part, and numbers with a unit; and each part is one of the library. Planted bugs
-    seen: a field of `base` that is not described; a part that was renamed."""
+    """With meaning, part, and numbers with a unit; and each part is one of the library. Planted
+    bugs seen: a field of `base` that is not described; a part that was renamed."""
     held = {
         name
         for preset in PRESETS.values()

@@ -91,12 +91,19 @@ def _records(folder):
     return metrics.read_jsonl(folder / "metrics.jsonl")
 
 
-def test_a_run_ends_with_the_iteration_that_reaches_its_total(real, tmp_path):
-    """And that one is saved, whatever the cadences. Planted bugs seen: one iteration more; no
-    evaluation where nothing else is due; the evaluation in the middle taken for the end."""
+def test_a_run_ends_with_the_iteration_that_reaches_its_total(real, tmp_path, capfd):
+    """And that one is saved, whatever the cadences; the first lines say what is trained, and where.
+
+    Planted bugs seen: one iteration more; no evaluation where nothing else is due; the evaluation
+    in the middle taken for the end.
+    """
     experiment, numbers = _counting(real, scores=[0.0, 0.5])
     counters = _train(experiment, tmp_path / "run", evaluate_every=50)
     assert (counters.env_steps, counters.iteration, counters.resumes) == (100, 10, 0)
+    first, second, *_ = capfd.readouterr().out.splitlines()
+    count = sum(x.size for x in jax.tree.leaves(real.init().train.params))
+    assert first == f"an agent made by code: {count:,} parameters, 0 simulations for each action"
+    assert second == f"run in {tmp_path / 'run'} on cpu x1"
     assert checkpoint.committed_steps(tmp_path / "run" / "checkpoints") == [10]
     assert numbers == [5, 10], "each evaluation plays games of its own number"
     lines = _records(tmp_path / "run")

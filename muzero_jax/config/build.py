@@ -26,7 +26,7 @@ from muzero_jax import (
     value_error,
 )
 from muzero_jax.config import offline, own_code, runs
-from muzero_jax.config.schema import MATCHES, ON_DEVICE, PGX, TASK_FIELDS, leaves
+from muzero_jax.config.schema import MATCHES, ON_DEVICE, PGX, TASK_FIELDS, leaves, task
 from muzero_jax.data.dataset import Dataset, open_dataset
 from muzero_jax.envs import host
 from muzero_jax.envs.cartpole import make_cartpole
@@ -114,6 +114,7 @@ def train(
             folder,
             schedule(config),
             watchdog_s=watchdog_s,
+            title=title_of(config),
             epilogue=epilogue,
         )
     except DatasetError as error:
@@ -122,6 +123,13 @@ def train(
         raise BadInputError(f"env: {error}") from None
     except BadInputError as error:
         raise BadInputError(_in_fields(str(error), _fields_of(config))) from None
+
+
+def title_of(config) -> str:
+    """What a config trains, in words: "Breakout (atari), gumbel search, conv network"."""
+    env, kinds = config.env, (config.search.kind, config.network.kind)
+    search, network = (kind.rpartition(":")[2] for kind in kinds)
+    return f"{task(config)} ({env.suite}), {search} search, {network} network"
 
 
 def schedule(config) -> Schedule:

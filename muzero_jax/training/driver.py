@@ -41,6 +41,7 @@ def train(
     resume: str = "auto",
     init_from: str | None = None,
     watchdog_s: float = 1800.0,
+    title: str = "an agent made by code",
     epilogue: str = "",
 ) -> Counters:
     """Trains to the end of the schedule; the same call goes on with an interrupted run.
@@ -56,6 +57,7 @@ def train(
         `init_from` it is for a path: an opened folder has been checked already.
       init_from: folder of another run, whose newest parameters a new run begins with.
       watchdog_s: the process ends when an iteration takes longer than so many seconds.
+      title: what is trained, for the first line of output.
       epilogue: ends the last line of a run that ends well, such as the command that scores it.
 
     Returns:
@@ -78,7 +80,7 @@ def train(
         )
     try:
         with contextlib.ExitStack() as stack:
-            counters = _train(stack, experiment, folder, schedule, watchdog_s)
+            counters = _train(stack, experiment, folder, schedule, watchdog_s, title)
     except errors.CheckpointError as error:
         raise errors.BadInputError(str(error)) from None
     except errors.SaveError as error:
@@ -106,7 +108,12 @@ def describe(experiment: Experiment, schedule: Schedule) -> dict[str, Any]:
 
 
 def _train(
-    stack, experiment: Experiment, folder: RunFolder, schedule: Schedule, watchdog_s: float
+    stack,
+    experiment: Experiment,
+    folder: RunFolder,
+    schedule: Schedule,
+    watchdog_s: float,
+    title: str,
 ) -> Counters:
     workdir, origin = folder.path, folder.init_from
     needed = memory.estimate(experiment)
@@ -121,8 +128,11 @@ def _train(
         stack.enter_context(run_folder.claim(folder._replace(init_from=origin)))
     if jax.process_count() > 1:
         multihost.check_shared(workdir)
+    params = jax.eval_shape(experiment.init).train.params
+    size = sum(math.prod(x.shape) for x in jax.tree.leaves(params))
     multihost.print_once(
-        f"run in {workdir} on {jax.default_backend()} x{experiment.mesh.size}\n{needed}"
+        f"{title}: {size:,} parameters, {experiment.agent.num_simulations} simulations for each"
+        f" action\nrun in {workdir} on {jax.default_backend()} x{experiment.mesh.size}\n{needed}"
     )
     points, params = (
         stack.enter_context(CheckpointStore(workdir / name, max_to_keep=number))
