@@ -7,8 +7,8 @@ from muzero_jax.config import base, fields, schema
 from processes import ROOT
 
 PATH = ROOT / "docs" / "config.md"
-_HEAD = """# Fields of a config
-
+_MARK = "\n## Fields\n"  # What comes before it is written by hand.
+_HEAD = """
 A file of `configs/` is a Python function, `get_config(variant)`. It takes the usual values of
 [`muzero_jax/config/base.py`](../muzero_jax/config/base.py) and changes what differs. On the command
 line `--config.search.num_simulations=32` changes one more field, `--config.NAME=None` unsets one
@@ -22,7 +22,7 @@ or searches only, or every preset has to give it. "part" is the function or type
 field, as a module of `muzero_jax`: its docstring has the details and sources. A maker of your own
 ([compose.md](compose.md)) gets the other fields of its group as arguments.
 
-This page is made from the code: `python tests/config_page.py`.
+This table is made from the code: `python tests/config_page.py`.
 
 | field | meaning | value | unit | usual | part |
 |---|---|---|---|---|---|
@@ -30,7 +30,8 @@ This page is made from the code: `python tests/config_page.py`.
 
 
 def page() -> str:
-    """The page's text."""
+    """The page's text, with its first part as it stands."""
+    written = PATH.read_text().partition(_MARK)[0]
     usual = dict(schema.leaves(base.get_config().to_dict()))
     rows = []
     for name, field in fields.FIELDS.items():
@@ -39,7 +40,7 @@ def page() -> str:
             f"| `{name}` | {field.meaning} | {field.values()} | {field.unit} | {value} |"
             f" `{field.part}` |"
         )
-    return _HEAD + "\n".join(rows) + "\n"
+    return written + _MARK + _HEAD + "\n".join(rows) + "\n"
 
 
 if __name__ == "__main__":
