@@ -30,9 +30,9 @@ def get_config(game: str | None = None) -> ConfigDict:
     config.codec.reward.num_bins = 11
     base.simulate(config, 8)
     config.search.update(max_num_considered_actions=4, value_error_scale=1.2)
-    config.explore.update(noise_scale=0.3, random_move=0.03)
+    config.explore.random_move = 0.03
     config.replay.update(rows_per_env=1_500, min_rows=6_400, rows_per_update=64, batch_size=64)
-    config.targets.update(unroll_steps=3, bootstrap_steps=20, discount=0.997, clip_rewards=True)
+    config.targets.update(bootstrap_steps=5, discount=0.997, clip_rewards=True)
     config.loss.update(value_weight=1.0, priority_unroll=0.9)
     config.optimizer.update(warmup_updates=200, decay_updates=12_000)
     config.loop.steps_per_iteration = 20

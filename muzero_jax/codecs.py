@@ -66,6 +66,7 @@ def make_two_hot_codec(
         return backward(jnp.sum(probabilities * atoms, axis=-1))
 
     def loss(logits: Array, target: Array) -> Array:
+        chex.assert_shape(logits, (*target.shape, num_bins))
         return optax.softmax_cross_entropy(logits.astype(jnp.float32), encode(target))
 
     return Codec(
@@ -100,6 +101,7 @@ def identity_codec() -> Codec:
         return logits[..., 0].astype(jnp.float32)
 
     def loss(logits: Array, target: Array) -> Array:
+        chex.assert_shape(logits, (*target.shape, 1))
         return 0.5 * jnp.square(decode(logits) - target)
 
     return Codec(num_logits=1, encode=encode, decode=decode, loss=loss)

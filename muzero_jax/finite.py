@@ -9,6 +9,7 @@ were not finite, survives a save, and costs no field of its own.
 
 from typing import TypeVar
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,6 +29,7 @@ Rows = TypeVar("Rows", TimeStep, Transition)
 def faults(rows: TimeStep | Transition) -> Array:
     """Which `FIELDS` of rows `[...]` are not finite, or were before `clean`: uint8 `[...]`, 0 where
     all is well. Fields of whole numbers cost nothing."""
+    chex.assert_tree_shape_prefix(rows, rows.reward.shape)
     marked = is_marked(rows.discount)
     found = jnp.where(marked, rows.discount - _MARK, 0.0).astype(jnp.uint8)
     for bit, name in enumerate(FIELDS):

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from muzero_jax.errors import ArgumentError
-from muzero_jax.types import Array, History, TimeStep, Transition
+from muzero_jax.types import Array, History, Sample, TimeStep, Transition, Window
 
 
 def history_from_window(observations: Array, rows: Transition, row: Array, length: int) -> History:
@@ -24,6 +24,9 @@ def history_from_window(observations: Array, rows: Transition, row: Array, lengt
       ArgumentError: for actions that are not one integer a row.
     """
     check_action(rows.action, rows.reward.shape)
+    chex.assert_rank([rows.reward, rows.first], 1)
+    chex.assert_equal_shape([rows.reward, rows.first])
+    chex.assert_rank(row, 0)
     start = row - length + 1  # The oldest row in sight; rows before an episode's first are hidden.
 
     def take(x: Array, begin: Array) -> Array:
@@ -64,7 +67,10 @@ def history_push(history: History, timestep: TimeStep, action: Array) -> History
       ArgumentError: for actions that are not one integer for each.
     """
     check_action(action, timestep.first.shape)
-    chex.assert_equal_shape_prefix([history.action, timestep.observation], 1)
+    batch, length = history.action.shape
+    chex.assert_tree_shape_prefix(history, (batch, length))
+    chex.assert_shape(timestep.observation, (batch, *history.observation.shape[2:]))
+    chex.assert_shape([timestep.reward, timestep.first], (batch,))
     first = timestep.first
     frame = timestep.observation[:, None]
     lead = first.reshape(first.shape + (1,) * (frame.ndim - 1))
@@ -79,6 +85,17 @@ def history_push(history: History, timestep: TimeStep, action: Array) -> History
         reward=jnp.where(first[:, None], 0.0, push(history.reward, timestep.reward)),
         valid=push(jnp.where(first[:, None], False, history.valid), jnp.ones_like(first)),
     )
+
+
+def check_window(sample: Sample, window: Window) -> None:
+    """Refuses, while tracing, a sample whose arrays are not those of windows of this size."""
+    batch = sample.probability.shape[0]
+    chex.assert_shape(sample.probability, (batch,))
+    chex.assert_shape(sample.index, (batch, 2))
+    chex.assert_tree_shape_prefix(sample.rows, (batch, window.history + 1 + window.future))
+    chex.assert_tree_shape_prefix(sample.observations, (batch,))
+    chex.assert_axis_dimension_gteq(sample.observations, 1, window.history)
+    chex.assert_rank([sample.num_drawable, sample.total_weight, sample.newest_updates], 0)
 
 
 def check_action(action: Array, shape: tuple[int, ...]) -> None:

@@ -120,6 +120,8 @@ def importance_weights(sample: Sample, exponent: float, axis_name: str | None = 
     the exponent: so the expected loss is that of one device with all rows. Eight bytes of each
     shard cross the mesh, or for β = 1, where s cancels, four.
     """
+    chex.assert_rank(sample.probability, 1)
+    chex.assert_rank([sample.num_drawable, sample.total_weight], 0)
     drawn = sample.probability > 0
     probability = jnp.where(drawn, sample.probability, 1.0)
     if exponent >= 1.0:

@@ -9,7 +9,7 @@ import optax
 
 from muzero_jax.codecs import clip, outside
 from muzero_jax.errors import ArgumentError
-from muzero_jax.history import history_from_window
+from muzero_jax.history import check_window, history_from_window
 from muzero_jax.types import (
     Array,
     Codec,
@@ -29,6 +29,7 @@ Augment = Callable[[chex.PRNGKey, Array], Array]
 
 def policy_cross_entropy(logits: Array, policy: Array) -> Array:
     """Cross-entropy `[...]` of policy logits `[..., A]` against search weights `[..., A]`."""
+    chex.assert_equal_shape([logits, policy])
     return optax.softmax_cross_entropy(logits, policy)
 
 
@@ -75,6 +76,13 @@ def make_loss(
 
     def loss(params, key, sample: Sample, targets: Targets) -> tuple[Array, dict[str, Array]]:
         del key
+        check_window(sample, window)
+        heads = (sample.probability.shape[0], window.unroll + 1)
+        chex.assert_tree_shape_prefix(targets.replace(policy_age=None), heads)
+        scalars = (targets.value, targets.reward)
+        masks = (targets.policy_mask, targets.value_mask, targets.reward_mask)
+        chex.assert_shape([*scalars, *masks], heads)
+        chex.assert_shape(targets.policy_age, heads[:1])
         prediction = network.initial_inference(params, root_history(sample, window.history))
         actions = sample.rows.action[:, window.history : window.history + window.unroll]
 

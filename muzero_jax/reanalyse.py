@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from muzero_jax.acting import NO_EXPLORATION
 from muzero_jax.errors import ArgumentError
+from muzero_jax.history import check_window
 from muzero_jax.targets import histories_at, make_bootstrap_positions
 from muzero_jax.types import (
     Array,
@@ -68,6 +69,7 @@ def with_reanalyse(
     steps = slice(window.history, window.history + window.unroll + 1)
 
     def reanalysed(params, old_params, key, sample: Sample) -> Targets:
+        check_window(sample, window)
         search_key, target_key, chance_key = jax.random.split(key, 3)
         number, chance = num_searched(fraction, sample.index.shape[0])
         part = slice(0, number)

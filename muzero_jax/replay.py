@@ -149,6 +149,9 @@ def _add(
             " environment's spec says which"
         )
     num_envs, steps = rows.reward.shape
+    chex.assert_trees_all_equal_structs(rows, state.rows)
+    for new, like in zip(jax.tree.leaves(rows), jax.tree.leaves(layout.row), strict=True):
+        chex.assert_shape(new, (num_envs, steps, *like.shape))
     ring, future_steps = layout.ring, layout.future_steps
     if steps + layout.history_steps + 1 + future_steps > ring:
         raise ArgumentError(f"cannot add {steps} rows at once to a ring of {ring}")
@@ -231,6 +234,8 @@ def _sample(layout: _Layout, state: ReplayState, key: chex.PRNGKey, batch_size: 
 def _update_priorities(
     to_weight: Callable[[Array], Array], state: ReplayState, index: Array, priority: Array
 ) -> ReplayState:
+    chex.assert_shape(index, (*priority.shape, 2))
+    chex.assert_rank(priority, 1)
     env, slot = index[:, 0], index[:, 1]
     old = state.weights[env, slot]
     new = jnp.where(old > 0, to_weight(priority), 0.0)

@@ -80,6 +80,7 @@ def unroll_masks(discounts: Array, last: Array) -> UnrollMasks:
     The root's own discount is never used: whatever ended before it is not of its episode.
     """
     chex.assert_rank([discounts, last], 1)
+    chex.assert_equal_shape([discounts, last])
     continues = (discounts != 0).at[0].set(True)
     alive = jnp.cumprod(continues).astype(bool)
     truncated = last & continues

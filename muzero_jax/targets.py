@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from muzero_jax.codecs import clip
-from muzero_jax.history import history_from_window
+from muzero_jax.history import check_window, history_from_window
 from muzero_jax.returns import bootstrap_offsets, n_step_returns, unroll_masks
 from muzero_jax.types import (
     Array,
@@ -55,7 +55,7 @@ def make_targets(
     def targets(params, target_params, key, sample: Sample) -> Targets:
         del params, key  # The stored search made policies and, by default, values.
         rows = sample.rows
-        chex.assert_axis_dimension(rows.reward, 1, window.history + 1 + window.future)
+        check_window(sample, window)
         if reward_transform is not None:
             rows = rows.replace(reward=reward_transform(rows.reward))
         positions = positions_of(sample)
@@ -186,6 +186,8 @@ def make_stored_returns(
     """
 
     def returns_of(rows: Transition) -> Array:
+        chex.assert_rank([rows.reward, rows.value], 1)
+        chex.assert_equal_shape([rows.reward, rows.value])
         rewards = rows.reward if reward_transform is None else reward_transform(rows.reward)
         offsets = bootstrap_offsets(rows.last, rows.explored, bootstrap_steps)
         offsets = jnp.maximum(offsets, least_steps)

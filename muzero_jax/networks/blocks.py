@@ -60,12 +60,18 @@ def make_network(
         )
 
     def initial_inference(params, history: History) -> Prediction:
+        batch = history.action.shape[0]
+        chex.assert_shape(history.observation, (batch, history_steps, *spec.observation_shape))
+        chex.assert_shape(
+            [history.action, history.reward, history.valid], (batch, history_steps)
+        )
         embedding = representation.apply(params["representation"], history)
         no_reward = jnp.zeros((history.action.shape[0], num_reward_logits), jnp.float32)
         return predict(params, embedding, no_reward)
 
     def recurrent_inference(params, embedding, action) -> Prediction:
         chex.assert_rank(action, 1)  # Vectors of actions are not supported.
+        chex.assert_tree_shape_prefix(embedding, action.shape)
         return predict(params, *dynamics.apply(params["dynamics"], embedding, action))
 
     return Network(init, initial_inference, recurrent_inference)

@@ -1,6 +1,5 @@
 """What all searches share. Every maker of a search returns a `SearchFn` of `types.py`."""
 
-
 import chex
 import jax
 import jax.numpy as jnp
@@ -65,6 +64,7 @@ def search_value(tree: mctx.Tree, policy: Array) -> Array:
     not converge with more simulations.
     """
     summary = tree.summary()
+    chex.assert_equal_shape([policy, summary.visit_counts])
     visited = summary.visit_counts > 0
     weight = jnp.where(visited, policy, 0.0)
     # A policy that underflows to 0 on all that was visited leaves nothing to weigh by.
@@ -78,6 +78,7 @@ def legal_actions(invalid_actions: Array | None, shape: tuple[int, ...]) -> Arra
     if invalid_actions is None:
         return jnp.ones(shape, bool)
     chex.assert_type(invalid_actions, bool)
+    chex.assert_shape(invalid_actions, shape)
     return ~invalid_actions
 
 
@@ -94,6 +95,8 @@ def choose_action(
     D); with probability `random_move`, by `spread`, a uniform legal action takes its place, which
     explored where it is another one.
     """
+    chex.assert_rank(policy, 2)
+    chex.assert_shape(greedy, policy.shape[:1])
     draw_key, random_key, coin_key = jax.random.split(key, 3)
     legal = legal_actions(invalid_actions, policy.shape)
     safe_temperature = jnp.maximum(explore.temperature, 1e-3)

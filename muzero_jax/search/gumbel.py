@@ -10,6 +10,7 @@ import mctx
 
 from muzero_jax.search.common import (
     choose_action,
+    legal_actions,
     make_recurrent_fn,
     noise_scales,
     root_of,
@@ -109,6 +110,7 @@ def make_gumbel_plan(
         )
         search_key, action_key = jax.random.split(key)
         chex.assert_axis_dimension(root.prior_logits, -1, num_actions)
+        legal_actions(invalid_actions, root.prior_logits.shape)  # Of another shape it is refused.
         output = mctx.gumbel_muzero_policy(
             params,
             search_key,
