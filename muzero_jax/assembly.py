@@ -21,7 +21,7 @@ from muzero_jax.errors import ArgumentError
 from muzero_jax.evaluation import actors, scoring
 from muzero_jax.loops.anakin import init_anakin_carry, make_anakin
 from muzero_jax.loops.sebulba import sebulba
-from muzero_jax.mesh import AXIS, SPLIT, make_mesh, shard
+from muzero_jax.mesh import AXIS, SHARDED, make_mesh, shard
 from muzero_jax.replay import check_length, make_replay
 from muzero_jax.training.experiment import Agent, Experiment, SearchAgain
 from muzero_jax.types import (
@@ -367,8 +367,9 @@ def on_host(
     def run(state: RunState):
         if state.counters.resumes:
             # Emulators cannot be saved: their episodes end here, as truncations.
-            abandon = jax.jit(shard(ring.abandon, mesh, SPLIT, SPLIT), donate_argnums=0)
-            state = state.replace(replay=abandon(state.replay))
+            truncate = shard(ring.truncate_episodes, mesh, SHARDED, SHARDED)
+            truncate = jax.jit(truncate, donate_argnums=0)
+            state = state.replace(replay=truncate(state.replay))
         return sebulba(
             state,
             envs=make_groups(state.counters.resumes),

@@ -19,7 +19,7 @@ from muzero_jax.errors import BadInputError
 from muzero_jax.types import Array, RunState
 
 AXIS = "data"
-SPLIT, WHOLE = PartitionSpec(AXIS), PartitionSpec()
+SHARDED, REPLICATED = PartitionSpec(AXIS), PartitionSpec()
 
 
 def backend() -> str:
@@ -47,8 +47,8 @@ def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
 def shard(program: Callable[..., Any], mesh: Mesh, in_specs, out_specs) -> Callable[..., Any]:
     """`program`, written for one shard, over all devices of a mesh.
 
-    Nothing checks that outputs of the spec `WHOLE` are alike on all devices: mctx's loops do not
-    pass that check, and under it a gradient would be summed before it can be averaged.
+    Nothing checks that outputs of the spec `REPLICATED` are alike on all devices: mctx's loops do
+    not pass that check, and under it a gradient would be summed before it can be averaged.
     """
     return jax.shard_map(
         program, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
@@ -57,7 +57,7 @@ def shard(program: Callable[..., Any], mesh: Mesh, in_specs, out_specs) -> Calla
 
 def shard_learn(learn: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     """A `make_learn` function of one shard, or one like it, over all devices of a mesh."""
-    return shard(learn, mesh, (WHOLE, SPLIT, WHOLE), (WHOLE, SPLIT, WHOLE))
+    return shard(learn, mesh, (REPLICATED, SHARDED, REPLICATED), (REPLICATED, SHARDED, REPLICATED))
 
 
 def shard_key(key: chex.PRNGKey) -> chex.PRNGKey:
@@ -65,7 +65,7 @@ def shard_key(key: chex.PRNGKey) -> chex.PRNGKey:
     return jax.random.fold_in(key, jax.lax.axis_index(AXIS))
 
 
-def place(run: RunState, mesh: Mesh) -> RunState:
+def shard_run(run: RunState, mesh: Mesh) -> RunState:
     """A run's arrays where they lie on the mesh, each with a buffer of its own, because loops
     donate them; shapes (`jax.ShapeDtypeStruct`) get shardings."""
     taken: set[int] = set()  # Buffers that have an owner.
@@ -84,8 +84,8 @@ def place(run: RunState, mesh: Mesh) -> RunState:
             return jax.tree.unflatten(treedef, shapes)
         return jax.tree.map(own, jax.device_put(tree, sharding))
 
-    split = put(SPLIT, run.replace(train=None, counters=None))
-    return split.replace(train=put(WHOLE, run.train), counters=run.counters)
+    split = put(SHARDED, run.replace(train=None, counters=None))
+    return split.replace(train=put(REPLICATED, run.train), counters=run.counters)
 
 
 def _buffers(array: Array) -> set[int]:
@@ -97,13 +97,13 @@ def _buffers(array: Array) -> set[int]:
 
 def put_rows(mesh: Mesh, tree: Any) -> Any:
     """NumPy rows `[e, ...]` of this process's environments as arrays split over the mesh."""
-    sharding = NamedSharding(mesh, SPLIT)
+    sharding = NamedSharding(mesh, SHARDED)
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), tree)
 
 
-def own_rows(array: Array) -> list[Array]:
+def local_shards(array: Array) -> list[Array]:
     """The blocks of a split array on this process's devices, in order; nothing is read."""
     shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
     return [shard.data for shard in shards]

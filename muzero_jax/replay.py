@@ -106,7 +106,7 @@ def make_replay(
         add=functools.partial(_add, layout, initial_priority, to_weight),
         sample=functools.partial(_sample, layout),
         update_priorities=functools.partial(_update_priorities, to_weight),
-        abandon=_abandon,
+        truncate_episodes=_truncate_episodes,
     )
 
 
@@ -244,7 +244,7 @@ def _update_priorities(
     return state.replace(weights=weights)
 
 
-def _abandon(state: ReplayState) -> ReplayState:
+def _truncate_episodes(state: ReplayState) -> ReplayState:
     num_envs, ring = state.weights.shape
     newest = (state.cursor - 1) % ring
     last = state.rows.last.at[jnp.arange(num_envs), newest].set(True)

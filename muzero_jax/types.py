@@ -378,14 +378,14 @@ class Replay(NamedTuple):
       add: `(state, env_start, Transition [e, t]) -> state`.
       sample: `(state, key, batch_size) -> Sample`.
       update_priorities: `(state, index [B, 2], priority [B]) -> state`.
-      abandon: `(state) -> state`, marks the newest row of every environment `last`.
+      truncate_episodes: `(state) -> state`, marks the newest row of every environment `last`.
     """
 
     init: Callable[[], Any]
     add: Callable[[Any, Array, Transition], Any]
     sample: Callable[[Any, chex.PRNGKey, int], Sample]
     update_priorities: Callable[[Any, Array, Array], Any]
-    abandon: Callable[[Any], Any]
+    truncate_episodes: Callable[[Any], Any]
 
 
 SearchFn = Callable[[Params, chex.PRNGKey, History, Array | None, Explore], SearchOutput]

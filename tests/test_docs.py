@@ -90,7 +90,7 @@ def test_the_mean_of_all_shards():
     exec(compile(block, "scaling.md", "exec"), space)
     mesh, rows = space["mesh"], space["rows"]
     assert mesh.size == len(jax.devices())
-    mean = space["shard"](space["mean_of_all"], mesh, space["SPLIT"], space["WHOLE"])(rows)
+    mean = space["shard"](space["mean_of_all"], mesh, space["SHARDED"], space["REPLICATED"])(rows)
     assert mean == sum(range(len(rows))) / len(rows)
 
 

@@ -117,19 +117,19 @@ def update_on(count, train, sample, exponent):
         total_weight=sample.total_weight / count,
     )
     specs = sample.replace(
-        rows=mesh.SPLIT,
-        observations=mesh.SPLIT,
-        index=mesh.SPLIT,
-        probability=mesh.SPLIT,
-        num_drawable=mesh.WHOLE,
-        total_weight=mesh.WHOLE,
-        newest_updates=mesh.WHOLE,
+        rows=mesh.SHARDED,
+        observations=mesh.SHARDED,
+        index=mesh.SHARDED,
+        probability=mesh.SHARDED,
+        num_drawable=mesh.REPLICATED,
+        total_weight=mesh.REPLICATED,
+        newest_updates=mesh.REPLICATED,
     )
     update = mesh.shard(
         make_update(exponent),
         devices(count),
-        (mesh.WHOLE, mesh.WHOLE, specs),
-        (mesh.WHOLE, learner.UpdateOutput(mesh.SPLIT, mesh.WHOLE, mesh.WHOLE)),
+        (mesh.REPLICATED, mesh.REPLICATED, specs),
+        (mesh.REPLICATED, learner.UpdateOutput(mesh.SHARDED, mesh.REPLICATED, mesh.REPLICATED)),
     )
     train, sample = jax.device_get((train, sample))
     return jax.device_get(jax.jit(update)(train, jax.random.key(2), sample))
@@ -227,7 +227,8 @@ def weigh(count, exponent):
         index = (sample.index[:, 0] + lanes) * SLOTS + sample.index[:, 1]
         return index, learner.importance_weights(sample, exponent, mesh.AXIS)
 
-    return jax.jit(mesh.shard(program, devices(count), (mesh.SPLIT, mesh.WHOLE), mesh.SPLIT))
+    specs = (mesh.SHARDED, mesh.REPLICATED)
+    return jax.jit(mesh.shard(program, devices(count), specs, mesh.SHARDED))
 
 
 @pytest.mark.parametrize("name", UNEQUAL)
@@ -271,7 +272,7 @@ def collectives(program, *args):
 def test_an_update_is_one_all_reduce_and_eight_bytes(exponent, kind, numbers_of_all):
     """Read from the compiled program. Planted bugs seen: metrics averaged one by one; a replay
     that is sampled outside of `shard` (all-gathers)."""
-    run = mesh.place(jax.eval_shape(fresh), devices(4))
+    run = mesh.shard_run(jax.eval_shape(fresh), devices(4))
     ring = make_ring()
     learn = learner.make_learn(ring, make_update(exponent), batch_size=BATCH // 4)
     program = jax.jit(mesh.shard_learn(learn, devices(4)), donate_argnums=(0, 1))
@@ -287,8 +288,8 @@ def test_an_update_is_one_all_reduce_and_eight_bytes(exponent, kind, numbers_of_
 
 def test_acting_and_sampling_talk_to_nobody():
     """Neither loop's acting, and no sample. Planted bug seen: a `jit` without `shard`."""
-    run, four = mesh.place(jax.eval_shape(fresh), devices(4)), devices(4)
-    whole, split = mesh.WHOLE, mesh.SPLIT
+    run, four = mesh.shard_run(jax.eval_shape(fresh), devices(4)), devices(4)
+    whole, split = mesh.REPLICATED, mesh.SHARDED
     rollout = acting.make_rollout(ENV, SEARCH, num_steps=STEPS)
     program = mesh.shard(
         lambda *x: rollout(*x, fakes.EXPLORE, 0), four, (whole, whole, split, split, split), split
@@ -312,7 +313,7 @@ def test_acting_and_sampling_talk_to_nobody():
         patch.setattr(sebulba, "shard", shard)
         act_and_add = acting.make_act_and_add(SEARCH, ring)
         sebulba._bind_act(act_and_add, lambda _: fakes.EXPLORE, jax.random.key(0), four)
-    group = mesh.place(
+    group = mesh.shard_run(
         jax.eval_shape(lambda: fresh().replace(acting=fresh().acting.carry)), four
     )
     count = np.zeros(2, np.uint32)
@@ -322,7 +323,7 @@ def test_acting_and_sampling_talk_to_nobody():
 
 def restored(folder, count):
     """The run of a resume point, on `count` devices."""
-    target = mesh.place(jax.eval_shape(fresh), devices(count)).replace(counters=None)
+    target = mesh.shard_run(jax.eval_shape(fresh), devices(count)).replace(counters=None)
     _, run, meta = checkpoint.restore_newest(folder, target)
     return run.replace(counters=types.Counters(**meta))
 

@@ -207,7 +207,7 @@ RINGS = {
 
 @pytest.mark.parametrize("name", RINGS)
 def test_equals_lists_of_rows_under_random_operations(name):
-    """600 adds (of two groups at different times, or all), draws, new priorities and abandonments.
+    """600 adds (of two groups at different times, or all), draws, new priorities and truncations.
 
     After each of them every weight, and so the set of drawable rows, is the model's. Where rows
     hold what is not finite, no window with one is drawn, nothing of the kind is in the ring, and a
@@ -216,7 +216,7 @@ def test_equals_lists_of_rows_under_random_operations(name):
     Planted: the S rows after the write head left drawable; their number off by one, both ways; a
     row drawable one row too early; `last` rows drawable; new priorities for rows that are not
     drawable; the last duplicate's priority kept instead of the largest; one cursor for all
-    environments; abandoning the row at the write head; the window shifted by one; the initial
+    environments; truncating the row at the write head; the window shifted by one; the initial
     priority without the reward transform, or through random moves. Of what is not finite: windows
     that begin one row too late, or end one too early; a priority that is NaN written.
     """
@@ -224,18 +224,19 @@ def test_equals_lists_of_rows_under_random_operations(name):
     rng = np.random.default_rng(7)
     model = Model(sizes, rng)
     ring = make_ring(sizes)
-    add, update, abandon = map(jax.jit, (ring.add, ring.update_priorities, ring.abandon))
+    add, update, truncate = map(
+        jax.jit, (ring.add, ring.update_priorities, ring.truncate_episodes))
     sample = jax.jit(ring.sample, static_argnums=2)
     state = ring.init()
     for step in range(600):
-        choice = rng.choice(["add", "sample", "abandon"], p=[0.6, 0.36, 0.04])
+        choice = rng.choice(["add", "sample", "truncate"], p=[0.6, 0.36, 0.04])
         if choice == "add":
             envs = [[0, 1], [2, 3], [2, 3], [0, 1, 2, 3]][rng.integers(4)]
             rows = model.add(envs, int(rng.choice(sizes.chunks)))
             state = add(state, np.int32(envs[0]), transition_of(rows))
-        elif choice == "abandon":
+        elif choice == "truncate":
             if all(model.envs):
-                state = abandon(state)
+                state = truncate(state)
                 for rows in model.envs:
                     rows[-1].last = True
         else:

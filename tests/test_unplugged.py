@@ -34,7 +34,7 @@ def _run(num_devices=1, rows_per_env=RING):
         acting=None,
         counters=Counters(),
     )
-    return mesh.place(run, _mesh(num_devices))
+    return mesh.shard_run(run, _mesh(num_devices))
 
 
 def _mesh(num_devices):

@@ -12,7 +12,7 @@ import numpy as np
 from muzero_jax import finite
 from muzero_jax.acting import init_carry
 from muzero_jax.learner import check_ratio, fold_count, make_updates, split_count, updates_due
-from muzero_jax.mesh import AXIS, SPLIT, WHOLE, make_mesh, place, shard, shard_key
+from muzero_jax.mesh import AXIS, REPLICATED, SHARDED, make_mesh, shard, shard_key, shard_run
 from muzero_jax.types import Array, EnvSpec, Explore, Replay, RunState, Transition
 
 fetch = jax.device_get  # The only way in which this module reads the device.
@@ -96,17 +96,17 @@ def make_anakin(
       ArgumentError: by the generator, where E·T and the ratio do not divide.
     """
     mesh = make_mesh() if mesh is None else mesh
-    state = (WHOLE, SPLIT, SPLIT, SPLIT, SPLIT)
+    state = (REPLICATED, SHARDED, SHARDED, SHARDED, SHARDED)
     iteration = make_iteration(rollout, replay, learn, key)
     iterate = jax.jit(
-        shard(iteration, mesh, (*state, *4 * [WHOLE]), (*state, WHOLE)),
+        shard(iteration, mesh, (*state, *4 * [REPLICATED]), (*state, REPLICATED)),
         donate_argnums=(0, 1, 2, 3, 4),
     )
 
     def loop(run: RunState) -> Iterator[tuple[RunState, dict[str, Any]]]:
         num_rows = run.timestep.reward.shape[0] * steps_per_iteration
         check_ratio(num_rows, min_rows=min_rows, rows_per_update=rows_per_update)
-        run = place(run, mesh)
+        run = shard_run(run, mesh)
         counters = run.counters
         resets = jnp.sum(run.acting.resets)
         while True:

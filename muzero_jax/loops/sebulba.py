@@ -23,15 +23,15 @@ from muzero_jax import finite
 from muzero_jax.errors import ArgumentError
 from muzero_jax.learner import LEARN, check_ratio, fold_count, split_count, updates_due
 from muzero_jax.mesh import (
-    SPLIT,
-    WHOLE,
+    REPLICATED,
+    SHARDED,
+    local_shards,
     make_mesh,
-    own_rows,
-    place,
     put_rows,
     shard,
     shard_key,
     shard_learn,
+    shard_run,
     sum_over_processes,
 )
 from muzero_jax.types import Counters, Explore, HostEnv, RunState, TimeStep
@@ -86,7 +86,7 @@ def sebulba(
     rows_per_step = group_size * jax.process_count()
     check_ratio(rows_per_step, min_rows=min_rows, rows_per_update=rows_per_update)
     mesh = make_mesh() if mesh is None else mesh
-    run = place(run, mesh)
+    run = shard_run(run, mesh)
     act_step = _bind_act(act_and_add, explore_at, key, mesh)
     learn_step = _bind_learn(learn, key, mesh)
     train, replay, carries = run.train, run.replay, list(run.acting)
@@ -114,7 +114,7 @@ def sebulba(
             for g in [*range(len(envs))] * steps_per_iteration:
                 for ahead in (g,) if probe else (g, (g + 1) % len(envs)):
                     if ahead not in stepping:
-                        news = own_rows(carries[ahead].action), own_rows(faults[ahead])
+                        news = local_shards(carries[ahead].action), local_shards(faults[ahead])
                         actions, found = watch.time("fetch", fetch, news)
                         stepping[ahead] = pool.submit(envs[ahead].step, np.concatenate(actions))
                         bad.add(found)
@@ -154,8 +154,8 @@ def _bind_act(act_and_add, explore_at, key, mesh: Mesh):
             params, replay, carry, timestep, start, act_key, explore, made_at_updates
         )
 
-    specs = (WHOLE, SPLIT, SPLIT, SPLIT, *4 * [WHOLE])
-    jitted = jax.jit(shard(dispatched, mesh, specs, 3 * (SPLIT,)), donate_argnums=(1, 2))
+    specs = (REPLICATED, SHARDED, SHARDED, SHARDED, *4 * [REPLICATED])
+    jitted = jax.jit(shard(dispatched, mesh, specs, 3 * (SHARDED,)), donate_argnums=(1, 2))
     was_last: dict[int, np.ndarray] = {}  # Of each group's newest rows.
 
     def act_step(train, replay, carry, timestep: TimeStep, group: int, counters: Counters):
@@ -240,7 +240,7 @@ class BadRows:
         self._counts = finite.count(np.zeros(0, np.uint8))
 
     def add(self, shards: Sequence[np.ndarray]) -> None:
-        """Books the faults of one group's rows, as `own_rows` splits them."""
+        """Books the faults of one group's rows, as `local_shards` splits them."""
         for found in shards:
             if found.any():
                 for name, number in finite.count(found).items():

@@ -13,7 +13,7 @@ import numpy as np
 
 from muzero_jax import finite
 from muzero_jax.learner import make_updates, split_count
-from muzero_jax.mesh import AXIS, SPLIT, WHOLE, make_mesh, place, put_rows, shard
+from muzero_jax.mesh import AXIS, REPLICATED, SHARDED, make_mesh, put_rows, shard, shard_run
 from muzero_jax.types import Replay, RunState, Transition
 
 fetch = jax.device_get  # The only way in which this module reads the device.
@@ -59,21 +59,24 @@ def unplugged(
     `train/non_finite_rows` and those beside it are as in `anakin`, of the rows that were added.
     """
     mesh = make_mesh() if mesh is None else mesh
-    run = place(run, mesh)
+    run = shard_run(run, mesh)
 
     def add_rows(state, bad, rows):
         news = jax.lax.psum(finite.count(finite.faults(rows)), AXIS)
         return replay.add(state, 0, rows), jax.tree.map(jnp.add, bad, news)
 
-    add = shard(add_rows, mesh, (SPLIT, WHOLE, SPLIT), (SPLIT, WHOLE))
+    add = shard(add_rows, mesh, (SHARDED, REPLICATED, SHARDED), (SHARDED, REPLICATED))
     add = jax.jit(add, donate_argnums=0)
     update = shard(
-        make_updates(learn, key), mesh, (WHOLE, SPLIT, WHOLE, WHOLE), (WHOLE, SPLIT, WHOLE)
+        make_updates(learn, key),
+        mesh,
+        (REPLICATED, SHARDED, REPLICATED, REPLICATED),
+        (REPLICATED, SHARDED, REPLICATED),
     )
     update = jax.jit(update, donate_argnums=(0, 1))
     counters, train, state = run.counters, run.train, run.replay
     none = finite.count(np.zeros(0, np.uint8))
-    none = bad = jax.device_put(none, NamedSharding(mesh, WHOLE))
+    none = bad = jax.device_put(none, NamedSharding(mesh, REPLICATED))
     if not counters.rows:
         for block in itertools.islice(blocks(0), blocks_at_first):
             state, bad = add(state, bad, put_rows(mesh, block))

@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding
 import numpy as np
 
 from muzero_jax import errors
-from muzero_jax.mesh import WHOLE, put_rows, sum_over_processes
+from muzero_jax.mesh import REPLICATED, put_rows, sum_over_processes
 from muzero_jax.training import heartbeat, process
 
 # The library's own patience with a lost process, whose end is an abort in C++ (code 134): longer
@@ -192,7 +192,7 @@ class Agreement:
 
     def __init__(self, mesh: Mesh):
         self._mesh = mesh
-        self._add = jax.jit(lambda x: jnp.sum(x, 0), out_shardings=NamedSharding(mesh, WHOLE))
+        self._add = jax.jit(lambda x: jnp.sum(x, 0), out_shardings=NamedSharding(mesh, REPLICATED))
         self._newest = None
 
     def any_process(self, *flags: bool) -> list[bool]:

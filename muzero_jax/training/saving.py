@@ -179,7 +179,7 @@ def start(
 
 
 def _placed_shapes(experiment: Experiment) -> RunState:
-    return mesh.place(jax.eval_shape(experiment.init), experiment.mesh)
+    return mesh.shard_run(jax.eval_shape(experiment.init), experiment.mesh)
 
 
 def new_run(experiment: Experiment, warm: Params | None = None) -> RunState:

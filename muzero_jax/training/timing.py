@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from muzero_jax import finite
-from muzero_jax.mesh import SPLIT, WHOLE, shard, shard_key
+from muzero_jax.mesh import REPLICATED, SHARDED, shard, shard_key
 from muzero_jax.training.experiment import Experiment
 from muzero_jax.types import Counters, RunState
 
@@ -137,7 +137,7 @@ class ReanalyseCost:
         def of_shard(params, replay_state, key):
             return search_again(params, replay_state, shard_key(key))
 
-        self._program = jax.jit(shard(of_shard, mesh, (WHOLE, SPLIT, WHOLE), SPLIT))
+        self._program = jax.jit(shard(of_shard, mesh, (REPLICATED, SHARDED, REPLICATED), SHARDED))
 
     def look(self, run: RunState, interval: Interval) -> None:
         """Measures after the first update; that is no training time."""
