@@ -36,14 +36,14 @@ from muzero_jax.types import HostEnv, TimeStep, Transition
 Play = Callable[[Any, TimeStep, int], tuple[Any, Transition]]
 
 
-def replay_streams(
+def replay_trajectories(
     experiment: Experiment, workdir: Path, facts: dict[str, Any]
 ) -> Iterator[Transition]:
-    """The rows of each environment in the newest resume point as streams, oldest first.
+    """The rows of each environment in the newest resume point as trajectories, oldest first.
 
     A ring that has wrapped begins within an episode: that one's rows are left out, and counted in
     `facts["dropped_rows"]`. So is a row that held what is not finite, with the rest of its episode;
-    what came before it in the episode is a stream that is cut off there.
+    what came before it in the episode is a trajectory that is cut off there.
 
     Raises:
       BadInputError: where there is no resume point, or none that fits.
@@ -77,8 +77,8 @@ def _at(rows: Transition, index) -> Transition:
     return jax.tree.map(lambda x: x[index], rows)
 
 
-def episode_streams(env: HostEnv, play: Play, carry, *, episodes_per_env: int):
-    """Plays whole episodes, the same number in each environment; each is a stream.
+def episode_trajectories(env: HostEnv, play: Play, carry, *, episodes_per_env: int):
+    """Plays whole episodes, the same number in each environment; each is a trajectory.
 
     `env` has not been reset yet; `carry` is that of `play` before the first row.
     """
@@ -91,10 +91,10 @@ def episode_streams(env: HostEnv, play: Play, carry, *, episodes_per_env: int):
             same_step = bool(timestep.first[i] and running[i])
             running[i].append(_at(rows, i))
             if same_step or timestep.last[i]:
-                stream = jax.tree.map(lambda *x: np.stack(x), *running[i])
+                trajectory = jax.tree.map(lambda *x: np.stack(x), *running[i])
                 # After a reset in the same step the newest row is the next episode's first.
                 end = len(running[i]) - same_step
-                yield take_rows(stream, 0, end)
+                yield take_rows(trajectory, 0, end)
                 running[i] = running[i][end:]
                 done[i] += 1
         timestep, count = env.step(rows.action), count + 1
@@ -135,7 +135,7 @@ def random_play(spec, *, seed: int) -> Play:
     return play
 
 
-def _fresh_streams(experiment: Experiment, config, args, facts: dict[str, Any]):
+def _fresh_trajectories(experiment: Experiment, config, args, facts: dict[str, Any]):
     """The episodes that the flags ask for."""
     agent, history_steps = experiment.agent, config.network.history_steps
     most = config.evaluation.num_envs
@@ -153,7 +153,7 @@ def _fresh_streams(experiment: Experiment, config, args, facts: dict[str, Any]):
         play = search_play(experiment, params, key, explore, min(updates, 2**31 - 1))
         carry = acting.init_carry(agent.spec, num_envs, history_steps)
     env = experiment.eval_env(seeds)
-    yield from episode_streams(env, play, carry, episodes_per_env=args.episodes // num_envs)
+    yield from episode_trajectories(env, play, carry, episodes_per_env=args.episodes // num_envs)
 
 
 def read_config(workdir: Path):
@@ -198,11 +198,11 @@ def main() -> None:
     experiment = build.experiment(config, allow=args.allow)
     facts: dict[str, Any] = {}
     if args.episodes is None:
-        streams = replay_streams(experiment, workdir, facts)
+        trajectories = replay_trajectories(experiment, workdir, facts)
     else:
-        streams = _fresh_streams(experiment, config, args, facts)
+        trajectories = _fresh_trajectories(experiment, config, args, facts)
     try:
-        info = write_dataset(args.out, experiment.agent.spec, streams)
+        info = write_dataset(args.out, experiment.agent.spec, trajectories)
     except (DatasetError, OSError) as error:
         raise errors.BadInputError(f"--out: {error}") from None
     except EnvError as error:

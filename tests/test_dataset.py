@@ -25,7 +25,7 @@ def spec_of(players=1):
     return EnvSpec(**{**vars(fakes.SPEC), "turn_sign": 1 if players == 1 else -1})
 
 
-def stream_of(rows):
+def trajectory_of(rows):
     """`Transition` of NumPy of the oracle's rows."""
 
     def column(name, dtype):
@@ -44,8 +44,8 @@ def stream_of(rows):
     )
 
 
-def random_streams(rng, count, *, num_episodes=60, world="one player, next step"):
-    """(all episodes, streams), each stream being some of the episodes."""
+def random_trajectories(rng, count, *, num_episodes=60, world="one player, next step"):
+    """(all episodes, trajectories), each trajectory being some of the episodes."""
     players, same_step, truncates, life_loss, blunders, *_ = WORLDS[world]
     episodes, found = [], []
     for _ in range(count):
@@ -57,14 +57,14 @@ def random_streams(rng, count, *, num_episodes=60, world="one player, next step"
         if same_step:  # The reward of the newest end has no row yet: the episode is running.
             rows = rows[: max(i for i, row in enumerate(rows) if row.first) + 1]
             some = some[:-1]
-        found.append(stream_of(rows))
+        found.append(trajectory_of(rows))
         episodes += some
     return episodes, found
 
 
 def small(path, seed=0, **changes):
-    """Writes a small dataset of one player; returns its streams."""
-    _, found = random_streams(np.random.default_rng(seed), 3, num_episodes=20)
+    """Writes a small dataset of one player; returns its trajectories."""
+    _, found = random_trajectories(np.random.default_rng(seed), 3, num_episodes=20)
     dataset.write_dataset(path, spec_of(), found, **{"rows_per_chunk": 90} | changes)
     return found
 
@@ -83,14 +83,14 @@ def test_windows_of_a_ring_that_was_read_from_files_make_the_targets_of_the_epis
     world, tmp_path
 ):
     """Every state but final ones can be drawn, and what is learned there is what brute force makes
-    of the episodes, wherever files, pieces and lanes begin and end. Planted bugs seen: a stream
-    that resets in the same step closed without its last reward; the ring without its S spare slots;
-    no padding after a lane."""
+    of the episodes, wherever files, segments and lanes begin and end. Planted bugs seen: a
+    trajectory that resets in the same step closed without its last reward; the ring without its S
+    spare slots; no padding after a lane."""
     players, same_step, *_, steps, unroll, bootstrap, gamma = WORLDS[world]
     rng = np.random.default_rng([5, sorted(WORLDS).index(world)])
-    episodes, found = random_streams(rng, 3, world=world)
+    episodes, found = random_trajectories(rng, 3, world=world)
     dataset.write_dataset(tmp_path, spec_of(players), found, rows_per_chunk=200)
-    dealt = lanes.deal(
+    assigned = lanes.assign(
         dataset.open_dataset(tmp_path), num_lanes=4, block_rows=16, most=100,
         future_steps=unroll + bootstrap,
     )
@@ -105,13 +105,13 @@ def test_windows_of_a_ring_that_was_read_from_files_make_the_targets_of_the_epis
     )
     ring = replay_lib.make_replay(
         row, lambda rows: jnp.ones(rows.reward.shape[0] - bootstrap), num_envs=4,
-        rows_per_env=dealt.num_blocks * 16 + steps, observed_steps=steps,
+        rows_per_env=assigned.num_blocks * 16 + steps, observed_steps=steps,
         window=Window(steps, unroll, bootstrap),
         priority_exponent=1.0, priority_floor=0.1,
     )
     add, state = jax.jit(lambda state, rows: ring.add(state, 0, rows)), ring.init()
-    blocks = lanes.read_blocks(dealt, row, 0, own=range(4), searched=True)
-    for _ in range(dealt.num_blocks):
+    blocks = lanes.read_blocks(assigned, row, 0, own=range(4), searched=True)
+    for _ in range(assigned.num_blocks):
         state = add(state, next(blocks))
     known = {(np.float32(x.tag), i): (x, i) for x in episodes for i in range(x.length)}
     drawable = np.asarray(state.rows.observation)[np.asarray(state.weights) > 0]
@@ -130,12 +130,12 @@ def test_windows_of_a_ring_that_was_read_from_files_make_the_targets_of_the_epis
 
 
 def _newest(found):
-    return [stream.observation[-1] for stream in found]
+    return [x.observation[-1] for x in found]
 
 
 def test_what_is_read_is_what_was_written_but_for_closed_ends(tmp_path):
-    """Field by field, pieces of policies too. Planted bug seen: the leaves of a policy in reverse.
-    """
+    """Field by field, each leaf of a policy too. Planted bug seen: the leaves of a policy in
+    reverse."""
     found = small(tmp_path)
     opened = dataset.open_dataset(tmp_path)
     assert len(opened.info.chunks) > 2
@@ -147,7 +147,7 @@ def test_what_is_read_is_what_was_written_but_for_closed_ends(tmp_path):
     fakes.assert_trees_equal(both, wanted)
     np.testing.assert_array_equal(
         np.concatenate([chunk.policy[0] for chunk in chunks]),
-        np.concatenate([stream.policy["weights"] for stream in found]),
+        np.concatenate([x.policy["weights"] for x in found]),
     )
 
 
@@ -164,22 +164,22 @@ def test_rows_episodes_and_their_mean_return_are_written(same_step, tmp_path):
     """Against sums over the episodes. Planted bugs seen: an episode that is running counted; the
     reward of a `first` row in the new episode."""
     world = "one player, same step" if same_step else "truncated"
-    episodes, found = random_streams(np.random.default_rng(1), 4, world=world)
+    episodes, found = random_trajectories(np.random.default_rng(1), 4, world=world)
     info = dataset.write_dataset(tmp_path, spec_of(), found)
     assert info == dataset.open_dataset(tmp_path).info
     assert info.episodes == len(episodes)
     assert info.return_mean == pytest.approx(np.mean([sum(x.rewards) for x in episodes]))
     # Only inside the one file is nothing closed.
-    assert info.rows == sum(len(stream.first) for stream in found)
+    assert info.rows == sum(len(x.first) for x in found)
 
 
 def _flags(word, letter):
     return np.array([x == letter for x in word])
 
 
-def test_where_streams_are_cut():
+def test_where_trajectories_are_cut():
     """`f` begins an episode, `l` ends it. Planted bugs seen: the closing row not counted; the end
-    of the stream taken for a `first` row that needs one."""
+    of the trajectory taken for a `first` row that needs one."""
 
     def cut(word, most, wanted=None):
         found = trajectories.cut(_flags(word, "f"), _flags(word, "l"), most=most, wanted=wanted)
@@ -196,8 +196,8 @@ def test_where_streams_are_cut():
 
 def test_the_rows_at_a_seam():
     """Row 2 begins an episode in the same step, row 5 is cut in half; each seam's row is there
-    twice. Planted bugs seen: the reward of the seam in both pieces; a closing row that is `first`.
-    """
+    twice. Planted bugs seen: the reward of the seam in both segments; a closing row that is
+    `first`."""
     number = np.arange(7, dtype=np.float32)
     rows = Transition(
         observation=10 * number,
@@ -210,9 +210,9 @@ def test_the_rows_at_a_seam():
         invalid_actions=None,
         **_NO_SEARCH,
     )
-    pieces = [trajectories.take_rows(rows, *seam) for seam in ((0, 2), (2, 5), (5, 7))]
+    segments = [trajectories.take_rows(rows, *seam) for seam in ((0, 2), (2, 5), (5, 7))]
     listed = {
-        name: [np.asarray(getattr(piece, name), int).tolist() for piece in pieces]
+        name: [np.asarray(getattr(segment, name), int).tolist() for segment in segments]
         for name in ("observation", "reward", "discount", "first", "last", "explored")
     }
     assert listed == {
@@ -233,7 +233,7 @@ def test_rows_of_plain_episodes_are_those_of_an_environment():
     )
     for players in (1, 2):
         for episode in episodes:
-            want = stream_of(oracle.lay_out([episode], players=players, same_step=False))
+            want = trajectory_of(oracle.lay_out([episode], players=players, same_step=False))
             got = trajectories.rows_of_episode(
                 spec_of(players),
                 [(episode.tag, i) for i in range(episode.length + 1)],
@@ -265,7 +265,7 @@ class _EpisodeData:
         self.truncations = ~self.terminations
 
 
-def test_minari_episodes_become_streams(tmp_path):
+def test_minari_episodes_become_trajectories(tmp_path):
     """Planted bug seen: `truncations` for `terminations`."""
     held = _Minari(_EpisodeData(3, True), _EpisodeData(2, False))
     info = dataset.write_dataset(tmp_path, spec_of(), trajectories.rows_of_minari(held, spec_of()))
@@ -316,7 +316,7 @@ def test_episodes_that_do_not_fit_are_refused(name):
 
 
 def _rows(**changes):
-    rows = stream_of(oracle.lay_out(
+    rows = trajectory_of(oracle.lay_out(
         oracle.random_episodes(
             np.random.default_rng(3), 5, num_actions=3, max_length=6, truncates=0.0,
             life_loss=0.0, blunders=0.0,
@@ -333,7 +333,7 @@ def _set(index, value):
     return change
 
 
-_BAD_STREAMS = {
+_BAD_TRAJECTORIES = {
     "dtype": (dict(observation=lambda x: x.astype(np.float64)), "observation is float64"),
     "shape": (dict(observation=lambda x: x[:, :1]), "observation is float32"),
     "length": (dict(reward=lambda x: x[1:]), "reward is float32"),
@@ -353,10 +353,10 @@ _BAD_STREAMS = {
 }
 
 
-@pytest.mark.parametrize("name", _BAD_STREAMS)
-def test_streams_that_break_the_convention_are_refused(name, tmp_path):
+@pytest.mark.parametrize("name", _BAD_TRAJECTORIES)
+def test_trajectories_that_break_the_convention_are_refused(name, tmp_path):
     """By what writes and by what reads alike. Planted bugs seen: each check left out."""
-    changes, said = _BAD_STREAMS[name]
+    changes, said = _BAD_TRAJECTORIES[name]
     changes = {x: c for x, c in changes.items() if x != "invalid_actions"}
     with pytest.raises(DatasetError, match=said) as error:
         dataset.write_dataset(tmp_path / "data", spec_of(), [_rows(**changes)])
@@ -381,10 +381,10 @@ def test_masked_moves_that_are_not_allowed_are_refused(tmp_path):
         dataset.write_dataset(tmp_path / "bad", masked, [bad])
 
 
-def test_streams_that_differ_in_their_fields_are_refused(tmp_path):
-    """Planted bug seen: only the first stream looked at."""
+def test_trajectories_that_differ_in_their_fields_are_refused(tmp_path):
+    """Planted bug seen: only the first trajectory looked at."""
     rows = _rows()
-    with pytest.raises(DatasetError, match="stream 1 has other fields than stream 0"):
+    with pytest.raises(DatasetError, match="trajectory 1 has other fields than trajectory 0"):
         dataset.write_dataset(tmp_path, spec_of(), [rows, rows.replace(**_NO_SEARCH)])
 
 

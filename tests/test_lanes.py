@@ -1,4 +1,4 @@
-"""A dataset dealt to lanes: every row as often, in bounded memory, from any block on."""
+"""A dataset assigned to lanes: every row as often, in bounded memory, from any block on."""
 
 import collections
 import itertools
@@ -39,22 +39,22 @@ def write(path, lengths, **options):
     return dataset.open_dataset(path)
 
 
-def deal(opened, **changes):
+def assign(opened, **changes):
     options = dict(num_lanes=E, block_rows=T, future_steps=FUTURE, most=MOST) | changes
-    return lanes.deal(opened, **options)
+    return lanes.assign(opened, **options)
 
 
-def read(dealt, begin=0, own=range(E)):
-    return lanes.read_blocks(dealt, ROW, begin, own=own, searched=False)
+def read(assigned, begin=0, own=range(E)):
+    return lanes.read_blocks(assigned, ROW, begin, own=own, searched=False)
 
 
 @pytest.fixture(scope="module")
 def streamed(tmp_path_factory):
-    """Episodes of all lengths in files of 200 rows, one of them longer than a piece may be."""
+    """Episodes of all lengths in files of 200 rows, one of them longer than a segment may be."""
     lengths = np.random.default_rng(0).integers(1, 40, size=150).tolist()
     lengths[70] = 150
     opened = write(tmp_path_factory.mktemp("data"), lengths, rows_per_chunk=200)
-    return lengths, deal(opened)
+    return lengths, assign(opened)
 
 
 def seen(blocks):
@@ -68,23 +68,23 @@ def seen(blocks):
 
 def test_every_row_comes_once_a_round_and_all_lanes_are_about_as_long(streamed):
     """Also those of an episode that is cut. Planted bugs seen: a round as long as the shortest
-    lane; the rest of a piece beyond a block's end dropped."""
-    lengths, dealt = streamed
+    lane; the rest of a segment beyond a block's end dropped."""
+    lengths, assigned = streamed
     states = {(e, i) for e, length in enumerate(lengths) for i in range(length)}
     for rounds in (1, 2, 3):
-        counts = seen(itertools.islice(read(dealt), rounds * dealt.num_blocks))
+        counts = seen(itertools.islice(read(assigned), rounds * assigned.num_blocks))
         assert set(counts) == states and set(counts.values()) == {rounds}
     rows = sum(lengths) + len(lengths)
-    assert rows / E <= dealt.num_blocks * T <= rows / E + MOST + FUTURE + T
-    newest = collections.deque(itertools.islice(read(dealt), dealt.num_blocks), 1)[0]
+    assert rows / E <= assigned.num_blocks * T <= rows / E + MOST + FUTURE + T
+    newest = collections.deque(itertools.islice(read(assigned), assigned.num_blocks), 1)[0]
     assert newest.last[:, -FUTURE:].all(), "nothing matures at the end of a round"
 
 
 def test_a_lane_is_whole_episodes_one_after_the_other(streamed):
     """Rows of a lane from an earlier `first` to the next `last` are consecutive and of one episode.
-    Planted bug seen: two pieces at one place."""
-    _, dealt = streamed
-    blocks = [*itertools.islice(read(dealt), dealt.num_blocks)]
+    Planted bug seen: two segments at one place."""
+    _, assigned = streamed
+    blocks = [*itertools.islice(read(assigned), assigned.num_blocks)]
     rows = jax.tree.map(lambda *x: np.concatenate(x, axis=1), *blocks)
     for lane in range(E):
         first, last, frame = (x[lane] for x in (rows.first, rows.last, rows.observation))
@@ -97,35 +97,35 @@ def test_a_lane_is_whole_episodes_one_after_the_other(streamed):
 
 @pytest.mark.parametrize("begin", [1, 7, 1000])
 def test_any_block_can_be_the_first(streamed, begin):
-    """A resume reads on where the other process ended. Planted bug seen: pieces that begin before
+    """A resume reads on where the other process ended. Planted bug seen: segments that begin before
     the first block left out."""
-    _, dealt = streamed
-    begin = begin if begin < 1000 else 2 * dealt.num_blocks - 3
-    wanted = itertools.islice(read(dealt), begin, begin + 6)
-    for got, want in zip(read(dealt, begin), wanted, strict=False):
+    _, assigned = streamed
+    begin = begin if begin < 1000 else 2 * assigned.num_blocks - 3
+    wanted = itertools.islice(read(assigned), begin, begin + 6)
+    for got, want in zip(read(assigned, begin), wanted, strict=False):
         fakes.assert_trees_equal(got, want)
 
 
 def test_each_process_reads_its_own_lanes(streamed):
     """Planted bug seen: lanes counted from 0 in each."""
-    _, dealt = streamed
-    parts = [read(dealt, 3, range(0, 2)), read(dealt, 3, range(2, 4))]
-    for whole, *halves in itertools.islice(zip(read(dealt, 3), *parts, strict=False), 20):
+    _, assigned = streamed
+    parts = [read(assigned, 3, range(0, 2)), read(assigned, 3, range(2, 4))]
+    for whole, *halves in itertools.islice(zip(read(assigned, 3), *parts, strict=False), 20):
         joined = jax.tree.map(lambda *x: np.concatenate(x), *halves)
         fakes.assert_trees_equal(joined, whole)
 
 
 def test_memory_is_bounded_however_long_the_data(tmp_path, monkeypatch):
-    """Files are read once a round and in order; what is kept of them is a piece a lane and one
-    file. Planted bug seen: pieces kept after their last row."""
+    """Files are read once a round and in order; what is kept of them is a segment a lane and one
+    file. Planted bug seen: segments kept after their last row."""
     opened = write(tmp_path, [15] * 400, rows_per_chunk=320)
-    dealt, files, real = deal(opened), [], lanes.read_chunk
+    assigned, files, real = assign(opened), [], lanes.read_chunk
     monkeypatch.setattr(lanes, "read_chunk", lambda data, i: files.append(i) or real(data, i))
-    blocks, most = read(dealt), 0
-    for _ in range(2 * dealt.num_blocks):
+    blocks, most = read(assigned), 0
+    for _ in range(2 * assigned.num_blocks):
         next(blocks)
         held = blocks.gi_yieldfrom.gi_frame.f_locals["held"]
-        most = max(most, sum(len(piece.first) for _, _, piece in held))
+        most = max(most, sum(len(segment.first) for _, _, segment in held))
     assert files == [*range(len(opened.info.chunks))] * 2 and len(files) == 40
     assert 0 < most <= 320 + E * MOST
 
@@ -140,9 +140,9 @@ def test_policies_and_values_are_read_only_where_they_are_wanted(tmp_path):
         made_at_updates=np.full(4, 9, np.int32),
     )
     dataset.write_dataset(tmp_path, fakes.SPEC, [rows])
-    dealt = deal(dataset.open_dataset(tmp_path), num_lanes=1)
+    assigned = assign(dataset.open_dataset(tmp_path), num_lanes=1)
     for searched in (False, True):
-        block = next(lanes.read_blocks(dealt, ROW, 0, own=range(1), searched=searched))
+        block = next(lanes.read_blocks(assigned, ROW, 0, own=range(1), searched=searched))
         assert block.policy[0, :4].sum() == (3 if searched else 0)
         assert block.value[0, :4].sum() == (8 if searched else 0)
         assert not block.made_at_updates.any()
@@ -165,28 +165,28 @@ def test_every_field_of_a_row_arrives(tmp_path):
     )
     assert (rows.first == flags[0]).all() and (rows.last == flags[1]).all()
     dataset.write_dataset(tmp_path, fakes.SPEC, [rows])
-    dealt = deal(dataset.open_dataset(tmp_path), num_lanes=1)
+    assigned = assign(dataset.open_dataset(tmp_path), num_lanes=1)
     row = ROW.replace(invalid_actions=jax.ShapeDtypeStruct((3,), bool))
-    block = next(lanes.read_blocks(dealt, row, 0, own=range(1), searched=True))
+    block = next(lanes.read_blocks(assigned, row, 0, own=range(1), searched=True))
     arrived = jax.tree.map(lambda x: x[0, :6], block)
     expected = rows.replace(made_at_updates=np.zeros(6, np.int32))
     fakes.assert_trees_equal(arrived, jax.tree.map(np.asarray, expected))
 
 
-def test_dealing_verifies_every_file(streamed):
+def test_assigning_verifies_every_file(streamed):
     """Planted bug seen: only the first file read."""
-    _, dealt = streamed
-    info = dealt.dataset.info
-    damaged = dealt.dataset._replace(
+    _, assigned = streamed
+    info = assigned.dataset.info
+    damaged = assigned.dataset._replace(
         info=type(info)(**vars(info) | {"chunks": (*info.chunks[:-1], info.chunks[0])})
     )
-    path = dealt.dataset.path / info.chunks[-1].file
+    path = assigned.dataset.path / info.chunks[-1].file
     content = path.read_bytes()
     try:
         path.write_bytes(content[:-1] + b"x")
         with pytest.raises(DatasetError, match=path.name):
-            deal(dealt.dataset)
-        deal(damaged)  # A negative control: the file that is damaged is not among these.
+            assign(assigned.dataset)
+        assign(damaged)  # A negative control: the file that is damaged is not among these.
     finally:
         path.write_bytes(content)
 
@@ -194,7 +194,7 @@ def test_dealing_verifies_every_file(streamed):
 def test_data_in_which_nothing_was_done_are_refused(tmp_path):
     """Planted bug seen: learned from, as a batch of padding."""
     with pytest.raises(DatasetError, match="no action"):
-        deal(write(tmp_path, [0, 0]))
+        assign(write(tmp_path, [0, 0]))
 
 
 @pytest.mark.parametrize("num_lanes", [8, 12])
@@ -205,15 +205,15 @@ def test_few_pieces_are_spread_over_all_devices(tmp_path, num_lanes):
     left one without a row); the last row of a file counted as one that can be drawn."""
     for episodes in range(1, num_lanes + 1):
         path = tmp_path / str(episodes)
-        dealt = deal(write(path, [30] * episodes), num_lanes=num_lanes)
-        filled = dealt.actions > 0
-        assert dealt.actions.sum() == 30 * episodes and filled.sum() == episodes
+        assigned = assign(write(path, [30] * episodes), num_lanes=num_lanes)
+        filled = assigned.actions > 0
+        assert assigned.actions.sum() == 30 * episodes and filled.sum() == episodes
         for devices in (1, 2, 4):
             each = filled.reshape(devices, -1).sum(axis=1)
             assert each.max() - each.min() <= 1
             if episodes >= devices:
-                lanes.check_shards(dealt, devices)
+                lanes.check_shards(assigned, devices)
                 continue
             line = f"{devices - episodes} of {devices} devices would get no row of its {episodes} "
             with pytest.raises(DatasetError, match=line):
-                lanes.check_shards(dealt, devices)
+                lanes.check_shards(assigned, devices)

@@ -105,7 +105,7 @@ def test_a_replay_is_recorded_from_the_oldest_whole_episode_on(tmp_path):
     beginning is lost recorded."""
     experiment, envs = _stored_run(tmp_path / "run", 100, rows_per_env=64)
     facts, dropped = {}, 0
-    found = [*record.replay_streams(experiment, tmp_path / "run", facts)]
+    found = [*record.replay_trajectories(experiment, tmp_path / "run", facts)]
     for rows, all_rows in zip(found, envs, strict=True):
         begin = next(i for i in range(36, 100) if all_rows.first[i])
         fakes.assert_trees_equal(rows, jax.tree.map(lambda x, b=begin: x[b:], all_rows))
@@ -116,7 +116,7 @@ def test_a_replay_is_recorded_from_the_oldest_whole_episode_on(tmp_path):
 
 @pytest.mark.parametrize("same_step", [False, True])
 def test_rows_that_are_not_finite_are_not_recorded(same_step, tmp_path):
-    """A stream ends before such a row, and the next one begins with the next episode."""
+    """A trajectory ends before such a row, and the next one begins with the next episode."""
     spoilt = (3, 40, 41, 77, 99)
     experiment, envs = _stored_run(
         tmp_path / "run", 100, rows_per_env=512, same_step=same_step, spoilt=spoilt
@@ -132,10 +132,10 @@ def test_rows_that_are_not_finite_are_not_recorded(same_step, tmp_path):
             elif rows.first[t]:
                 running = [t]
                 want.append((rows, running))
-    found = [*record.replay_streams(experiment, tmp_path / "run", facts)]
+    found = [*record.replay_trajectories(experiment, tmp_path / "run", facts)]
     assert len(found) == len(want) > 8
-    for stream, (rows, numbers) in zip(found, want, strict=True):
-        fakes.assert_trees_equal(stream, jax.tree.map(lambda x, n=numbers: x[n], rows))
+    for one, (rows, numbers) in zip(found, want, strict=True):
+        fakes.assert_trees_equal(one, jax.tree.map(lambda x, n=numbers: x[n], rows))
     assert facts["dropped_rows"] == 400 - sum(len(numbers) for _, numbers in want) > 20
 
 
@@ -151,10 +151,10 @@ def test_games_are_those_of_training_though_evaluation_has_a_limit(tmp_path):
 
 
 def test_no_reward_of_a_reset_in_the_same_step_is_lost(tmp_path):
-    """In files of about two episodes all of them are there, but those that came before a stream's
-    first row. Planted bug seen: seams closed without the row after."""
+    """In files of about two episodes all of them are there, but those that came before a
+    trajectory's first row. Planted bug seen: seams closed without the row after."""
     experiment, envs = _stored_run(tmp_path / "run", 100, rows_per_env=512, same_step=True)
-    found = record.replay_streams(experiment, tmp_path / "run", {})
+    found = record.replay_trajectories(experiment, tmp_path / "run", {})
     info = dataset.write_dataset(tmp_path / "data", _SPEC, found, rows_per_chunk=20)
     opened = dataset.open_dataset(tmp_path / "data")
     chunks = [dataset.read_chunk(opened, i) for i in range(len(info.chunks))]
@@ -183,7 +183,7 @@ def test_fresh_episodes_are_whole_and_those_that_a_player_plays(same_step, tmp_p
         return as_host_env(env, 2, jax.random.key(1))
 
     carry = init_carry(env.spec, 2, _S)
-    found = [*record.episode_streams(host_env(), play, carry, episodes_per_env=3)]
+    found = [*record.episode_trajectories(host_env(), play, carry, episodes_per_env=3)]
     player = make_search_player(fakes.search, env.spec, history_steps=_S)
     games = play_episodes(host_env(), player, params, key, episodes_per_env=3)
     scores = sorted((trajectories.episode_returns(rows)[0], len(rows.first) - 1) for rows in found)
@@ -197,7 +197,7 @@ def test_random_play_has_no_policies(tmp_path):
     """Planted bug seen: made_at_updates left at 0, as if there were a search."""
     env = fakes.make_host_env([0, 1, 2], [2, 3, 4])
     play = record.random_play(env.spec, seed=0)
-    found = record.episode_streams(env, play, None, episodes_per_env=5)
+    found = record.episode_trajectories(env, play, None, episodes_per_env=5)
     info = dataset.write_dataset(tmp_path, env.spec, found)
     assert info.policy is None and info.episodes == 15 and info.rows == 5 * (3 + 4 + 5)
     rows = dataset.read_chunk(dataset.open_dataset(tmp_path), 0)
@@ -328,7 +328,7 @@ def test_data_that_leave_a_device_without_a_row_are_refused(tmp_path):
     )
     dataset.write_dataset(tmp_path, _SPEC, [rows])
     assert _build(tmp_path).data is not None
-    line = r"^--data: .*: 1 of 2 devices would get no row of its 1 pieces .* by --devices$"
+    line = r"^--data: .*: 1 of 2 devices would get no row of its 1 segments .* by --devices$"
     with pytest.raises(BadInputError, match=line):
         _build(tmp_path, jax.devices("cpu")[:2])
 
@@ -418,14 +418,14 @@ def test_a_run_goes_on_with_its_own_data_only(learned, recorded, played, tmp_pat
 
 def test_data_that_are_damaged_after_they_were_verified_end_the_run(tmp_path, monkeypatch):
     """With the same line. Planted bug seen: a `DatasetError` left to Python."""
-    data, deal = _write(tmp_path / "data", _SPEC), lanes.deal
+    data, assign = _write(tmp_path / "data", _SPEC), lanes.assign
 
     def damage_later(*args, **options):
-        dealt = deal(*args, **options)
+        assigned = assign(*args, **options)
         DAMAGE["flipped byte"][0](data)
-        return dealt
+        return assigned
 
-    monkeypatch.setattr(lanes, "deal", damage_later)
+    monkeypatch.setattr(lanes, "assign", damage_later)
     line = _refused(_config(), tmp_path / "run", data=str(data))
     assert line.startswith("--data: ") and "chunk-000001.npz is damaged" in line
 

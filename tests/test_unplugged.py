@@ -12,17 +12,17 @@ from muzero_jax import learner, mesh
 from muzero_jax.data import lanes
 from muzero_jax.loops.unplugged import unplugged
 from muzero_jax.types import Counters, RunState
-from test_lanes import ROW, E, T, deal, write
+from test_lanes import ROW, E, T, assign, write
 
 R, U = 8, 4  # U updates take the E * T = 32 rows of a block.
 RING = 40
 
 
 @pytest.fixture(scope="module")
-def dealt(tmp_path_factory):
+def assigned(tmp_path_factory):
     """Some 400 rows: more than a ring of 160."""
     lengths = np.random.default_rng(1).integers(1, 14, size=50).tolist()
-    return deal(write(tmp_path_factory.mktemp("data"), lengths))
+    return assign(write(tmp_path_factory.mktemp("data"), lengths))
 
 
 def _run(num_devices=1, rows_per_env=RING):
@@ -41,14 +41,14 @@ def _mesh(num_devices):
     return mesh.make_mesh(jax.devices("cpu")[:num_devices])
 
 
-def _loop(dealt, run=None, *, streams=True, seed=0, num_devices=1, at_first=RING // T, **changes):
-    size = RING if streams else dealt.num_blocks * T + 2
+def _loop(assigned, run=None, *, streams=True, seed=0, num_devices=1, at_first=RING // T, **changes):
+    size = RING if streams else assigned.num_blocks * T + 2
     options = dict(rows_per_update=R, updates_per_iteration=U, learn=fakes.learn) | changes
     return unplugged(
         _run(num_devices, size) if run is None else run,
-        blocks=lambda i: lanes.read_blocks(dealt, ROW, i, own=range(E), searched=False),
-        blocks_at_first=at_first if streams else dealt.num_blocks,
-        num_blocks=dealt.num_blocks,
+        blocks=lambda i: lanes.read_blocks(assigned, ROW, i, own=range(E), searched=False),
+        blocks_at_first=at_first if streams else assigned.num_blocks,
+        num_blocks=assigned.num_blocks,
         streams=streams,
         replay=fakes.make_replay(E, size),
         key=jax.random.key(seed),
@@ -58,22 +58,22 @@ def _loop(dealt, run=None, *, streams=True, seed=0, num_devices=1, at_first=RING
 
 
 @pytest.mark.parametrize("streams", [False, True])
-def test_the_ratio_is_exact_at_every_yield(streams, dealt):
+def test_the_ratio_is_exact_at_every_yield(streams, assigned):
     """Planted bugs seen: the rows of the first blocks counted; one update fewer."""
-    for i, (run, metrics) in enumerate(itertools.islice(_loop(dealt, streams=streams), 6), 1):
+    for i, (run, metrics) in enumerate(itertools.islice(_loop(assigned, streams=streams), 6), 1):
         counters = run.counters
         assert all(type(count) is int for count in counters)
         assert counters == Counters(i, i * U * R, i * U * R, i * U)
         assert int(run.train.step) == counters.updates
         assert float(metrics["train/loss"]) == counters.updates
-        added = RING // T + i if streams else dealt.num_blocks
-        assert metrics["data/passes"] == added / dealt.num_blocks
+        added = RING // T + i if streams else assigned.num_blocks
+        assert metrics["data/passes"] == added / assigned.num_blocks
 
 
-def test_a_ring_that_streams_holds_the_newest_blocks(dealt):
+def test_a_ring_that_streams_holds_the_newest_blocks(assigned):
     """One more for each iteration. Planted bug seen: the block after next."""
-    for i, (run, _) in enumerate(itertools.islice(_loop(dealt), 2 * dealt.num_blocks), 1):
-        blocks = lanes.read_blocks(dealt, ROW, i, own=range(E), searched=False)
+    for i, (run, _) in enumerate(itertools.islice(_loop(assigned), 2 * assigned.num_blocks), 1):
+        blocks = lanes.read_blocks(assigned, ROW, i, own=range(E), searched=False)
         newest = jax.tree.map(
             lambda *x: np.concatenate(x, axis=1), *itertools.islice(blocks, RING // T)
         )
@@ -83,13 +83,13 @@ def test_a_ring_that_streams_holds_the_newest_blocks(dealt):
         fakes.assert_trees_equal(held, newest)
 
 
-def test_a_ring_that_holds_all_is_filled_once(dealt):
+def test_a_ring_that_holds_all_is_filled_once(assigned):
     """Every row in which something was done can be drawn, from the first iteration to the last; the
     blocks are asked for once. Planted bugs seen: the slots after the newest row missing; filled
     again after a resume."""
-    loop = _loop(dealt, streams=False)
+    loop = _loop(assigned, streams=False)
     rows = np.sum([(~b.last).sum() for b in itertools.islice(
-        lanes.read_blocks(dealt, ROW, 0, own=range(E), searched=False), dealt.num_blocks)])
+        lanes.read_blocks(assigned, ROW, 0, own=range(E), searched=False), assigned.num_blocks)])
     for run, _ in itertools.islice(loop, 3):
         weights = np.asarray(run.replay.weights)
         np.testing.assert_array_equal(weights > 0, _padded(~run.replay.rows.last))
@@ -97,7 +97,7 @@ def test_a_ring_that_holds_all_is_filled_once(dealt):
     before = jax.device_get(run.replay)
     again = unplugged(
         run, blocks=None, blocks_at_first=1, num_blocks=1, streams=False, learn=fakes.learn,
-        replay=fakes.make_replay(E, dealt.num_blocks * T + 2), key=jax.random.key(0),
+        replay=fakes.make_replay(E, assigned.num_blocks * T + 2), key=jax.random.key(0),
         rows_per_update=R, updates_per_iteration=U,
     )
     fakes.assert_trees_equal(next(again)[0].replay, before)
@@ -110,11 +110,11 @@ def _padded(drawable):
     return drawable
 
 
-def test_the_generator_is_its_parts_called_by_hand(dealt):
+def test_the_generator_is_its_parts_called_by_hand(assigned):
     """Keys are of the count of updates. Planted bug seen: of the iteration."""
-    taken, run = fakes.take(_loop(dealt, seed=3), 3)
+    taken, run = fakes.take(_loop(assigned, seed=3), 3)
     ring, key = fakes.make_replay(E, RING), jax.random.key(3)
-    blocks = lanes.read_blocks(dealt, ROW, 0, own=range(E), searched=False)
+    blocks = lanes.read_blocks(assigned, ROW, 0, own=range(E), searched=False)
     add = jax.jit(lambda state, rows: ring.add(state, 0, rows))
     by_hand = jax.jit(fakes.on_one_device(
         lambda train, state, count: fakes.learn(
@@ -134,14 +134,14 @@ def test_the_generator_is_its_parts_called_by_hand(dealt):
 
 
 @pytest.mark.parametrize("streams", [False, True])
-def test_n_and_m_iterations_are_n_then_m(streams, dealt):
+def test_n_and_m_iterations_are_n_then_m(streams, assigned):
     """And with any item of the state otherwise they are not (negative controls: the same comparison
     sees another seed, priorities and place in the data). Planted bug seen: a resumed loop read from
     the first block on."""
-    taken, whole = fakes.take(_loop(dealt, streams=streams), 9)
+    taken, whole = fakes.take(_loop(assigned, streams=streams), 9)
     for n in (1, 4):
-        _, part = fakes.take(_loop(dealt, streams=streams), n)
-        again, joined = fakes.take(_loop(dealt, part, streams=streams), 9 - n)
+        _, part = fakes.take(_loop(assigned, streams=streams), n)
+        again, joined = fakes.take(_loop(assigned, part, streams=streams), 9 - n)
         fakes.assert_trees_equal(joined.replace(counters=None), whole.replace(counters=None))
         assert [counters for counters, _ in again] == [counters for counters, _ in taken[n:]]
     others = {
@@ -153,24 +153,24 @@ def test_n_and_m_iterations_are_n_then_m(streams, dealt):
         ),
     }
     for change in others.values():
-        _, part = fakes.take(_loop(dealt, streams=streams), 4)
-        _, other = fakes.take(_loop(dealt, change(part), streams=streams), 5)
+        _, part = fakes.take(_loop(assigned, streams=streams), 4)
+        _, other = fakes.take(_loop(assigned, change(part), streams=streams), 5)
         with pytest.raises(AssertionError):
             fakes.assert_trees_equal((other.train, other.replay), (whole.train, whole.replay))
 
 
-def test_two_devices_hold_what_one_does(dealt):
+def test_two_devices_hold_what_one_does(assigned):
     """Each its half of the lanes. Planted bug seen: a block whole on every device."""
     rings = []
     for num_devices in (1, 2):
-        _, run = fakes.take(_loop(dealt, num_devices=num_devices), 5)
+        _, run = fakes.take(_loop(assigned, num_devices=num_devices), 5)
         assert len(run.replay.weights.sharding.device_set) == num_devices
         assert run.replay.weights.addressable_shards[0].data.shape == (E // num_devices, RING)
         rings.append(jax.device_get(run.replay))
     fakes.assert_trees_equal(*rings)
 
 
-def test_one_trace_of_a_program(dealt):
+def test_one_trace_of_a_program(assigned):
     """Planted bug seen: the program jitted in each iteration."""
     traces = []
 
@@ -178,5 +178,5 @@ def test_one_trace_of_a_program(dealt):
         traces.append(1)
         return fakes.learn(*args)
 
-    fakes.take(_loop(dealt, learn=learn), 5)
+    fakes.take(_loop(assigned, learn=learn), 5)
     assert len(traces) == 2  # One of them for the shapes of the metrics.

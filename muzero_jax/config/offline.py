@@ -68,7 +68,7 @@ def unplug(experiment: Experiment, config, data: Dataset) -> Experiment:
     own_size = config.env.num_envs // jax.process_count()
     blocks = functools.partial(
         lanes.read_blocks,
-        plan.dealt,
+        plan.lanes,
         agent.row,
         own=range(jax.process_index() * own_size, (jax.process_index() + 1) * own_size),
         searched=searched,
@@ -77,7 +77,7 @@ def unplug(experiment: Experiment, config, data: Dataset) -> Experiment:
         unplugged,
         blocks=blocks,
         blocks_at_first=plan.blocks_at_first,
-        num_blocks=plan.dealt.num_blocks,
+        num_blocks=plan.lanes.num_blocks,
         streams=plan.streams,
         replay=ring,
         learn=learn,
@@ -92,9 +92,9 @@ def unplug(experiment: Experiment, config, data: Dataset) -> Experiment:
 
 
 class _Plan(NamedTuple):
-    """How data come into the ring: see `unplugged` for the names, `lanes.deal` for `dealt`."""
+    """How data come into the ring: see `unplugged` for the names, `lanes.assign` for `lanes`."""
 
-    dealt: lanes.Lanes
+    lanes: lanes.Lanes
     streams: bool
     rows_per_env: int
     blocks_at_first: int
@@ -105,7 +105,7 @@ def _plan(config, data: Dataset, block_rows: int, num_shards: int) -> _Plan:
     num_envs, ring, target = config.env.num_envs, config.replay, config.targets
     history_steps = config.network.history_steps
     future_steps = target.unroll_steps + target.bootstrap_steps
-    dealt = lanes.deal(
+    assigned = lanes.assign(
         data,
         num_lanes=num_envs,
         block_rows=block_rows,
@@ -113,20 +113,20 @@ def _plan(config, data: Dataset, block_rows: int, num_shards: int) -> _Plan:
         most=max(ring.rows_per_env // 2, 2),
     )
     window = block_rows + history_steps + 1 + future_steps
-    lanes.check_shards(dealt, num_shards)
+    lanes.check_shards(assigned, num_shards)
     streams = data.info.rows > num_envs * ring.rows_per_env
     if streams:
         rows_per_env, at_first = ring.rows_per_env, ring.rows_per_env // block_rows
     else:
         # The slots after the newest row are the history that the oldest ones have lost.
-        at_first = dealt.num_blocks
+        at_first = assigned.num_blocks
         rows_per_env = max(at_first * block_rows + history_steps, window)
     if rows_per_env < window:
         raise ArgumentError(
             f"replay.rows_per_env must be >= {window}, for the {block_rows} rows of one step of"
             f" stored data and a window (got {rows_per_env})"
         )
-    return _Plan(dealt, streams, rows_per_env, at_first)
+    return _Plan(assigned, streams, rows_per_env, at_first)
 
 
 def iteration_size(config) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """Stored rows as files: chunks of plain NumPy arrays, described by one JSON file.
 
-A chunk is a *stream*: rows in the convention of docs/conventions.md, the first of which is `first`
-and the newest `last`. The device is never touched. docs/datasets.md has the table of fields.
+A chunk is a *trajectory*: rows in the convention of docs/conventions.md, the first of which is
+`first` and the newest `last`. The device is never touched. docs/datasets.md has a table of fields.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -85,14 +85,14 @@ class Dataset(NamedTuple):
 
 
 def write_dataset(
-    path, spec: EnvSpec, streams: Iterable[Transition], *, rows_per_chunk: int | None = None
+    path, spec: EnvSpec, trajectories: Iterable[Transition], *, rows_per_chunk: int | None = None
 ) -> DatasetInfo:
-    """Writes streams of rows `[rows]` of NumPy into a new folder; `dataset.json` comes last.
+    """Writes trajectories of rows `[rows]` of NumPy into a new folder; `dataset.json` comes last.
 
     Args:
       path: of the folder; it is made, or there and empty.
       spec: of the environment.
-      streams: each begins with a `first` row; all have `invalid_actions` or none, and all have
+      trajectories: each begins with a `first` row; all have `invalid_actions` or none, and all have
         policies and values or none (None). They are taken one by one.
       rows_per_chunk: most rows of a file, >= 2; None: 65,536, or as many as have 512 MiB of frames.
 
@@ -105,11 +105,11 @@ def write_dataset(
     if rows_per_chunk is None:
         frame = math.prod(spec.observation_shape) * np.dtype(spec.observation_dtype).itemsize
         rows_per_chunk = min(ROWS_PER_CHUNK, max(BYTES_PER_CHUNK // frame, 2))
-    seen: list[tuple[DatasetInfo, np.ndarray]] = []  # Of each stream, with its returns.
-    pieces = _pieces(path, spec, streams, rows_per_chunk, seen)
+    seen: list[tuple[DatasetInfo, np.ndarray]] = []  # Of each trajectory, with its returns.
+    segments = _segments(path, spec, trajectories, rows_per_chunk, seen)
     chunks = [
         _write_chunk(path / f"chunk-{number:06}.npz", rows)
-        for number, rows in enumerate(gather(pieces, rows_per_chunk))
+        for number, rows in enumerate(gather(segments, rows_per_chunk))
     ]
     if not chunks:
         raise DatasetError(f"{path}: there are no rows to write")
@@ -200,10 +200,10 @@ def check_spec(dataset: Dataset, spec: EnvSpec) -> None:
             )
 
 
-def _pieces(path, spec, streams, most, seen) -> Iterator[Transition]:
-    """The pieces of all streams; appends to `seen` what each stream is like, and its returns."""
-    for number, rows in enumerate(streams):
-        where = f"{path}: stream {number}"
+def _segments(path, spec, trajectories, most, seen) -> Iterator[Transition]:
+    """The segments of all trajectories; appends to `seen` what each is like, and its returns."""
+    for number, rows in enumerate(trajectories):
+        where = f"{path}: trajectory {number}"
         if not len(rows.first):
             continue
         if rows.policy is not None:
@@ -211,7 +211,7 @@ def _pieces(path, spec, streams, most, seen) -> Iterator[Transition]:
         info = _info_of(spec, rows)
         _check_columns(where, info, _arrays(rows), len(rows.first))
         if seen and info != seen[0][0]:
-            raise DatasetError(f"{where} has other fields than stream 0")
+            raise DatasetError(f"{where} has other fields than trajectory 0")
         check_rows(where, rows, num_actions=info.num_actions, turn_sign=info.turn_sign)
         seen.append((info, episode_returns(rows)))
         for begin, end in cut(rows.first, rows.last, most=most):

@@ -1,6 +1,6 @@
-"""A dataset dealt to the lanes of a ring: every row once a round, in blocks `[E, t]`, for ever.
+"""A dataset assigned to the lanes of a ring: every row once a round, in blocks `[E, t]`, for ever.
 
-The pieces of a dataset, whole episodes wherever they can be, go one after the other to the lane
+The segments of a dataset, whole episodes wherever they can be, go one after the other to the lane
 with the fewest rows, among equals so that all devices get about as many, whatever their number:
 what a lane holds does not depend on it. All lanes are then filled up to one length, so that a round
 takes as many blocks for each, and what a lane holds at a time is a function of the block's number
@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from muzero_jax.data.dataset import Dataset, read_chunk
-from muzero_jax.data.trajectories import cut, piece_size, take_rows
+from muzero_jax.data.trajectories import cut, segment_size, take_rows
 from muzero_jax.errors import DatasetError
 from muzero_jax.types import Transition
 
@@ -28,7 +28,8 @@ class Lanes(NamedTuple):
       num_lanes: E.
       block_rows: t, rows of one lane in a block.
       num_blocks: of a round.
-      pieces: of each file int64 `[pieces, 4]`: begin, end, lane, and where in the lane it begins.
+      segments: of each file int64 `[segments, 4]`: begin, end, lane, and the place in the lane
+        where it begins.
       actions: `[E]` int64, how many rows of each lane can be drawn in a round.
     """
 
@@ -36,14 +37,14 @@ class Lanes(NamedTuple):
     num_lanes: int
     block_rows: int
     num_blocks: int
-    pieces: tuple[np.ndarray, ...]
+    segments: tuple[np.ndarray, ...]
     actions: np.ndarray
 
 
-def deal(
+def assign(
     dataset: Dataset, *, num_lanes: int, block_rows: int, future_steps: int, most: int
 ) -> Lanes:
-    """Reads all of a dataset once, which also verifies it, and deals it.
+    """Reads all of a dataset once, which also verifies it, and assigns its segments to lanes.
 
     A lane ends with at least `future_steps` rows of padding, `first` and `last`, which are never
     drawn: what is before them matures, also where nothing else follows.
@@ -53,7 +54,7 @@ def deal(
       num_lanes: E.
       block_rows: t.
       future_steps: K + n.
-      most: rows of a piece; longer episodes are cut, see `trajectories.take_rows`.
+      most: rows of a segment; longer episodes are cut, see `trajectories.take_rows`.
 
     Raises:
       DatasetError: where a file of it cannot be used, or there is nothing to learn from.
@@ -62,22 +63,22 @@ def deal(
     wanted = min(most, -(-dataset.info.rows // (8 * num_lanes)))
     order = _spread(num_lanes)
     shortest = [(0, place) for place in range(num_lanes)]
-    pieces, actions = [], np.zeros(num_lanes, np.int64)
+    segments, actions = [], np.zeros(num_lanes, np.int64)
     for number in range(len(dataset.info.chunks)):
         rows = read_chunk(dataset, number)
-        dealt = []
+        assigned = []
         for begin, end in cut(rows.first, rows.last, most=most, wanted=wanted):
             length, place = shortest[0]
-            dealt.append((begin, end, order[place], length))
-            heapq.heapreplace(shortest, (length + piece_size(rows.last, begin, end), place))
+            assigned.append((begin, end, order[place], length))
+            heapq.heapreplace(shortest, (length + segment_size(rows.last, begin, end), place))
             # The newest row of a file only closes it.
             actions[order[place]] += np.count_nonzero(~rows.last[:-1][begin:end])
-        pieces.append(np.array(dealt, np.int64))
+        segments.append(np.array(assigned, np.int64))
     if not actions.any():
         raise DatasetError(f"{dataset.path}: there is no action in it to learn from")
     longest = max(length for length, _ in shortest) + future_steps
     num_blocks = -(-longest // block_rows)
-    return Lanes(dataset, num_lanes, block_rows, num_blocks, tuple(pieces), actions)
+    return Lanes(dataset, num_lanes, block_rows, num_blocks, tuple(segments), actions)
 
 
 def check_shards(lanes: Lanes, num_shards: int) -> None:
@@ -90,8 +91,8 @@ def check_shards(lanes: Lanes, num_shards: int) -> None:
     if not found.all():
         raise DatasetError(
             f"{lanes.dataset.path}: {num_shards - np.count_nonzero(found)} of {num_shards} devices"
-            f" would get no row of its {sum(map(len, lanes.pieces))} pieces (episodes, or parts of"
-            " long ones); train on fewer, by --devices"
+            f" would get no row of its {sum(map(len, lanes.segments))} segments (episodes, or parts"
+            " of long ones); train on fewer, by --devices"
         )
 
 
@@ -110,10 +111,10 @@ def read_blocks(
 ) -> Iterator[Transition]:
     """Blocks `begin`, `begin` + 1, ... of rows `[len(own), t]` of NumPy, for ever.
 
-    Held in memory are, beside one file, the pieces of which a part is still to come.
+    Held in memory are, beside one file, the segments of which a part is still to come.
 
     Args:
-      lanes: from `deal`.
+      lanes: from `assign`.
       row: one example row of the ring, unbatched.
       begin: number of the first block, counted from the first round on.
       own: the lanes that are wanted, as consecutive numbers.
@@ -132,25 +133,25 @@ def read_blocks(
 def _read_round(lanes: Lanes, row: Transition, first: int, own: range, searched: bool):
     size = lanes.block_rows
     held: list[tuple[int, int, Transition]] = []  # (lane, where it begins, rows).
-    numbers = iter(range(len(lanes.pieces)))
+    numbers = iter(range(len(lanes.segments)))
     number = next(numbers, None)
     for start in range(first * size, lanes.num_blocks * size, size):
-        # The shortest lane never shrinks: no later piece begins before this file's first one.
-        while number is not None and lanes.pieces[number][0, 3] < start + size:
+        # The shortest lane never shrinks: no later segment begins before this file's first one.
+        while number is not None and lanes.segments[number][0, 3] < start + size:
             held += _pieces_from(lanes, number, start, own)
             number = next(numbers, None)
         block = _padding(row, len(own), size)
-        for lane, offset, piece in held:
-            _copy(block, lane - own.start, start, piece, offset, searched)
+        for lane, offset, segment in held:
+            _copy(block, lane - own.start, start, segment, offset, searched)
         held = [x for x in held if x[1] + len(x[2].first) > start + size]
         yield block
 
 
 def _pieces_from(lanes: Lanes, number: int, start: int, own: range):
-    """The pieces of a file that go to `own` lanes and do not end before `start`."""
+    """The segments of a file that go to `own` lanes and do not end before `start`."""
     rows = read_chunk(lanes.dataset, number)
-    for begin, end, lane, offset in lanes.pieces[number]:
-        size = piece_size(rows.last, begin, end)
+    for begin, end, lane, offset in lanes.segments[number]:
+        size = segment_size(rows.last, begin, end)
         if lane in own and offset + size > start:
             yield int(lane), int(offset), take_rows(rows, begin, end)
 
@@ -162,17 +163,17 @@ def _padding(row: Transition, num_lanes: int, size: int) -> Transition:
 
 
 def _copy(
-    block: Transition, lane: int, start: int, piece: Transition, offset: int, searched: bool
+    block: Transition, lane: int, start: int, segment: Transition, offset: int, searched: bool
 ) -> None:
-    """Copies what of a piece, which begins at `offset` of the lane, lies in the block."""
+    """Copies what of a segment, which begins at `offset` of the lane, lies in the block."""
     begin = max(start, offset)
-    end = min(start + block.first.shape[1], offset + len(piece.first))
+    end = min(start + block.first.shape[1], offset + len(segment.first))
     if begin >= end:
         return
     names = {"observation", "reward", "discount", "first", "last", "action", "explored"}
     names |= {"invalid_actions"} if block.invalid_actions is not None else set()
     names |= {"policy", "value"} if searched else set()
     for name in names:
-        filled, source = (jax.tree.leaves(getattr(rows, name)) for rows in (block, piece))
+        filled, source = (jax.tree.leaves(getattr(rows, name)) for rows in (block, segment))
         for to, leaf in zip(filled, source, strict=True):
             to[lane, begin - start : end - start] = leaf[begin - offset : end - offset]

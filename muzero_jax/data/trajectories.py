@@ -1,7 +1,7 @@
-"""Streams: rows `[rows]` of NumPy, from a `first` one to one that is `last`.
+"""Trajectories: rows `[rows]` of NumPy, from a `first` one to one that is `last`.
 
-How streams are cut and joined without losing what happened at the seams, how they are checked, and
-how plain episodes become rows. The convention of rows is in docs/conventions.md; the device is
+How trajectories are cut and joined without losing what happened at the seams, how they are checked,
+and how plain episodes become rows. The convention of rows is in docs/conventions.md; the device is
 never touched.
 """
 
@@ -17,73 +17,73 @@ from muzero_jax.types import Array, EnvSpec, Transition
 
 
 def cut(first, last, *, most: int, wanted: int | None = None) -> list[tuple[int, int]]:
-    """Where to cut a stream into pieces, as (begin, end) for `take_rows`.
+    """Where to cut a trajectory into segments, as (begin, end) for `take_rows`.
 
     Pieces begin at `first` rows wherever they can. Each is as many episodes as fit into `wanted`
     rows (None: `most`), or a longer one; only episodes of more than `most` rows are cut themselves.
 
     Args:
-      first, last: of all rows of the stream, `[rows]` bool.
-      most: rows of a piece with its closing row, >= 2.
+      first, last: of all rows of the trajectory, `[rows]` bool.
+      most: rows of a segment with its closing row, >= 2.
       wanted: at most `most`.
     """
     wanted = most if wanted is None else wanted
     begins = [*np.flatnonzero(first), len(first)]
-    pieces, begin, following = [], 0, 1  # `following`: the first of `begins` after `begin`.
+    segments, begin, following = [], 0, 1  # `following`: the first of `begins` after `begin`.
     while begin < len(first):
         end = None
         while following < len(begins):
-            size = piece_size(last, begin, begins[following])
+            size = segment_size(last, begin, begins[following])
             if size > (wanted if end is not None else most):
                 break
             end, following = int(begins[following]), following + 1
         end = begin + most - 1 if end is None else end
-        pieces.append((begin, end))
+        segments.append((begin, end))
         begin = end
-    return pieces
+    return segments
 
 
-def piece_size(last, begin: int, end: int) -> int:
+def segment_size(last, begin: int, end: int) -> int:
     """How many rows `take_rows` returns."""
     return int(end - begin + (end < len(last) and not last[end - 1]))
 
 
 def take_rows(rows: Transition, begin: int, end: int) -> Transition:
-    """Copies rows `begin` to `end` - 1 of a stream `[rows]` of NumPy as a stream of its own.
+    """Copies rows `begin` to `end` - 1 of a trajectory `[rows]` of NumPy as one of its own.
 
     Where the newest of them is not `last`, what its action led to stands in row `end`: that row is
     repeated as a closing one, marked `last` with its reward and discount. So no reward is lost,
     neither of an environment that resets in the same step nor of an episode that is cut. What
-    ends with the stream itself is closed without it: abandoned is truncated.
+    ends with the trajectory itself is closed without it: abandoned is truncated.
     """
     closed = end == len(rows.last) or rows.last[end - 1]
-    piece = jax.tree.map(lambda x: np.array(x[begin : end + (not closed)]), rows)
+    segment = jax.tree.map(lambda x: np.array(x[begin : end + (not closed)]), rows)
     # What came with the first row belongs to the episode before.
-    piece.reward[0] = piece.discount[0] = 0.0
-    piece.first[0] = True
+    segment.reward[0] = segment.discount[0] = 0.0
+    segment.first[0] = True
     if not closed:
-        piece.first[-1] = False
-    piece.last[-1] = True
-    piece.explored[-1] = False
-    return piece
+        segment.first[-1] = False
+    segment.last[-1] = True
+    segment.explored[-1] = False
+    return segment
 
 
-def gather(pieces: Iterable[Transition], most: int) -> Iterator[Transition]:
-    """Consecutive pieces as one, as long as they have no more than `most` rows together."""
+def gather(segments: Iterable[Transition], most: int) -> Iterator[Transition]:
+    """Consecutive segments as one, as long as they have no more than `most` rows together."""
     held: list[Transition] = []
     num_rows = 0
-    for piece in pieces:
-        if held and num_rows + len(piece.first) > most:
+    for segment in segments:
+        if held and num_rows + len(segment.first) > most:
             yield jax.tree.map(lambda *x: np.concatenate(x), *held)
             held, num_rows = [], 0
-        held.append(piece)
-        num_rows += len(piece.first)
+        held.append(segment)
+        num_rows += len(segment.first)
     if held:
         yield jax.tree.map(lambda *x: np.concatenate(x), *held)
 
 
 def episode_returns(rows: Transition) -> np.ndarray:
-    """Sums of raw rewards, float64 `[episodes]`, of the episodes of a stream that have ended."""
+    """Sums of raw rewards, float64 `[episodes]`, of a trajectory's episodes that have ended."""
     begins = np.flatnonzero(rows.first)
     # The reward of a `first` row belongs to the episode before, or is 0.
     ends = np.append(begins[1:], len(rows.first) - 1 if rows.last[-1] else [])
@@ -171,7 +171,7 @@ def rows_of_episode(
 
 
 def rows_of_minari(dataset: Any, spec: EnvSpec) -> Iterator[Transition]:
-    """The episodes of a Minari dataset (Farama Foundation) as streams, one by one.
+    """The episodes of a Minari dataset (Farama Foundation) as trajectories, one by one.
 
     Args:
       dataset: has `iterate_episodes()`, whose episodes have the arrays `observations` `[T+1, ...]`,
