@@ -41,7 +41,9 @@ def _mesh(num_devices):
     return mesh.make_mesh(jax.devices("cpu")[:num_devices])
 
 
-def _loop(assigned, run=None, *, streams=True, seed=0, num_devices=1, at_first=RING // T, **changes):
+def _loop(
+    assigned, run=None, *, streams=True, seed=0, num_devices=1, at_first=RING // T, **changes
+):
     size = RING if streams else assigned.num_blocks * T + 2
     options = dict(rows_per_update=R, updates_per_iteration=U, learn=fakes.learn) | changes
     return unplugged(
