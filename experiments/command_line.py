@@ -246,7 +246,7 @@ def devices_of(args) -> Iterator[list]:
     try:
         multihost.join(args.coordinator, args.num_processes, args.process_id, args.join_timeout_s)
         _check_platform(args.platform)
-        yield _choose_devices(args.devices)
+        yield choose_devices(args.devices)
     except (errors.NotFiniteError, errors.PreemptedError):  # All of them end so.
         multihost.leave()
         raise
@@ -276,7 +276,7 @@ def _check_platform(wanted: str) -> None:
         )
 
 
-def _choose_devices(wanted: int | None) -> list:
+def choose_devices(wanted: int | None) -> list:
     """As many devices of each process, in order of the processes."""
     import jax
 

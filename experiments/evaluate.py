@@ -60,7 +60,7 @@ def _play_match(
     return result | more | {"opening_plies": opening_plies}
 
 
-def _check_flags(args, two_players: bool) -> None:
+def check_flags(args, two_players: bool) -> None:
     """Refuses flags that are not for this number of players, or not for each other."""
     if args.simulations is not None and args.policy != "search":
         raise errors.BadInputError("--simulations is for --policy=search")
@@ -115,7 +115,7 @@ def main() -> None:
     step, params, meta = None, None, {"counters": {}}
     experiment = build.experiment(config, allow=args.allow)
     two_players = experiment.agent.spec.turn_sign == -1
-    _check_flags(args, two_players)
+    check_flags(args, two_players)
     if learned:
         abstract = jax.eval_shape(experiment.agent.network.init, jax.random.key(0))
         step, params, meta = newest_params(workdir, abstract, step=args.step)

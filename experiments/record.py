@@ -171,7 +171,8 @@ def read_config(workdir: Path):
     return config
 
 
-def _check_flags(args, workdir: Path) -> None:
+def check_flags(args, workdir: Path) -> None:
+    """Refuses flags that are missing, or not for each other."""
     if not args.out:
         raise errors.BadInputError("--out is required, e.g. --out=data/cartpole")
     out = Path(args.out)
@@ -194,7 +195,7 @@ def main() -> None:
         raise errors.BadInputError("--workdir is required, e.g. --workdir=runs/cartpole")
     workdir = Path(args.workdir)
     config = read_config(workdir)
-    _check_flags(args, workdir)
+    check_flags(args, workdir)
     experiment = build.experiment(config, allow=args.allow)
     facts: dict[str, Any] = {}
     if args.episodes is None:

@@ -319,14 +319,14 @@ def _make_manifest(step, leaves, meta):
     # Through text once, so that what is hashed is what will be read (lists, string keys).
     record = {"format": FORMAT, "step": step, "leaves": stored, "meta": meta}
     record = json.loads(json.dumps(record, allow_nan=False))
-    return {"record": record, "sha256": _digest(record)}
+    return {"record": record, "sha256": digest(record)}
 
 
 def _read_manifest(step_path):
     try:
         stored = json.loads((step_path / "manifest" / "metadata").read_bytes())
         record = stored["record"]
-        intact = stored["sha256"] == _digest(record)
+        intact = stored["sha256"] == digest(record)
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise _Damaged(f"manifest unreadable: {_one_line(error)}") from None
     if not intact:
@@ -352,7 +352,8 @@ def _read_manifest(step_path):
     return record
 
 
-def _digest(record):
+def digest(record) -> str:
+    """The SHA-256 of a manifest's record, as hex digits."""
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 

@@ -279,8 +279,8 @@ def draw(weights: Array, key: chex.PRNGKey, batch_size: int) -> tuple[Array, Arr
     flat = jnp.pad(weights.reshape(-1), (0, num_blocks * block - num_rows))
     blocks = flat.reshape(num_blocks, block)
     sums = jnp.sum(_usable(blocks), axis=-1)
-    which_block = _inverse_cdf(sums, jax.random.uniform(block_key, (batch_size,)))
-    inside = jax.vmap(_inverse_cdf)(
+    which_block = inverse_cdf(sums, jax.random.uniform(block_key, (batch_size,)))
+    inside = jax.vmap(inverse_cdf)(
         _usable(blocks[which_block]), jax.random.uniform(row_key, (batch_size,))
     )
     index = which_block * block + inside
@@ -295,7 +295,7 @@ def _usable(weights: Array) -> Array:
     return jnp.where((weights > 0) & jnp.isfinite(weights), weights, 0.0)
 
 
-def _inverse_cdf(weights: Array, uniform: Array) -> Array:
+def inverse_cdf(weights: Array, uniform: Array) -> Array:
     """Indices drawn by `weights` `[N]` with numbers in [0, 1); weight 0 is never drawn."""
     # Rounding makes a parallel cumulative sum dip; the running maximum over positive entries
     # leaves entries of weight 0 exactly no width.

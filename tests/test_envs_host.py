@@ -233,8 +233,8 @@ def test_procgen_tells_of_a_goal_at_the_limit(procgen):
     """envpool calls every end after its own limit truncated. Planted bug seen: `over` not read."""
     del procgen
     pool = host._make_pool("MazeEasy-v0", range(8), num_threads=0, max_episode_steps=1)
-    spec = dataclasses.replace(host._image_spec(pool), max_steps=500)
-    env = host._host_env(pool, spec, 8, over="prev_level_complete")
+    spec = dataclasses.replace(host.image_spec(pool), max_steps=500)
+    env = host.wrap_pool(pool, spec, 8, over="prev_level_complete")
     rows = _play(env, _random_actions(env, 600))
     ended = rows["last"]
     assert (rows["reward"][ended] == 10).any() and (rows["reward"][ended] == 0).any()
@@ -341,7 +341,7 @@ def test_sticky_and_noop_options_act():
 
 @pytest.mark.envpool
 def test_every_maker_returns_a_checked_environment():
-    """envpool accepts all of these. Planted bug seen: `_host_env` returns the bare one."""
+    """envpool accepts all of these. Planted bug seen: `wrap_pool` returns the bare one."""
     env = host.make_atari("Pong", seeds=[1, 2])
     with pytest.raises(EnvError, match="step called before reset"):
         env.step(np.zeros(2, np.int32))

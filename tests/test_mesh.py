@@ -312,7 +312,7 @@ def test_acting_and_sampling_talk_to_nobody():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sebulba, "shard", shard)
         act_and_add = acting.make_act_and_add(SEARCH, ring)
-        sebulba._bind_act(act_and_add, lambda _: fakes.EXPLORE, jax.random.key(0), four)
+        sebulba.bind_act(act_and_add, lambda _: fakes.EXPLORE, jax.random.key(0), four)
     group = mesh.shard_run(
         jax.eval_shape(lambda: fresh().replace(acting=fresh().acting.carry)), four
     )

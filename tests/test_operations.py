@@ -703,7 +703,7 @@ def _newer_format(step):
     path = step / "manifest" / "metadata"
     stored = json.loads(path.read_text())
     stored["record"]["format"] += 1
-    stored["sha256"] = checkpoint._digest(stored["record"])
+    stored["sha256"] = checkpoint.digest(stored["record"])
     path.write_text(json.dumps(stored))
 
 

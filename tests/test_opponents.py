@@ -198,9 +198,9 @@ def test_perfect_play_and_a_search_on_the_rules_are_opponents(experiment):
 def test_flags_that_do_not_fit_are_refused(flags, two_players, said):
     """Planted bug seen: `every_reply` let through for random moves."""
     given = dict(opponent=None, opening_plies=None, policy="search", episodes=20, simulations=None)
-    evaluate._check_flags(types.SimpleNamespace(**given), two_players)
+    evaluate.check_flags(types.SimpleNamespace(**given), two_players)
     with pytest.raises(BadInputError, match=said):
-        evaluate._check_flags(types.SimpleNamespace(**given | flags), two_players)
+        evaluate.check_flags(types.SimpleNamespace(**given | flags), two_players)
 
 
 def _run(script, *words, base):

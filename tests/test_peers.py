@@ -274,11 +274,11 @@ def test_flags_that_do_not_fit_are_one_line(coordinator, num_processes, process_
 
 def test_devices_that_are_not_there():
     """Planted bug seen: eight devices for `--devices=9`."""
-    assert command_line._choose_devices(None) == jax.devices()
-    assert command_line._choose_devices(1) == jax.devices()[:1]
+    assert command_line.choose_devices(None) == jax.devices()
+    assert command_line.choose_devices(1) == jax.devices()[:1]
     count = len(jax.devices())
     with pytest.raises(errors.BadInputError, match=f"--devices: {count + 1} of {count} devices"):
-        command_line._choose_devices(count + 1)
+        command_line.choose_devices(count + 1)
 
 
 @pytest.mark.slow

@@ -419,7 +419,7 @@ def test_no_uniform_number_draws_a_weight_of_zero():
     """
     weights = jnp.array([0.0, 0.0, 1.0, 0.0, 3.0, 0.0])
     below_one = np.float32(1.0 - 2.0**-24)
-    drawn = replay_lib._inverse_cdf(weights, jnp.array([0.0, 0.2499999, 0.25, 0.5, below_one, 1.0]))
+    drawn = replay_lib.inverse_cdf(weights, jnp.array([0.0, 0.2499999, 0.25, 0.5, below_one, 1.0]))
     np.testing.assert_array_equal(drawn, [2, 2, 4, 4, 4, 4])
 
 

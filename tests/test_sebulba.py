@@ -189,8 +189,8 @@ def _record(monkeypatch):
 
         monkeypatch.setattr(module, name, binder)
 
-    bind("_bind_act", lambda call: ("act", call[4]))
-    bind("_bind_learn", lambda call: ("learn",))
+    bind("bind_act", lambda call: ("act", call[4]))
+    bind("bind_learn", lambda call: ("learn",))
     fetch = module.fetch
     monkeypatch.setattr(module, "fetch", lambda x: events.append(("fetch", x)) or fetch(x))
     return events

@@ -452,7 +452,7 @@ def test_flags_of_recording_that_do_not_fit(name, played, learned, tmp_path):
     changes, which, said = _BAD_FLAGS[name]
     folder = {"played": played[0], "learned": learned, "empty": tmp_path}[which]
     with pytest.raises(BadInputError, match=said):
-        record._check_flags(types.SimpleNamespace(**_FLAGS | changes), folder)
+        record.check_flags(types.SimpleNamespace(**_FLAGS | changes), folder)
 
 
 def test_bad_input_is_one_line_and_exit_code_78(played, recorded, tmp_path):

@@ -110,7 +110,7 @@ def make_atari(
         reward_clip=False,
         **_IMAGES[image],
     )
-    return _host_env(pool, _image_spec(pool), len(seeds), life_loss_is_end=life_loss_is_end)
+    return wrap_pool(pool, image_spec(pool), len(seeds), life_loss_is_end=life_loss_is_end)
 
 
 def make_procgen(
@@ -153,7 +153,7 @@ def make_procgen(
         num_levels=num_levels,
         start_level=start_level,
     )
-    return _host_env(pool, _image_spec(pool), len(seeds), over="prev_level_complete")
+    return wrap_pool(pool, image_spec(pool), len(seeds), over="prev_level_complete")
 
 
 def make_classic(
@@ -180,7 +180,7 @@ def make_classic(
             f"env {task!r} has actions {pool.action_space} and observations {shape} {dtype}; "
             "needed: discrete actions and float32 observations"
         )
-    return _host_env(pool, _spec(pool, shape, "float32"), len(seeds))
+    return wrap_pool(pool, _spec(pool, shape, "float32"), len(seeds))
 
 
 def _make_pool(task: str, seeds: Sequence[int], **options: Any):
@@ -225,13 +225,13 @@ def _spec(pool, shape: tuple[int, ...], dtype: str) -> types.EnvSpec:
     )
 
 
-def _image_spec(pool) -> types.EnvSpec:
+def image_spec(pool) -> types.EnvSpec:
     """Describes a `pool` of images, which are `[C, H, W]` there."""
     channels, height, width = pool.observation_space.shape
     return _spec(pool, (height, width, channels), "uint8")
 
 
-def _host_env(
+def wrap_pool(
     pool,
     spec: types.EnvSpec,
     num_envs: int,

@@ -51,7 +51,7 @@ def evaluation_games(config: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of `env` that an evaluation sets otherwise."""
     fields = ("max_steps", "num_levels", "opening_plies")
     games = {name: x for name, x in config["evaluation"].items() if name in fields}
-    # Games that are scored begin at the beginning; those that are recorded as in training.
+    # Evaluation games have no random opening; recorded games keep the training setting.
     return ({"opening_plies": 0} if "opening_plies" in config["env"] else {}) | games
 
 

@@ -87,8 +87,8 @@ def sebulba(
     check_ratio(rows_per_step, min_rows=min_rows, rows_per_update=rows_per_update)
     mesh = make_mesh() if mesh is None else mesh
     run = shard_run(run, mesh)
-    act_step = _bind_act(act_and_add, explore_at, key, mesh)
-    learn_step = _bind_learn(learn, key, mesh)
+    act_step = bind_act(act_and_add, explore_at, key, mesh)
+    learn_step = bind_learn(learn, key, mesh)
     train, replay, carries = run.train, run.replay, list(run.acting)
     faults: list[Any] = [None] * len(envs)  # Of each group's newest rows.
     bad = BadRows()
@@ -143,7 +143,7 @@ def sebulba(
             yield run, {**metrics_of_train, **watch.seconds()}
 
 
-def _bind_act(act_and_add, explore_at, key, mesh: Mesh):
+def bind_act(act_and_add, explore_at, key, mesh: Mesh):
     """A host function that dispatches one group's search and counts the rows that all processes
     store, and the env steps of this one; it returns the faults of the rows last."""
 
@@ -182,7 +182,7 @@ def _bind_act(act_and_add, explore_at, key, mesh: Mesh):
     return act_step
 
 
-def _bind_learn(learn, key, mesh: Mesh):
+def bind_learn(learn, key, mesh: Mesh):
     """A host function that dispatches one update and counts it as attempted."""
 
     def dispatched(train, replay, count):
