@@ -4,12 +4,12 @@
 
 Frames are 84x84 gray, one act per four emulator frames, four frames of history, 140k parameters.
 Differences from MuZero's published Atari setting: Gumbel search with 8 simulations instead of 50,
-of values that know their error (`search.value_error_scale`); 91 and 11 bins of support; n = 20
-steps instead of 10 and K = 3 instead of 5; a replay of 48,000 rows, whose priorities are those of a
-whole unroll; batches of 64, AdamW, a small network; little noise and 3 % random moves while acting.
-Evaluations make 5 % random moves (Mnih et al. 2015): after a lost life some games wait for a button
-that a player without chance may never press. Chosen on Breakout, RoadRunner, SpaceInvaders,
-MsPacman and Pong with the seed 100; docs/atari.md says why and what it reaches.
+of values that know their error (`search.value_error_scale`); 91 and 11 bins of support; n = 5 steps
+instead of 10; a replay of 48,000 rows, whose priorities are those of a whole unroll; batches of 64,
+AdamW, a small network; 3 % random moves while acting. Evaluations make 5 % random moves (Mnih et
+al. 2015): after a lost life some games wait for a button that a player without chance may never
+press. Chosen on Breakout and RoadRunner with the seeds 100 and 101; docs/atari.md says why and what
+it reaches.
 """
 
 from ml_collections import ConfigDict
