@@ -53,7 +53,7 @@ COMMANDS = {
     "wrong variant": (
         "train",
         [_CARTPOLE + ":nope"],
-        ["--config: configs/cartpole.py:nope: ValueError: configs/cartpole.py takes ':host'", "24"],
+        ["--config: configs/cartpole.py:nope: ValueError: configs/cartpole.py takes ':host'", "26"],
     ),
     "None of every optional field": (
         "train",

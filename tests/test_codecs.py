@@ -121,7 +121,8 @@ def test_loss_is_least_at_the_target():
     slope = jax.grad(lambda logits: codec.loss(logits, target).sum())
     np.testing.assert_allclose(slope(best), 0.0, atol=1e-6)
     steps = np.random.default_rng(2).normal(size=(200, *best.shape)).astype(np.float32)
-    climb = codec.loss(best + steps, target) - codec.loss(best, target)
+    wide = jnp.broadcast_to(target, steps.shape[:-1])
+    climb = codec.loss(best + steps, wide) - codec.loss(best, target)
     assert climb.min() >= -1e-6
     assert climb[:, [1, 3, 5]].mean() > 0.1  # Where two atoms share the mass.
     flat = jnp.zeros_like(best)
@@ -160,7 +161,7 @@ def test_nan_is_never_hidden(transform):
     Planted: `jnp.nan_to_num` in `two_hot`.
     """
     codec = codecs.make_two_hot_codec(num_bins=5, low=-2.0, high=2.0, transform=transform)
-    assert np.isnan(codec.loss(jnp.zeros((5,)), jnp.nan))
+    assert np.isnan(codec.loss(jnp.zeros((5,)), jnp.array(jnp.nan)))
 
 
 @pytest.mark.parametrize("bad", [

@@ -1,6 +1,7 @@
 """A dataset assigned to lanes: every row as often, in bounded memory, from any block on."""
 
 import collections
+import dataclasses
 import itertools
 
 import jax
@@ -164,7 +165,8 @@ def test_every_field_of_a_row_arrives(tmp_path):
         made_at_updates=np.full(6, 9, np.int32),
     )
     assert (rows.first == flags[0]).all() and (rows.last == flags[1]).all()
-    dataset.write_dataset(tmp_path, fakes.SPEC, [rows])
+    masked = dataclasses.replace(fakes.SPEC, masked=True)
+    dataset.write_dataset(tmp_path, masked, [rows])
     assigned = assign(dataset.open_dataset(tmp_path), num_lanes=1)
     row = ROW.replace(invalid_actions=jax.ShapeDtypeStruct((3,), bool))
     block = next(lanes.read_blocks(assigned, row, 0, own=range(1), searched=True))

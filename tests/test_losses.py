@@ -328,7 +328,7 @@ def test_no_gradient_flows_through_targets():
     network = linear_network()
     make = made_targets(network, bootstrap_value=targets_lib.make_network_bootstrap(
         network, CODECS.value))
-    loss = losses.make_loss(network, CODECS, window=types.Window(2, 3, 1))
+    loss = losses.make_loss(network, CODECS, window=types.Window(2, 3, 2))
     sample, _ = random_batch(6, 2, 3, bootstrap_steps=2)
     params = jax.jit(network.init)(jax.random.key(0))
 
@@ -353,7 +353,7 @@ def test_what_lies_beyond_an_end_trains_only_what_is_known():
     discount = jnp.ones((2, 8)).at[0, 3].set(0.0).at[:, 4].set(0.0)  # Example 1 is truncated.
     sample = sample.replace(rows=sample.rows.replace(
         last=ended, first=jnp.roll(ended, 1, axis=1), discount=discount))
-    loss = losses.make_loss(network, CODECS, window=types.Window(2, 3, 1))
+    loss = losses.make_loss(network, CODECS, window=types.Window(2, 3, 2))
     targets = jax.jit(made_targets(network))(None, None, None, sample)
     params = jax.tree.map(lambda x: x + jnp.arange(x.shape[1]) / 3, network.init(None))
     slopes = jax.jit(jax.jacrev(lambda p: loss(p, None, sample, targets)[0]))(params)

@@ -171,7 +171,7 @@ def test_only_the_first_part_is_fresh(fraction, num_fresh):
         assert np.abs(np.asarray(got.value - stored.value))[:num_fresh].max() > 0.1
     if fraction == 0.0:
         assert again is make
-    with pytest.raises(ValueError, match=r"reanalyse.fraction must be in \[0, 1\] \(got 1.5\)"):
+    with pytest.raises(ValueError, match=r"^fraction must be in \[0, 1\] \(got 1.5\)"):
         reanalyse.with_reanalyse(make, counting, fraction=1.5, fresh_values=True, window=window)
 
 

@@ -60,11 +60,9 @@ def make_network(
         )
 
     def initial_inference(params, history: History) -> Prediction:
-        batch = history.action.shape[0]
-        chex.assert_shape(history.observation, (batch, history_steps, *spec.observation_shape))
-        chex.assert_shape(
-            [history.action, history.reward, history.valid], (batch, history_steps)
-        )
+        seen = history.action.shape  # [B, S]; some networks take any S.
+        chex.assert_shape(history.observation, (*seen, *spec.observation_shape))
+        chex.assert_shape([history.reward, history.valid], seen)
         embedding = representation.apply(params["representation"], history)
         no_reward = jnp.zeros((history.action.shape[0], num_reward_logits), jnp.float32)
         return predict(params, embedding, no_reward)
