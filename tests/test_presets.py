@@ -85,7 +85,8 @@ def test_one_update_at_batch_2_and_the_budget(name):
     target = config.targets
     window = config.network.history_steps + 1 + target.unroll_steps + target.bootstrap_steps
     config.env.update(num_envs=2, num_groups=1)
-    config.replay.update(rows_per_env=2 * window + 2, min_rows=2)
+    ring = 2 * window + 2
+    config.replay.update(rows_per_env=ring, min_rows=2 * ring)
     experiment, budget, program = _learn_program(config)
     found = program.memory_analysis().temp_size_in_bytes
     print(f"the update alone {budget.learn / 2**20:.2f} MiB, compiler: {found / 2**20:.2f} MiB")
