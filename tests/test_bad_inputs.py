@@ -110,8 +110,7 @@ def test_the_page_of_fields_is_that_of_the_code():
 
 
 def test_every_field_of_every_preset_is_described():
-    """With meaning, part, and numbers with a unit; and each part is one of the library. Planted
-    bugs seen: a field of `base` that is not described; a part that was renamed."""
+    """With meaning, part, and numbers with a unit; and each part is one of the library."""
     held = {
         name
         for preset in PRESETS.values()
@@ -137,7 +136,7 @@ def _is_module(path):
 
 
 def test_help_lists_the_fields_of_a_preset(tmp_path):
-    """With what the other flags change. Planted bug seen: values of the file."""
+    """With what the other flags change."""
     words = ["--config=configs/cartpole.py", "--config.seed=3", "--config.help"]
     ran = subprocess.run(
         processes.command("train", *words),

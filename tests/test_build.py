@@ -34,7 +34,7 @@ def test_a_schedule_has_every_cadence_of_the_config():
 
 
 def test_what_is_trained_is_said_in_words():
-    """Of one's own kinds the function's name. Planted bug seen: the module's name too."""
+    """Of one's own kinds the function's name."""
     assert build.title_of(config_of("atari", "pong")) == "Pong (atari), gumbel search, conv network"
     config = config_of("cartpole", "on_device")
     config.network.kind = "my_nets:make_tower"
@@ -42,7 +42,7 @@ def test_what_is_trained_is_said_in_words():
 
 
 def test_the_temperature_halves_with_the_update_that_is_named():
-    """Planted bugs seen: an update late; halved once for all counts."""
+    """Planted bug seen: an update late."""
     explore_at = build.make_explore_at(
         temperature=1.0,
         halve_temperature_at_updates=(10, 30),

@@ -152,8 +152,7 @@ def _anchors(page: Path) -> set[str]:
 
 
 def test_every_link_leads_somewhere():
-    """To a file of the tree, and to a heading of it. Planted bugs seen: a page renamed; a heading
-    renamed that another page names."""
+    """To a file of the tree, and to a heading of it."""
     found = 0
     for page in PAGES:
         for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
@@ -169,14 +168,13 @@ def test_every_link_leads_somewhere():
 
 
 def test_the_index_leads_to_every_page():
-    """Planted bug seen: a page that is not named there."""
+    """All but itself."""
     index = (DOCS / "index.md").read_text()
     assert [p.name for p in DOCS.glob("*.md") if f"({p.name})" not in index] == ["index.md"]
 
 
 def test_the_readme_trains_and_plays(compose, tmp_path, monkeypatch):
-    """Its config, beside the environment of docs/compose.md, and then its player. Planted bug seen:
-    `base` without the codec that holds these rewards."""
+    """Its config, beside the environment of docs/compose.md, and then its player."""
     del compose
     readme = (ROOT / "README.md").read_text()
     played, config = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)

@@ -115,8 +115,7 @@ def test_a_run_ends_with_the_iteration_that_reaches_its_total(real, tmp_path, ca
 
 
 def test_a_score_that_is_reached_ends_the_run_and_is_saved(real, tmp_path):
-    """Planted bugs seen: a score that has to be passed; a stop that is not saved; a run that goes
-    on from its stop."""
+    """Planted bugs seen: a score that has to be passed; a stop that is not saved."""
     experiment, numbers = _counting(real, scores=[0.5, 1.0, 9.0])
     for _ in range(2):
         counters = _train(experiment, tmp_path / "run", evaluate_every=20, stop_at=1.0)
@@ -134,7 +133,7 @@ def test_a_time_limit_is_that_of_all_processes(real, tmp_path):
 
 def test_an_evaluation_that_a_kill_has_taken_is_made_first(real, tmp_path):
     """Of the parameters saved before it, with the number of that iteration; and it may end the run.
-    Planted bugs seen: not made; a run that goes on from it; made again where it was written."""
+    Planted bug seen: made although it was written."""
     experiment, _ = _counting(real, scores=[_Killed])
     options = dict(evaluate_every=50, save_every=50, stop_at=1.0)
     with pytest.raises(_Killed):
@@ -202,7 +201,7 @@ def test_signs_of_a_collapse_are_those_of_lines_that_count(certain, real, tmp_pa
 
 
 def test_loops_are_given_the_counters_of_the_resume(real, tmp_path):
-    """Planted bug seen: counters of the run before it was interrupted."""
+    """Those of the resume point, with one more resume."""
     seen = []
 
     def run(state):

@@ -33,10 +33,7 @@ def old(tmp_path):
 
 def test_its_run_goes_on(old):
     """Its parameters, replay, optimizer and counters are read, and learning goes on from them; the
-    evaluation of parameters that are still the old ones repeats the old score's number of games.
-
-    Planted bugs seen: a leaf of the resume tree renamed; a field of the config without a default.
-    """
+    lines of metrics go on behind the old ones."""
     folder = old / "run"
     before = checkpoint.read_meta(folder / "checkpoints")["counters"]
     assert before["env_steps"] == _STEPS
@@ -51,14 +48,14 @@ def test_its_run_goes_on(old):
 
 
 def test_its_agent_plays(old):
-    """Planted bug seen: `value_error_scale` taken for a field that every config has."""
+    """By its own config, which lacks the fields that came later."""
     player = muzero_jax.load_agent(old / "run")
     actions = player.act(np.zeros((3, 4), np.float32))
     assert actions.shape == (3,) and set(actions.tolist()) <= {0, 1}
 
 
 def test_its_dataset_is_read(old):
-    """Every hash is compared. Planted bug seen: a column renamed."""
+    """Every hash is compared."""
     data = dataset.open_dataset(old / "data")
     dataset.verify(data)
     assert (data.info.rows, data.info.episodes, data.info.return_mean) == (111, 4, 26.75)

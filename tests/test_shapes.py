@@ -153,7 +153,7 @@ def _longer(x, axis):
 
 @pytest.mark.parametrize("name", CASES)
 def test_every_axis_counts(name):
-    """Planted bugs seen: the contracts of `history_push`, of the loss, of the ring left out."""
+    """One longer is refused; the arguments themselves are not."""
     function, arguments, free = CASES[name]
     jax.eval_shape(function, *arguments)
     leaves, structure = jax.tree_util.tree_flatten_with_path(arguments)

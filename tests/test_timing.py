@@ -27,7 +27,7 @@ def clock(monkeypatch):
 
 
 def test_a_cadence_is_crossed_by_the_step_that_reaches_its_multiple():
-    """Planted bugs seen: a step early; a multiple that is left behind counted again."""
+    """Planted bug seen: a step early."""
     reached = [after for after in range(1, 31) if crossed(after - 1, after, 10)]
     assert reached == [10, 20, 30]
     assert crossed(9, 31, 10) and not crossed(10, 19, 10)
@@ -35,7 +35,7 @@ def test_a_cadence_is_crossed_by_the_step_that_reaches_its_multiple():
 
 def test_rates_are_those_of_the_interval_without_its_pauses(clock):
     """Two pauses of 3 and 5 seconds in 18; then an interval of its own. Planted bugs seen: pauses
-    counted; the last one alone counted; rates since the begin of the run."""
+    counted; the last one alone counted."""
     interval = Interval(Counters(env_steps=1_000, rows=2_000, updates=10), num_simulations=7)
     for seconds in (3.0, 5.0):
         with interval.paused():
