@@ -309,10 +309,10 @@ def _parse(example: str | None, takes_words: bool) -> list[str]:
             config = _config(given, example)
             delattr(given, "config")
             rest = _unset(config, rest)
-            wants_help = any(re.fullmatch(r"--?config\.help", word) for word in rest)
-            rest = [word for word in rest if not re.fullmatch(r"--?config\.help", word)]
-            config_flags.DEFINE_config_dict("config", config, sys_argv=rest)
-            rest = given(rest)
+            words = [word for word in rest if not re.fullmatch(r"--?config\.help", word)]
+            wants_help = len(words) < len(rest)
+            config_flags.DEFINE_config_dict("config", config, sys_argv=words)
+            rest = given(words)
             if wants_help:
                 values = schema.leaves(given.config.to_dict())
                 print("\n".join(fields.help_lines(values)), flush=True)

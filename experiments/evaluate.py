@@ -93,9 +93,8 @@ def _config_of(workdir: Path, args) -> tuple[Any, int]:
         config.evaluation.max_steps = args.max_steps
     if args.random_move is not None:
         config.evaluation.random_move = args.random_move
-    num_envs = args.num_envs or max(
-        n for n in range(1, config.evaluation.num_envs + 1) if args.episodes % n == 0
-    )
+    most = config.evaluation.num_envs
+    num_envs = args.num_envs or scoring.at_a_time(args.episodes, most)
     config.evaluation.update(episodes=args.episodes, num_envs=num_envs)
     schema.check(config)
     return config, num_envs

@@ -25,7 +25,7 @@ from muzero_jax.data.dataset import write_dataset
 from muzero_jax.data.trajectories import take_rows
 from muzero_jax.envs import host
 from muzero_jax.errors import DatasetError, EnvError
-from muzero_jax.evaluation import results
+from muzero_jax.evaluation import results, scoring
 from muzero_jax.evaluation.actors import make_random_player
 from muzero_jax.training import process, run_folder
 from muzero_jax.training.experiment import Experiment
@@ -138,8 +138,7 @@ def random_play(spec, *, seed: int) -> Play:
 def _fresh_trajectories(experiment: Experiment, config, args, facts: dict[str, Any]):
     """The episodes that the flags ask for."""
     agent, history_steps = experiment.agent, config.network.history_steps
-    most = config.evaluation.num_envs
-    num_envs = max(n for n in range(1, most + 1) if args.episodes % n == 0)
+    num_envs = scoring.at_a_time(args.episodes, config.evaluation.num_envs)
     seeds = host.env_seeds(args.seed, host.RECORD, 0, 0, num_envs)
     if args.policy == "random":
         carry, play = None, random_play(agent.spec, seed=seeds[0])

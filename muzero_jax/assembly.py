@@ -200,30 +200,21 @@ def on_device(
     Raises:
       ArgumentError: as `check_sizes`.
     """
-    mesh = make_mesh() if mesh is None else mesh
     games = env if games is None else games
-    window, size = agent.window, mesh.size
-    if min_rows is None:
-        min_rows = num_envs * (window.future + steps_per_iteration)
-    check_sizes(
-        window,
+    mesh, ring, learn, min_rows = _learning(
+        agent,
+        mesh,
         num_envs=num_envs,
         num_groups=1,
+        rows_at_once=steps_per_iteration,
         rows_per_env=rows_per_env,
         min_rows=min_rows,
         rows_per_update=rows_per_update,
         batch_size=batch_size,
-        rows_at_once=steps_per_iteration,
-        num_devices=size,
-    )
-    ring = make_ring(
-        agent,
-        num_envs=num_envs,
-        rows_per_env=rows_per_env,
         priority_exponent=priority_exponent,
         priority_floor=priority_floor,
     )
-    learn = learner.make_learn(ring, agent.update, batch_size=batch_size // size)
+    window, size = agent.window, mesh.size
     init_key, env_key, run_key = split_seed(seed)
 
     def init() -> RunState:
@@ -315,31 +306,22 @@ def on_host(
     Raises:
       ArgumentError: as `check_sizes`.
     """
-    mesh = make_mesh() if mesh is None else mesh
-    window, size = agent.window, mesh.size
-    if min_rows is None:
-        min_rows = num_envs * (window.future + 1)
-    check_sizes(
-        window,
+    mesh, ring, learn, min_rows = _learning(
+        agent,
+        mesh,
         num_envs=num_envs,
         num_groups=num_groups,
+        rows_at_once=1,
         rows_per_env=rows_per_env,
         min_rows=min_rows,
         rows_per_update=rows_per_update,
         batch_size=batch_size,
-        rows_at_once=1,
-        num_devices=size,
-    )
-    group_size = num_envs // num_groups
-    process, own_size = jax.process_index(), group_size // jax.process_count()
-    ring = make_ring(
-        agent,
-        num_envs=num_envs,
-        rows_per_env=rows_per_env,
         priority_exponent=priority_exponent,
         priority_floor=priority_floor,
     )
-    learn = learner.make_learn(ring, agent.update, batch_size=batch_size // size)
+    window, size = agent.window, mesh.size
+    group_size = num_envs // num_groups
+    process, own_size = jax.process_index(), group_size // jax.process_count()
     init_key, _, run_key = split_seed(seed)
 
     def make_groups(resumes: int) -> list[HostEnv]:
@@ -403,12 +385,51 @@ def on_host(
     return _scored(experiment, eval_episodes, seed)
 
 
+def _learning(
+    agent: Agent,
+    mesh: Mesh | None,
+    *,
+    num_envs: int,
+    num_groups: int,
+    rows_at_once: int,
+    rows_per_env: int,
+    min_rows: int | None,
+    rows_per_update: int,
+    batch_size: int,
+    priority_exponent: float,
+    priority_floor: float,
+) -> tuple[Mesh, Replay, Callable[..., Any], int]:
+    """What both loops learn with, of sizes that fit together: mesh, ring, `learn`, `min_rows`."""
+    mesh = make_mesh() if mesh is None else mesh
+    if min_rows is None:
+        min_rows = num_envs * (agent.window.future + rows_at_once)
+    check_sizes(
+        agent.window,
+        num_envs=num_envs,
+        num_groups=num_groups,
+        rows_per_env=rows_per_env,
+        min_rows=min_rows,
+        rows_per_update=rows_per_update,
+        batch_size=batch_size,
+        rows_at_once=rows_at_once,
+        num_devices=mesh.size,
+    )
+    ring = make_ring(
+        agent,
+        num_envs=num_envs,
+        rows_per_env=rows_per_env,
+        priority_exponent=priority_exponent,
+        priority_floor=priority_floor,
+    )
+    learn = learner.make_learn(ring, agent.update, batch_size=batch_size // mesh.size)
+    return mesh, ring, learn, min_rows
+
+
 def _scored(experiment: Experiment, eval_episodes: int, seed: int) -> Experiment:
     """The experiment with a score of whole games without noise, where it has none of its own."""
     if experiment.score is not None or not eval_episodes:
         return experiment
-    most = min(experiment.scoring_batch, eval_episodes)
-    num_envs = max(n for n in range(1, most + 1) if eval_episodes % n == 0)
+    num_envs = scoring.at_a_time(eval_episodes, experiment.scoring_batch)
     scorer = make_scorer(experiment, episodes=eval_episodes, num_envs=num_envs)
     return experiment._replace(score=numbered(scorer, seed, num_envs))
 

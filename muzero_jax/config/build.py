@@ -426,7 +426,7 @@ def _fields_of(config) -> dict[str, str]:
     names = [name for name, _ in leaves(config.to_dict())]
     parts = [name.rpartition(".")[2] for name in names]
     own = {part: name for part, name in zip(parts, names) if parts.count(part) == 1}
-    return own | {f"{part}": f"env.{part}" for part in ("num_envs", "num_groups", "max_steps")}
+    return own | {part: f"env.{part}" for part in ("num_envs", "num_groups", "max_steps")}
 
 
 def make_explore_at(

@@ -44,9 +44,10 @@ def make_gymnasium(
 
     def reset():
         memory.update(last=np.zeros(len(envs), bool), steps=np.zeros(len(envs), int), count=0)
-        rows = [begun.pop()] if begun else [_reset_row(envs[0], 0, 0, spec, seed=int(seeds[0]))]
-        for i in range(1, len(envs)):
-            rows.append(_reset_row(envs[i], i, 0, spec, seed=int(seeds[i])))
+        rows = [
+            begun.pop() if begun else _reset_row(env, i, 0, spec, seed=int(seeds[i]))
+            for i, env in enumerate(envs)
+        ]
         return _stack(rows, 0)
 
     def step(action):

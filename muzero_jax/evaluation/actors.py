@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from muzero_jax import finite
-from muzero_jax.acting import NO_EXPLORATION
-from muzero_jax.history import history_init, history_push
+from muzero_jax.acting import NO_EXPLORATION, init_carry
+from muzero_jax.history import history_push
 from muzero_jax.search.common import legal_actions
 from muzero_jax.types import Array, EnvSpec, History, Network, Params, SearchFn, TimeStep
 
@@ -95,8 +95,7 @@ def without_memory(choose: Callable[..., Array]) -> Actor:
 
 def _with_history(choose: Callable[..., Array], spec: EnvSpec, history_steps: int) -> Actor:
     def init(params, num_games):
-        observation = jnp.zeros((num_games, *spec.observation_shape), spec.observation_dtype)
-        return _Seen(params=params, history=history_init(observation, history_steps))
+        return _Seen(params=params, history=init_carry(spec, num_games, history_steps).history)
 
     def observe(carry, timestep, action):
         history = history_push(carry.history, finite.clean(timestep), action)

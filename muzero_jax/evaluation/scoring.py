@@ -25,6 +25,11 @@ def never() -> bool:
     return False
 
 
+def at_a_time(games: int, most: int) -> int:
+    """As many games at a time as divide their number, up to `most`."""
+    return max(n for n in range(1, min(most, games) + 1) if games % n == 0)
+
+
 def make_scorer(
     eval_env: Callable[[list[int]], HostEnv], player: Actor, *, episodes: int
 ) -> Score:
@@ -119,12 +124,12 @@ def make_match_scorer(
     if episodes % 2:
         raise BadInputError(f"episodes must be even, half with each color (got {episodes})")
     half = episodes // 2
-    at_a_time = max(n for n in range(1, min(num_envs, half) + 1) if half % n == 0)
+    num_games = at_a_time(half, num_envs)
     plays = [
         make_match(
             env,
             *pair,
-            num_games=at_a_time,
+            num_games=num_games,
             max_plies=env.spec.max_steps,
             opening_plies=opening_plies,
         )
@@ -134,7 +139,7 @@ def make_match_scorer(
     def score(params: Params, seeds: list[int], stop=never) -> dict[str, Any]:
         key = key_of(seeds)
         found: tuple[list, list] = ([], [])
-        for number in range(half // at_a_time):
+        for number in range(half // num_games):
             round_key = jax.random.fold_in(key, number)
             for color, play in enumerate(plays):
                 pair = (params, opponent.params)[:: -1 if color else 1]

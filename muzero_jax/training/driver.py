@@ -128,8 +128,8 @@ def _train(
         stack.enter_context(run_folder.claim(folder._replace(init_from=origin)))
     if jax.process_count() > 1:
         multihost.check_shared(workdir)
-    params = jax.eval_shape(experiment.init).train.params
-    size = sum(math.prod(x.shape) for x in jax.tree.leaves(params))
+    shapes = jax.eval_shape(experiment.agent.network.init, jax.random.key(0))  # Traced before.
+    size = sum(math.prod(x.shape) for x in jax.tree.leaves(shapes))
     multihost.print_once(
         f"{title}: {size:,} parameters, {experiment.agent.num_simulations} simulations for each"
         f" action\nrun in {workdir} on {jax.default_backend()} x{experiment.mesh.size}\n{needed}"
