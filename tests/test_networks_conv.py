@@ -177,6 +177,29 @@ def test_input_planes_literally():
         np.testing.assert_allclose(got[example], scaled(want), atol=1e-5)
 
 
+@pytest.mark.parametrize("size, stride, begin", [(4, 2, 1), (3, 1, 1), (3, 2, 0)])
+def test_a_convolution_of_planes_equals_numpy(size, stride, begin):
+    """As one of images with planes behind them, whose padding has zeros in the place of planes too.
+
+    Planted: planes without borders; the planes of actions and rewards exchanged.
+    """
+    shape = (6, 8, 2)
+    embed, params = embed_with(shape=shape, history_steps=2, action_planes=True,
+                               history_rewards=True, stages=((4, size, stride, 0),))
+    weights = jax.tree.map(lambda x: np.asarray(x, np.float64), params["representation"]["params"])
+    history = history_of(shape, steps=2)
+    got = embed(history)
+    rewards = np.asarray(history.reward, np.float64)
+    squashed = np.sign(rewards) * (np.sqrt(np.abs(rewards) + 1) - 1) + 0.001 * rewards
+    for example in range(3):
+        frames = [*np.asarray(history.observation[example], np.float64)]
+        levels = [*np.asarray(history.action[example]) / 3, *squashed[example]]
+        x = np.concatenate([*frames, np.full((6, 8, 4), levels)], axis=-1)
+        y = numpy_conv(x, weights["Conv_0"]["kernel"], stride, begin)
+        want = np.maximum(numpy_norm(y, weights["LayerNorm_0"]), 0)
+        np.testing.assert_allclose(got[example], scaled(want), atol=1e-5)
+
+
 @pytest.mark.parametrize("size, stride", [(3, 2), (2, 2), (3, 1)])
 def test_pooling_equals_numpy(size, stride):
     """The mean of those pixels that are there; at the edges fewer.

@@ -16,16 +16,40 @@ from muzero_jax.types import Array, Codecs, EnvSpec, History, Network
 Stage = tuple[int | str, int, int, int]
 
 
-def _conv(module: nn.Module, channels: int, size: int, strides=(1, 1)) -> nn.Conv:
-    """A square convolution inside one of the modules below."""
+def _conv(
+    module: nn.Module, channels: int, size: int, strides=(1, 1), levels: Array | None = None
+) -> nn.Conv:
+    """A square convolution inside one of the modules below; `levels` as in `_planes_apart`."""
+    convolve = module.convolve
     return nn.Conv(
         channels,
         (size, size),
         strides,
         dtype=module.dtype,
         use_bias=False,
-        conv_general_dilated=module.convolve,
+        conv_general_dilated=convolve if levels is None else _planes_apart(convolve, levels),
     )
+
+
+def _planes_apart(convolve: Callable[..., Array] | None, levels: Array) -> Callable[..., Array]:
+    """A convolution of images whose last P channels are constant planes of `levels` `[B, P]`.
+
+    The response to a plane is its level times the response to a plane of ones, which is the same
+    for every example: so the planes cost one image a batch, and no example is convolved with them.
+    """
+    convolve = jax.lax.conv_general_dilated if convolve is None else convolve
+    num = levels.shape[-1]
+
+    def apart(x: Array, kernel: Array, strides, padding, **options) -> Array:
+        ones = jnp.ones((1, *x.shape[1:3], 1), x.dtype)
+        rows, columns, _, channels = kernel.shape
+        each = kernel[:, :, -num:].reshape(rows, columns, 1, num * channels)
+        response = jax.lax.conv_general_dilated(ones, each, strides, padding, **options)
+        response = response.reshape(*response.shape[1:3], num, channels)
+        images = convolve(x[..., :-num], kernel[:, :, :-num], strides, padding, **options)
+        return images + jnp.einsum("bp,hwpc->bhwc", levels, response)
+
+    return apart
 
 
 class ResidualBlock(nn.Module):
@@ -72,36 +96,38 @@ class _Representation(nn.Module):
     @nn.compact
     def __call__(self, history: History) -> Array:
         frames = history.observation
-        if frames.dtype == jnp.uint8:
-            frames = frames.astype(self.dtype) / 255
         batch, length, height, width, depth = frames.shape
         x = jnp.moveaxis(frames, 1, 3).reshape(batch, height, width, length * depth)
-        levels = []  # Of constant planes, `[B, S]` each.
-        if self.action_planes:
-            levels.append(history.action / self.num_actions)
-        if self.history_rewards:
-            levels.append(squash(history.reward))
-        for level in levels:
-            level = jnp.where(history.valid, level, 0.0)[:, None, None, :]
-            planes = jnp.broadcast_to(level, (batch, height, width, length))
-            x = jnp.concatenate([x, planes.astype(self.dtype)], axis=-1)
-        x = x.astype(self.dtype)
+        x = x.astype(self.dtype) / 255 if x.dtype == jnp.uint8 else x.astype(self.dtype)
+        levels = None
+        if self.action_planes or self.history_rewards:
+            levels = []  # Of constant planes, `[B, S]` each.
+            if self.action_planes:
+                levels.append(history.action / self.num_actions)
+            if self.history_rewards:
+                levels.append(squash(history.reward))
+            levels = [jnp.where(history.valid, level, 0.0) for level in levels]
+            levels = jnp.concatenate(levels, axis=-1).astype(self.dtype)  # [B, P].
+            shape = (batch, height, width, levels.shape[-1])
+            x = jnp.concatenate([x, jnp.broadcast_to(levels[:, None, None], shape)], axis=-1)
         for stage in self.stages:
-            x = self._downsample(x, *stage[:3])
+            x, levels = self._downsample(x, levels, *stage[:3]), None
             for _ in range(stage[3]):
                 x = ResidualBlock(self.dtype, convolve=self.convolve)(x)
         for _ in range(self.num_blocks):
             x = ResidualBlock(self.dtype, convolve=self.convolve)(x)
         return scale_embedding(x)
 
-    def _downsample(self, x: Array, kind: int | str, size: int, stride: int) -> Array:
+    def _downsample(
+        self, x: Array, levels: Array | None, kind: int | str, size: int, stride: int
+    ) -> Array:
         strides = (stride, stride)
         if kind == "pool":
             x = nn.avg_pool(x, (size, size), strides, "SAME", count_include_pad=False)
             return x.astype(self.dtype)  # The division is by float32 counts.
         if kind == "residual":
             return ResidualBlock(self.dtype, size, stride, self.convolve)(x)
-        x = _conv(self, kind, size, strides)(x)
+        x = _conv(self, kind, size, strides, levels)(x)
         return nn.relu(nn.LayerNorm(dtype=self.dtype)(x))
 
 
