@@ -3,7 +3,8 @@
   python benchmarks/learning.py --suite=walk
   python benchmarks/learning.py --only=cartpole_host-0
 
-Suites: walk (CartPole), atari (seven games, 20 minutes each), control (LunarLander, Acrobot),
+Suites: walk (CartPole), atari (seven games, 20 minutes each), atari_steps (the same games, 630,000
+env steps each, which do not depend on the machine), control (LunarLander, Acrobot),
 searches (Gumbel against published search on CartPole), device (what runs in one compiled program:
 CartPole, tic-tac-toe, Connect Four, MinAtar), reanalyse (fraction 0 against 1: CartPole with three
 seeds, one pair of MinAtar), full (all of these, longer Atari studies with three seeds, all of
@@ -40,13 +41,14 @@ def control(config: str, seed: int, *options: str) -> list[str]:
     return ["experiments/train.py", f"--config=configs/{config}", f"--config.seed={seed}", *options]
 
 
-def atari(game: str, *, seed: int, minutes: int) -> list[str]:
-    """Some minutes of one game."""
+def atari(game: str, *, seed: int, **limit: int) -> list[str]:
+    """One game up to a limit: `max_wall_minutes` or `total_env_steps`."""
+    ((field, number),) = limit.items()
     return [
         "experiments/atari.py",
         f"--config=configs/atari.py:{game}",
         f"--config.seed={seed}",
-        f"--config.max_wall_minutes={minutes}",
+        f"--config.{field}={number}",
     ]
 
 
@@ -67,17 +69,24 @@ WALK = {
     **{f"cartpole_host-{seed}": control("cartpole.py", seed) for seed in SEEDS},
     **CARTPOLE_ON_DEVICE,
 }
+ATARI_GAMES = {
+    "Breakout": SEEDS,
+    "RoadRunner": (0,),
+    "SpaceInvaders": (0,),
+    "Assault": (0,),
+    "MsPacman": (0,),
+    "KungFuMaster": (0,),
+    "Pong": (0,),
+}
 ATARI = {
-    f"atari/{game}-{seed}": atari(game, seed=seed, minutes=20)
-    for game, seeds in {
-        "Breakout": SEEDS,
-        "RoadRunner": (0,),
-        "SpaceInvaders": (0,),
-        "Assault": (0,),
-        "MsPacman": (0,),
-        "KungFuMaster": (0,),
-        "Pong": (0,),
-    }.items()
+    f"atari/{game}-{seed}": atari(game, seed=seed, max_wall_minutes=20)
+    for game, seeds in ATARI_GAMES.items()
+    for seed in seeds
+}
+# As many steps as two cores of their own make in 20 minutes, whatever the machine.
+ATARI_STEPS = {
+    f"atari_steps/{game}-{seed}": atari(game, seed=seed, total_env_steps=630_000)
+    for game, seeds in ATARI_GAMES.items()
     for seed in seeds
 }
 CONTROL = {
@@ -108,7 +117,7 @@ REANALYSE = {
     for fraction in (0, 1)
 }
 LONGER = {
-    f"longer/{game}-{seed}": atari(game, seed=seed, minutes=120)
+    f"longer/{game}-{seed}": atari(game, seed=seed, max_wall_minutes=120)
     for game in ("RoadRunner", "Pong", "MsPacman", "Qbert")
     for seed in SEEDS
 }
@@ -145,11 +154,12 @@ MATCHES = {
 SUITES = {
     "walk": WALK,
     "atari": ATARI,
+    "atari_steps": ATARI_STEPS,
     "control": CONTROL,
     "searches": SEARCHES,
     "device": DEVICE,
     "reanalyse": REANALYSE,
-    "full": WALK | ATARI | CONTROL | SEARCHES | DEVICE | REANALYSE | LONGER | MINATAR,
+    "full": WALK | ATARI | ATARI_STEPS | CONTROL | SEARCHES | DEVICE | REANALYSE | LONGER | MINATAR,
 }
 
 
