@@ -1,6 +1,7 @@
 """The unrolled loss. Every maker returns a `LossFn` of `types.py`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import chex
 import jax
@@ -17,7 +18,9 @@ from muzero_jax.types import (
     History,
     LossFn,
     Network,
+    Params,
     Policy,
+    Prediction,
     Sample,
     Targets,
     Window,
@@ -27,10 +30,59 @@ PolicyLoss = Callable[[Array, Policy], Array]
 Augment = Callable[[chex.PRNGKey, Array], Array]
 
 
+class Term(NamedTuple):
+    """One more part of a loss, such as a consistency of embeddings.
+
+    Attributes:
+      loss: `(params, key, Sample, Targets, Prediction [B, K+1]) -> ([B], aux)`: what is added to
+        each example's loss, as it is, and `[B]` arrays for metrics. The prediction is that of
+        `unroll`, embeddings included.
+      observed_steps: frames that it needs after the root's; `Sample.observations` then has as many
+        more than S. Those of another episode are among them: `rows.first` says where one begins.
+    """
+
+    loss: Callable[
+        [Params, chex.PRNGKey, Sample, Targets, Prediction], tuple[Array, dict[str, Array]]
+    ]
+    observed_steps: int = 0
+
+
 def policy_cross_entropy(logits: Array, policy: Array) -> Array:
     """Cross-entropy `[...]` of policy logits `[..., A]` against search weights `[..., A]`."""
     chex.assert_equal_shape([logits, policy])
     return optax.softmax_cross_entropy(logits, policy)
+
+
+def unroll(network: Network, params: Params, history: History, actions: Array) -> Prediction:
+    """A root and K recurrent steps along `actions`, with MuZero's gradients (appendix G).
+
+    The gradient into the embedding is halved at the start of each recurrent step; integers and
+    flags in an embedding pass as they are.
+
+    Args:
+      network: what is unrolled.
+      params: of the network.
+      history: `[B, S]`, of the roots.
+      actions: `[B, K]`, K >= 1.
+
+    Returns:
+      `Prediction` `[B, K+1, ...]`, the root first; its embeddings are those that the network made.
+    """
+    chex.assert_rank(actions, 2)
+    chex.assert_tree_shape_prefix(history, actions.shape[:1])
+    prediction = network.initial_inference(params, history)
+
+    def step(embedding, action):
+        embedding = jax.tree.map(lambda x: scale_gradient(x, 0.5), embedding)
+        prediction = network.recurrent_inference(params, embedding, action)
+        return prediction.embedding, prediction
+
+    _, unrolled = jax.lax.scan(step, prediction.embedding, actions.T, unroll=True)
+    return jax.tree.map(
+        lambda root, rest: jnp.concatenate([root[:, None], jnp.moveaxis(rest, 0, 1)], axis=1),
+        prediction,
+        unrolled,
+    )
 
 
 def make_loss(
@@ -43,6 +95,7 @@ def make_loss(
     policy_weight: float = 1.0,
     priority_unroll: float = 0.0,
     policy_loss: PolicyLoss = policy_cross_entropy,
+    terms: Sequence[Term] = (),
 ) -> LossFn:
     """MuZero's loss (equation 1, appendix G): K recurrent steps from each root, three heads.
 
@@ -61,6 +114,8 @@ def make_loss(
         maximum over a sequence). 0 is MuZero's: then rows with which the model is wrong, and not
         the root, are not drawn more often, such as those of a rare action that changes much.
       policy_loss: `(policy logits [..., A], search policy [...]) -> [...]`.
+      terms: what is added to the loss of each example. They need as many frames as
+        `observed_steps(window, terms)` says.
 
     Returns:
       `LossFn`: per-example loss `[B]` without importance weights, and aux of `[B]` arrays with
@@ -69,35 +124,27 @@ def make_loss(
       unmasked targets that it cannot.
 
     Raises:
-      ArgumentError: for an η out of range.
+      ArgumentError: for an η out of range; while tracing, for two metrics of one name, or for a
+        sample with fewer frames than terms read.
     """
     if not 0.0 <= priority_unroll <= 1.0:
         raise ArgumentError(f"priority_unroll must be in [0, 1] (got {priority_unroll})")
 
     def loss(params, key, sample: Sample, targets: Targets) -> tuple[Array, dict[str, Array]]:
-        del key
         check_window(sample, window)
+        if sample.observations.shape[1] < observed_steps(window, terms):
+            raise ArgumentError(
+                f"terms: they read {observed_steps(window, terms)} frames, and a sample has"
+                f" {sample.observations.shape[1]}: pass observed_steps to make_agent"
+            )
         heads = (sample.probability.shape[0], window.unroll + 1)
         chex.assert_tree_shape_prefix(targets.replace(policy_age=None), heads)
         scalars = (targets.value, targets.reward)
         masks = (targets.policy_mask, targets.value_mask, targets.reward_mask)
         chex.assert_shape([*scalars, *masks], heads)
         chex.assert_shape(targets.policy_age, heads[:1])
-        prediction = network.initial_inference(params, root_history(sample, window.history))
         actions = sample.rows.action[:, window.history : window.history + window.unroll]
-
-        def step(embedding, action):
-            embedding = jax.tree.map(lambda x: scale_gradient(x, 0.5), embedding)
-            prediction = network.recurrent_inference(params, embedding, action)
-            return prediction.embedding, prediction.replace(embedding=None)
-
-        _, unrolled = jax.lax.scan(step, prediction.embedding, actions.T, unroll=True)
-        # [B, K+1, ...]: the root first.
-        logits = jax.tree.map(
-            lambda root, rest: jnp.concatenate([root[:, None], jnp.moveaxis(rest, 0, 1)], axis=1),
-            prediction.replace(embedding=None),
-            unrolled,
-        )
+        logits = unroll(network, params, root_history(sample, window.history), actions)
         step_weight = jnp.where(jnp.arange(window.unroll + 1) == 0, 1.0, 1.0 / window.unroll)
 
         def total(head_loss, logits, target, mask):
@@ -129,9 +176,22 @@ def make_loss(
             "root_error": errors[:, 0],
             "priority": (1.0 - priority_unroll) * errors[:, 0] + priority_unroll * largest,
         }
-        return value_weight * value + reward_weight * reward + policy_weight * policy, aux
+        per_example = value_weight * value + reward_weight * reward + policy_weight * policy
+        for i, term in enumerate(terms):
+            term_key = jax.random.fold_in(key, i)
+            more, more_aux = term.loss(params, term_key, sample, targets, logits)
+            chex.assert_equal_shape([per_example, more])
+            if taken := aux.keys() & more_aux.keys():
+                raise ArgumentError(f"terms: there is a metric {min(taken)!r} already")
+            per_example, aux = per_example + more, aux | more_aux
+        return per_example, aux
 
     return loss
+
+
+def observed_steps(window: Window, terms: Sequence[Term]) -> int:
+    """Frames of a sample that a loss with these terms reads: S, and those after the root's."""
+    return window.history + max([0, *(term.observed_steps for term in terms)])
 
 
 def with_augmentation(loss: LossFn, augment: Augment) -> LossFn:

@@ -9,6 +9,7 @@ import pytest
 from muzero_jax import codecs as codecs_lib
 from muzero_jax import losses, types
 from muzero_jax import targets as targets_lib
+from muzero_jax.errors import ArgumentError
 
 ACTIONS, WIDTH = 3, 4
 VALUE_SUPPORT, REWARD_SUPPORT = (-2.0, 2.0, 5), (-1.0, 1.0, 3)
@@ -464,3 +465,105 @@ def test_integers_in_an_embedding_pass():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
                  grads, other_grads)
     assert np.abs(grads["move"]).max() > 1e-3
+
+
+@pytest.mark.parametrize("unroll_steps", [1, 3])
+def test_unroll_equals_single_steps(unroll_steps):
+    """Each prediction is that of one more recurrent step, embeddings of several leaves included.
+
+    Planted: actions shifted by one; the embedding that a step began with in place of its own.
+    """
+    sample, _ = random_batch(4, 2, unroll_steps)
+    network = counting_network(jnp.int32)
+    params = network.init(jax.random.key(0))
+    history = losses.root_history(sample, 2)
+    actions = jnp.asarray(sample.rows.action[:, 2:2 + unroll_steps])
+    got = jax.jit(losses.unroll, static_argnums=0)(network, params, history, actions)
+    want = network.initial_inference(params, history)
+    for step in range(unroll_steps + 1):
+        now = jax.tree.map(lambda x, step=step: x[:, step], got)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), now, want)
+        assert (now.embedding["count"] == step + 1).all()
+        if step < unroll_steps:
+            want = network.recurrent_inference(params, want.embedding, actions[:, step])
+    assert got.embedding["count"].dtype == jnp.int32
+    assert {x.shape[:2] for x in jax.tree.leaves(got)} == {(4, unroll_steps + 1)}
+
+
+def drawn_term(name, scale):
+    """Adds a random number to each example, and the size of the last embedding."""
+
+    def loss(params, key, sample, targets, prediction):
+        chance = jax.random.uniform(key, sample.probability.shape)
+        size = jnp.sum(prediction.embedding[:, -1] ** 2, axis=-1) + params["reward"].sum()
+        return scale * chance + size, {name: chance}
+
+    return losses.Term(loss)
+
+
+def test_terms_add_up():
+    """The loss of all terms is that of none and of each alone; every term has its own key.
+
+    Planted: the last term alone; one key for all terms.
+    """
+    sample, targets = random_batch(5, 2, 3)
+    network = linear_network()
+    params, key = network.init(jax.random.key(0)), jax.random.key(1)
+
+    def run(*terms):
+        loss = losses.make_loss(network, CODECS, window=types.Window(2, 3, 1), terms=terms)
+        return jax.jit(loss)(params, key, sample, targets)
+
+    first, second = drawn_term("first", 1.0), drawn_term("second", 10.0)
+    (none, aux), (one, _), (both, both_aux) = run(), run(first), run(first, second)
+    chance = both_aux["second"]
+    assert both_aux.keys() == aux.keys() | {"first", "second"}
+    assert not np.allclose(both_aux["first"], chance)
+    size = one - none - both_aux["first"]
+    np.testing.assert_allclose(both - one, 10 * chance + size, rtol=1e-4)
+    predicted = losses.unroll(network, params, losses.root_history(sample, 2),
+                              sample.rows.action[:, 2:5]).embedding[:, 3]
+    want = np.sum(np.square(predicted), axis=-1) + np.sum(params["reward"])
+    np.testing.assert_allclose(size, want, rtol=1e-3, atol=1e-4)
+
+
+def test_the_gradient_of_a_term_goes_through_the_unroll():
+    """Into the root it is halved at each step, as that of the heads is: d e_k / d w = x (g/2)^k.
+
+    Planted: the embeddings that `unroll` returns without their gradients.
+    """
+    sample, _ = random_batch(3, 1, 2)
+    network, g = affine_network(), 0.8
+    params = {"w": jnp.float32(2.0), "g": jnp.float32(g), "u": jnp.float32(0.3)}
+
+    def slope(step):
+        def embedding(params):
+            history = losses.root_history(sample, 1)
+            predicted = losses.unroll(network, params, history, sample.rows.action[:, 1:3])
+            return jnp.sum(predicted.embedding[:, step])
+
+        return jax.grad(embedding)(params)["w"]
+
+    x = sample.observations[:, 0, 0].sum()
+    np.testing.assert_allclose([slope(0), slope(1), slope(2)], x * (g / 2) ** np.arange(3),
+                               rtol=1e-5)
+
+
+def test_refusals_of_terms():
+    """A metric that is there already; fewer frames than a term reads, which slices would hide."""
+    sample, targets = random_batch(2, 1, 2)
+    network, window = linear_network(), types.Window(1, 2, 1)
+    params = network.init(jax.random.key(0))
+
+    def run(*terms, sample=sample):
+        loss = losses.make_loss(network, CODECS, window=window, terms=terms)
+        return jax.eval_shape(loss, params, jax.random.key(0), sample, targets)
+
+    with pytest.raises(ArgumentError, match="metric 'value_loss' already"):
+        run(drawn_term("value_loss", 1.0))
+    far = drawn_term("far", 1.0)._replace(observed_steps=2)
+    assert losses.observed_steps(window, [far, drawn_term("near", 1.0)]) == 3
+    assert losses.observed_steps(window, []) == 1
+    run(far, sample=sample.replace(observations=sample.observations[:, :3]))
+    with pytest.raises(ArgumentError, match="they read 3 frames, and a sample has 2"):
+        run(far, sample=sample.replace(observations=sample.observations[:, :2]))

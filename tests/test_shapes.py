@@ -120,6 +120,9 @@ CASES = {
         "discount, axis 0", "last, axis 0", "invalid_actions")),
     "loss": (lambda s, t: _LOSS(PARAMS, None, s, t), (SAMPLE, TARGETS), (
         _FRAMES, "invalid_actions, axis 2", "rows.policy, axis 2")),
+    "unroll": (
+        lambda h, a: losses.unroll(NETWORK, PARAMS, h, a), (_history(B), i(B, K)), (
+            "[1], axis 1",)),
     "targets": (lambda s: _TARGETS(None, None, None, s), (SAMPLE,), (
         _FRAMES, "invalid_actions, axis 2", "policy, axis 2", "observations, axis 2")),
     "reanalysed targets": (
