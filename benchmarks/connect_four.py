@@ -81,7 +81,7 @@ def make_replay_moves(*, history_steps: int) -> Callable[[Array], Board]:
         batch = moves.shape[0]
         keys = jnp.broadcast_to(jax.random.key(0), (batch,))  # Who begins is all that it draws.
         env_state, timestep = jax.vmap(env.reset)(keys)
-        history = history_init(timestep.observation, history_steps)
+        history = history_init(timestep.observation, env.spec.action, history_steps)
         history = history_push(history, timestep, jnp.zeros(batch, jnp.int32))
 
         def step(board, move):

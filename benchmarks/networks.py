@@ -27,7 +27,16 @@ from provenance import provenance  # noqa: E402
 from muzero_jax import acting, codecs, learner, losses, targets  # noqa: E402
 from muzero_jax.networks.conv import make_conv_network  # noqa: E402
 from muzero_jax.search import gumbel  # noqa: E402
-from muzero_jax.types import Codecs, EnvSpec, History, Sample, Transition, Window  # noqa: E402
+from muzero_jax.types import (  # noqa: E402
+    ActionSpec,
+    ArraySpec,
+    Codecs,
+    EnvSpec,
+    History,
+    Sample,
+    Transition,
+    Window,
+)
 import published_networks  # noqa: E402
 
 _NETWORKS = {
@@ -35,9 +44,8 @@ _NETWORKS = {
     "muzero_atari": published_networks.MUZERO_ATARI,
 }
 _SPEC = EnvSpec(
-    observation_shape=(96, 96, 3),
-    observation_dtype="uint8",
-    num_actions=18,
+    observation=ArraySpec((96, 96, 3), "uint8"),
+    action=ActionSpec.discrete(18),
     turn_sign=1,
     truncates=True,
     max_steps=27_000,

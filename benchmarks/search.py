@@ -25,15 +25,22 @@ from provenance import provenance  # noqa: E402
 
 import muzero_jax as mj  # noqa: E402
 from muzero_jax.search import make_recurrent_fn, root_of, search_value  # noqa: E402
-from muzero_jax.types import Codecs, EnvSpec, Explore, History, SearchOutput  # noqa: E402
+from muzero_jax.types import (  # noqa: E402
+    ActionSpec,
+    ArraySpec,
+    Codecs,
+    EnvSpec,
+    Explore,
+    History,
+    SearchOutput,
+)
 
 _BATCHES = (1, 32, 128)
 _SIMULATIONS = (16, 50)
 _DISCOUNT = 0.997
 _SPEC = EnvSpec(
-    observation_shape=(8,),
-    observation_dtype="float32",
-    num_actions=18,
+    observation=ArraySpec((8,), "float32"),
+    action=ActionSpec.discrete(18),
     turn_sign=1,
     truncates=True,
     max_steps=1000,

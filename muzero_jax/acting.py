@@ -8,14 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from muzero_jax import finite
-from muzero_jax.history import check_action, history_init, history_push
+from muzero_jax import actions, finite
+from muzero_jax.history import history_init, history_push
 from muzero_jax.types import (
     Array,
     Env,
     EnvSpec,
     Explore,
     History,
+    Observation,
     Params,
     Replay,
     SearchFn,
@@ -38,7 +39,7 @@ class ActingCarry:
 
     Attributes:
       history: `[E, S]`.
-      action: the newest one, `[E]` int32.
+      action: the newest one, `[E, *action.shape]`.
     """
 
     history: History
@@ -47,10 +48,9 @@ class ActingCarry:
 
 def init_carry(spec: EnvSpec, num_envs: int, history_steps: int) -> ActingCarry:
     """The carry before the first time step."""
-    observation = jnp.zeros((num_envs, *spec.observation_shape), spec.observation_dtype)
     return ActingCarry(
-        history=history_init(observation, history_steps),
-        action=jnp.zeros((num_envs,), jnp.int32),
+        history=history_init(_blank(spec, num_envs), spec.action, history_steps),
+        action=actions.zeros(spec.action, num_envs),
     )
 
 
@@ -69,11 +69,11 @@ def act(
     a row, and the search goes on.
 
     Raises:
-      ArgumentError: for a search whose actions are not one integer for each environment.
+      ArgumentError: for a search whose actions are not those of the environments.
     """
     history = history_push(carry.history, finite.clean(timestep), carry.action)
     output = search(params, key, history, timestep.invalid_actions, explore)
-    check_action(output.action, timestep.first.shape)
+    actions.check(output.action, carry.action)
     return ActingCarry(history=history, action=output.action), output
 
 
@@ -98,12 +98,19 @@ def blank_timestep(spec: EnvSpec, num_envs: int) -> TimeStep:
     """A time step `[num_envs]` of zeros, for its shapes."""
     numbers, flags = jnp.zeros((num_envs,), jnp.float32), jnp.zeros((num_envs,), bool)
     return TimeStep(
-        observation=jnp.zeros((num_envs, *spec.observation_shape), spec.observation_dtype),
+        observation=_blank(spec, num_envs),
         reward=numbers,
         discount=numbers,
         first=flags,
         last=flags,
         invalid_actions=jnp.zeros((num_envs, spec.num_actions), bool) if spec.masked else None,
+    )
+
+
+def _blank(spec: EnvSpec, num_envs: int) -> Observation:
+    """Observations `[num_envs]` of zeros."""
+    return jax.tree.map(
+        lambda x: jnp.zeros((num_envs, *x.shape), x.dtype), spec.observation_tree()
     )
 
 

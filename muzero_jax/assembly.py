@@ -65,6 +65,7 @@ def make_agent(
     importance_exponent: float = 0.4,
     track: Callable[[Params, Array], Params] | None = None,
     num_simulations: int = 0,
+    num_edges: int | None = None,
     search_again: SearchAgain | None = None,
 ) -> Agent:
     """An agent of these parts; whatever is None is MuZero's own.
@@ -88,6 +89,8 @@ def make_agent(
       importance_exponent: β of prioritised replay.
       track: as in `learner.make_update`.
       num_simulations: of one search, for metrics and memory.
+      num_edges: actions of a node of its tree, for memory; None is A of one discrete action, and 0
+        of other kinds.
       search_again: the searches that `targets` make, for metrics.
     """
     loss = loss or losses.make_loss(network, codecs, window=window)
@@ -107,6 +110,7 @@ def make_agent(
         codecs=codecs,
         search=search,
         num_simulations=num_simulations,
+        num_edges=num_edges or (spec.num_actions if spec.action.is_discrete else 0),
         row=acting.example_row(spec, search, params, window.history),
         loss=loss,
         update=learner.make_update(

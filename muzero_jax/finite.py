@@ -19,7 +19,7 @@ from muzero_jax.types import Array, TimeStep, Transition
 LIMIT = 1e18  # What is beyond counts as not finite: its square overflows in float32.
 
 # What can be not finite; field i is bit i of a fault.
-FIELDS = ("reward", "observation", "discount", "policy", "value")
+FIELDS = ("reward", "observation", "discount", "policy", "value", "action")
 
 _MARK = 1024.0  # Marked rows have this discount plus their faults; true ones are -1, 0 or 1.
 

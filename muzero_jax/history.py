@@ -4,28 +4,37 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from muzero_jax import actions
 from muzero_jax.errors import ArgumentError
-from muzero_jax.types import Array, History, Sample, TimeStep, Transition, Window
+from muzero_jax.types import (
+    ActionSpec,
+    Array,
+    History,
+    Observation,
+    Sample,
+    TimeStep,
+    Transition,
+    Window,
+)
 
 
-def history_from_window(observations: Array, rows: Transition, row: Array, length: int) -> History:
+def history_from_window(
+    observations: Observation, rows: Transition, row: Array, length: int
+) -> History:
     """The `History` of one row of one window (unbatched).
 
     Args:
-      observations: `[F, ...]`, frames of rows 1..F of the window.
+      observations: arrays `[F, ...]`, frames of rows 1..F of the window.
       rows: `Transition` `[L]`.
       row: `[]` int32 in [length, F], the row whose history is wanted.
       length: S.
 
     Returns:
       `History` `[S]`, equal to what acting saw at that row.
-
-    Raises:
-      ArgumentError: for actions that are not one integer a row.
     """
-    check_action(rows.action, rows.reward.shape)
     chex.assert_rank([rows.reward, rows.first], 1)
     chex.assert_equal_shape([rows.reward, rows.first])
+    chex.assert_tree_shape_prefix(rows.action, rows.first.shape)
     chex.assert_rank(row, 0)
     start = row - length + 1  # The oldest row in sight; rows before an episode's first are hidden.
 
@@ -38,53 +47,65 @@ def history_from_window(observations: Array, rows: Transition, row: Array, lengt
     begin = jnp.max(jnp.where(first, position, -1))
     valid = position >= begin
     led_here = position > begin  # Nothing led to a `first` row.
-    frames = take(observations, start - 1)
+    shown = jnp.maximum(position, begin)
     return History(
-        observation=frames[jnp.maximum(position, begin)],
-        action=jnp.where(led_here, take(rows.action, start - 1), 0),
+        observation=jax.tree.map(lambda x: take(x, start - 1)[shown], observations),
+        action=_where(led_here, take(rows.action, start - 1), 0),
         reward=jnp.where(led_here, take(rows.reward, start), 0.0),
         valid=valid,
     )
 
 
-def history_init(observation: Array, length: int) -> History:
+def history_init(observation: Observation, action: ActionSpec, length: int) -> History:
     """An empty acting carry for observations like `observation` `[E, ...]`."""
-    num_envs = observation.shape[0]
+    num_envs = jax.tree.leaves(observation)[0].shape[0]
     return History(
-        observation=jnp.zeros((num_envs, length, *observation.shape[1:]), observation.dtype),
-        action=jnp.zeros((num_envs, length), jnp.int32),
+        observation=jax.tree.map(
+            lambda x: jnp.zeros((num_envs, length, *x.shape[1:]), x.dtype), observation
+        ),
+        action=actions.zeros(action, num_envs, length),
         reward=jnp.zeros((num_envs, length), jnp.float32),
         valid=jnp.zeros((num_envs, length), bool),
     )
 
 
 def history_push(history: History, timestep: TimeStep, action: Array) -> History:
-    """Appends one time step `[E]` and the action `[E]` that led to it.
+    """Appends one time step `[E]` and the action `[E, ...]` that led to it.
 
     A `first` row begins a new history.
 
     Raises:
-      ArgumentError: for actions that are not one integer for each.
+      ArgumentError: for actions of another shape or kind than those of the history.
     """
-    check_action(action, timestep.first.shape)
-    batch, length = history.action.shape
+    batch, length = history.valid.shape
     chex.assert_tree_shape_prefix(history, (batch, length))
-    chex.assert_shape(timestep.observation, (batch, *history.observation.shape[2:]))
+    actions.check(action, history.action[:, 0])
+    for new, old in zip(
+        jax.tree.leaves(timestep.observation), jax.tree.leaves(history.observation), strict=True
+    ):
+        chex.assert_shape(new, (batch, *old.shape[2:]))
     chex.assert_shape([timestep.reward, timestep.first], (batch,))
     first = timestep.first
-    frame = timestep.observation[:, None]
-    lead = first.reshape(first.shape + (1,) * (frame.ndim - 1))
 
     def push(old: Array, new: Array) -> Array:
         return jnp.concatenate([old[:, 1:], new[:, None]], axis=1)
 
-    shifted = jnp.concatenate([history.observation[:, 1:], frame], axis=1)
     return History(
-        observation=jnp.where(lead, frame, shifted),
-        action=jnp.where(first[:, None], 0, push(history.action, action)),
+        observation=jax.tree.map(
+            lambda old, new: _where(first, new[:, None], push(old, new)),
+            history.observation,
+            timestep.observation,
+        ),
+        action=_where(first, 0, push(history.action, action)),
         reward=jnp.where(first[:, None], 0.0, push(history.reward, timestep.reward)),
         valid=push(jnp.where(first[:, None], False, history.valid), jnp.ones_like(first)),
     )
+
+
+def _where(rows: Array, then, otherwise) -> Array:
+    """`jnp.where` of flags `[N]` for arrays `[N, ...]`: never along another axis of theirs."""
+    rank = max(jnp.ndim(then), jnp.ndim(otherwise))
+    return jnp.where(rows.reshape(rows.shape + (1,) * (rank - rows.ndim)), then, otherwise)
 
 
 def check_window(sample: Sample, window: Window) -> None:
@@ -94,21 +115,9 @@ def check_window(sample: Sample, window: Window) -> None:
     chex.assert_shape(sample.index, (batch, 2))
     chex.assert_tree_shape_prefix(sample.rows, (batch, window.history + 1 + window.future))
     chex.assert_tree_shape_prefix(sample.observations, (batch,))
-    chex.assert_axis_dimension_gteq(sample.observations, 1, window.history)
+    for frames in jax.tree.leaves(sample.observations):
+        chex.assert_axis_dimension_gteq(frames, 1, window.history)
     chex.assert_rank([sample.num_drawable, sample.total_weight, sample.newest_updates], 0)
-
-
-def check_action(action: Array, shape: tuple[int, ...]) -> None:
-    """Refuses actions other than one integer for each row: broadcast, vectors would pass unseen.
-
-    Raises:
-      ArgumentError: where `action` is not of this shape and of an integer dtype.
-    """
-    if action.shape != shape or not jnp.issubdtype(action.dtype, jnp.integer):
-        raise ArgumentError(
-            f"an action must be one integer for each row, {shape} (got {action.dtype}"
-            f"{action.shape}); there are no vector or continuous actions yet"
-        )
 
 
 def random_shift(key: chex.PRNGKey, observations: Array, max_shift: int) -> Array:

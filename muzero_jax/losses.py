@@ -63,13 +63,12 @@ def unroll(network: Network, params: Params, history: History, actions: Array) -
       network: what is unrolled.
       params: of the network.
       history: `[B, S]`, of the roots.
-      actions: `[B, K]`, K >= 1.
+      actions: `[B, K, ...]`, K >= 1.
 
     Returns:
       `Prediction` `[B, K+1, ...]`, the root first; its embeddings are those that the network made.
     """
-    chex.assert_rank(actions, 2)
-    chex.assert_tree_shape_prefix(history, actions.shape[:1])
+    chex.assert_tree_shape_prefix((history, actions), history.valid.shape[:1])
     prediction = network.initial_inference(params, history)
 
     def step(embedding, action):
@@ -77,7 +76,7 @@ def unroll(network: Network, params: Params, history: History, actions: Array) -
         prediction = network.recurrent_inference(params, embedding, action)
         return prediction.embedding, prediction
 
-    _, unrolled = jax.lax.scan(step, prediction.embedding, actions.T, unroll=True)
+    _, unrolled = jax.lax.scan(step, prediction.embedding, jnp.moveaxis(actions, 1, 0), unroll=True)
     return jax.tree.map(
         lambda root, rest: jnp.concatenate([root[:, None], jnp.moveaxis(rest, 0, 1)], axis=1),
         prediction,
@@ -132,10 +131,11 @@ def make_loss(
 
     def loss(params, key, sample: Sample, targets: Targets) -> tuple[Array, dict[str, Array]]:
         check_window(sample, window)
-        if sample.observations.shape[1] < observed_steps(window, terms):
+        num_frames = jax.tree.leaves(sample.observations)[0].shape[1]
+        if num_frames < observed_steps(window, terms):
             raise ArgumentError(
                 f"terms: they read {observed_steps(window, terms)} frames, and a sample has"
-                f" {sample.observations.shape[1]}: pass observed_steps to make_agent"
+                f" {num_frames}: pass observed_steps to make_agent"
             )
         heads = (sample.probability.shape[0], window.unroll + 1)
         chex.assert_tree_shape_prefix(targets.replace(policy_age=None), heads)
@@ -199,7 +199,7 @@ def with_augmentation(loss: LossFn, augment: Augment) -> LossFn:
 
     Args:
       loss: any `LossFn`.
-      augment: `(key, observations [B, F, ...]) -> ` the same shape and dtype, such as
+      augment: `(key, observations [B, F, ...]) -> ` the same shapes and dtypes, such as
         `history.random_shift` with its `max_shift`.
     """
 

@@ -1,6 +1,6 @@
 """A trained agent that plays: the one object with a state, on top of the pure functions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import functools
 from typing import Any
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from muzero_jax import acting
 from muzero_jax.errors import ArgumentError
-from muzero_jax.types import Array, EnvSpec, Params, SearchFn, TimeStep
+from muzero_jax.types import Array, EnvSpec, Observation, Params, SearchFn, TimeStep
 
 
 class Player:
@@ -56,7 +56,7 @@ class Player:
 
     def act(
         self,
-        observation: Array,
+        observation: Observation,
         *,
         reward: Array | float = 0.0,
         invalid_actions: Array | None = None,
@@ -64,32 +64,22 @@ class Player:
         """The action at a new observation.
 
         Args:
-          observation: `spec.observation_shape`, or `[B, *observation_shape]`.
+          observation: one array or a dict of them, as `spec.observation` says, or with `[B]` before
+            the shape of each.
           reward: raw, that came with it: one number, or `[B]`.
           invalid_actions: `[A]` or `[B, A]` bool, True where an action is not allowed; needed where
             the agent was trained with them.
 
         Returns:
-          An int, or int32 `[B]`.
+          An int, of other kinds of action an array of `spec.action.shape`; or `[B, ...]`.
 
         Raises:
           ArgumentError: for other shapes, another B than before, or a mask too many or too few.
         """
-        observation = np.asarray(observation)
-        shape = tuple(self.spec.observation_shape)
-        single = observation.shape == shape
-        if not single and observation.shape[1:] != shape:
-            raise ArgumentError(
-                f"observation must be {shape}, or a batch of them (got {observation.shape})"
-            )
-        if not np.can_cast(observation.dtype, self.spec.observation_dtype, "same_kind"):
-            raise ArgumentError(
-                f"observation must be {self.spec.observation_dtype} (got {observation.dtype})"
-            )
+        arrays, size, single = self._arrays(observation)
         if (invalid_actions is not None) != self.spec.masked:
             masks = "needed: this game has" if self.spec.masked else "given, but this game has no"
             raise ArgumentError(f"invalid_actions {masks} masks")
-        size = 1 if single else len(observation)
         if self._carry is None:
             self._carry = acting.init_carry(self.spec, size, self._history_steps)
             self._first, self._single = np.ones(size, bool), single
@@ -103,7 +93,7 @@ class Player:
         # The reward of a `first` row belongs to the episode before.
         rewards = np.broadcast_to(np.asarray(reward, np.float32), (size,))
         timestep = TimeStep(
-            observation=observation.reshape(size, *shape).astype(self.spec.observation_dtype),
+            observation=arrays.get("", arrays),
             reward=np.where(self._first, np.float32(0.0), rewards),
             discount=np.where(self._first, 0.0, self.spec.turn_sign).astype(np.float32),
             first=self._first,
@@ -116,7 +106,34 @@ class Player:
         self._count = (self._count + 1) % 2**31
         self._first = np.zeros(size, bool)
         action = np.asarray(self._carry.action)
-        return int(action[0]) if single else action
+        if not single:
+            return action
+        return action[0] if self.spec.action.shape else int(action[0])
+
+    def _arrays(self, observation: Observation) -> tuple[dict[str, np.ndarray], int, bool]:
+        """(name -> array `[B, ...]` of the spec's dtype, B, whether it was one without `[B]`)."""
+        wanted = self.spec.named_arrays()
+        given = observation if isinstance(observation, Mapping) else {"": observation}
+        if missing := wanted.keys() - given.keys():
+            raise ArgumentError(
+                f"observation must have {', '.join(sorted(wanted)) or 'no names'}"
+                f" ({min(missing) or 'one array'} is missing)"
+            )
+        arrays, sizes = {}, set()
+        for name, like in wanted.items():
+            x, label = np.asarray(given[name]), f"observation {name}".strip()
+            if x.shape != like.shape and x.shape[1:] != like.shape:
+                raise ArgumentError(
+                    f"{label} must be {like.shape}, or a batch of them (got {x.shape})"
+                )
+            if not np.can_cast(x.dtype, like.dtype, "same_kind"):
+                raise ArgumentError(f"{label} must be {like.dtype} (got {x.dtype})")
+            sizes.add(None if x.shape == like.shape else len(x))
+            arrays[name] = x.reshape(-1, *like.shape).astype(like.dtype)
+        if len(sizes) > 1:
+            raise ArgumentError("observation: its arrays are of different numbers of environments")
+        (size,) = sizes
+        return arrays, 1 if size is None else size, size is None
 
     def reset(self, rows: Sequence[int] | Array | None = None) -> None:
         """The next observation begins an episode: in all environments, or in `rows` of the batch

@@ -144,7 +144,7 @@ def part_of(sample: Sample, part: slice) -> Sample:
     """Some examples of a sample."""
     return sample.replace(
         rows=jax.tree.map(lambda x: x[part], sample.rows),
-        observations=sample.observations[part],
+        observations=jax.tree.map(lambda x: x[part], sample.observations),
         index=sample.index[part],
         probability=sample.probability[part],
     )

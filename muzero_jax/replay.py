@@ -217,12 +217,16 @@ def _sample(layout: _Layout, state: ReplayState, key: chex.PRNGKey, batch_size: 
     # Only where nothing at all is drawable can there be a mark.
     rows = rows.replace(discount=jnp.where(finite.is_marked(rows.discount), 0.0, rows.discount))
     observed = slots[:, 1 : 1 + layout.observed_steps]
-    frames = state.rows.observation[env[:, None], observed]
+    frames = jax.tree.map(
+        lambda leaf, like: leaf[env[:, None], observed].reshape(*observed.shape, *like.shape),
+        state.rows.observation,
+        layout.row.observation,
+    )
     newest = (state.cursor - 1) % layout.ring
     weights = _usable(state.weights)
     return Sample(
         rows=rows,
-        observations=frames.reshape(*observed.shape, *layout.row.observation.shape),
+        observations=frames,
         index=jnp.stack([env, slot], axis=-1),
         probability=probability,
         num_drawable=jnp.sum(weights > 0).astype(jnp.float32),

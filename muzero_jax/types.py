@@ -1,11 +1,11 @@
 """Every type that crosses a module boundary: frozen data, and bundles of pure functions.
 
-Letters: B batch, E environments, T time, K unroll, S history length, A actions, n bootstrap steps,
+Letters: B batch, E environments, T time, K unroll, S history length, A discrete actions, n bootstrap steps,
 F frames. Rows: row j holds what *arrived with* its observation (reward, discount) and what was
 *done after* it (action, policy, value).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import math
 from typing import Any, NamedTuple
@@ -16,8 +16,99 @@ from muzero_jax.errors import ArgumentError as ArgumentError
 
 Array = chex.Array
 Params = Any
+Observation = Any  # One array, or a dict of them, as `EnvSpec.observation` says.
 Embedding = Any
 Policy = Any  # Opaque: only the search that made it and its policy loss look inside.
+
+
+@dataclasses.dataclass(frozen=True)
+class ArraySpec:
+    """Shape and dtype of one array; static, hashable.
+
+    Attributes:
+      shape: without leading axes; images are `(H, W, C)`.
+      dtype: its NumPy dtype name, e.g. `"uint8"`.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    def __str__(self) -> str:
+        return f"{self.dtype}{self.shape}"
+
+
+@dataclasses.dataclass(frozen=True)
+class ActionSpec:
+    """What an action is; static, hashable. `discrete`, `several` and `real` make the three kinds.
+
+    Attributes:
+      sizes: how many choices each component has; None: components are real numbers.
+      shape: of one action; `()` is one number.
+      low, high: of real numbers, the bounds of each component in order; else `()`.
+    """
+
+    sizes: tuple[int, ...] | None
+    shape: tuple[int, ...] = ()
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+
+    @classmethod
+    def discrete(cls, num_actions: int) -> "ActionSpec":
+        """One of A actions: int32 `[]` in [0, A)."""
+        if num_actions < 1:
+            raise ArgumentError(f"num_actions must be >= 1 (got {num_actions})")
+        return cls(sizes=(int(num_actions),))
+
+    @classmethod
+    def several(cls, sizes: Sequence[int]) -> "ActionSpec":
+        """D choices at once: int32 `[D]`, component i in [0, sizes[i])."""
+        if not sizes or min(sizes) < 1:
+            raise ArgumentError(f"sizes of an action must be >= 1 (got {tuple(sizes)})")
+        return cls(sizes=tuple(map(int, sizes)), shape=(len(sizes),))
+
+    @classmethod
+    def real(
+        cls, low: Sequence[float], high: Sequence[float], shape: tuple[int, ...] | None = None
+    ) -> "ActionSpec":
+        """D real numbers at once: float32 of `shape`, `[D]` by default, each within its bounds."""
+        low, high = tuple(map(float, low)), tuple(map(float, high))
+        shape = (len(low),) if shape is None else tuple(map(int, shape))
+        bounds = [*zip(low, high, strict=False)]
+        finite = all(math.isfinite(x) for x in (*low, *high))
+        if not low or len(low) != len(high) or not finite or any(x >= y for x, y in bounds):
+            raise ArgumentError(
+                f"bounds of an action must be finite, low < high, as many of each (got {low} and"
+                f" {high})"
+            )
+        if math.prod(shape) != len(low):
+            raise ArgumentError(f"an action of shape {shape} has no {len(low)} components")
+        return cls(sizes=None, shape=shape, low=low, high=high)
+
+    @property
+    def dtype(self) -> str:
+        """`"int32"` of choices, `"float32"` of real numbers."""
+        return "float32" if self.sizes is None else "int32"
+
+    @property
+    def is_discrete(self) -> bool:
+        """Whether it is one discrete choice, which has A, masks and a flat policy."""
+        return self.sizes is not None and not self.shape
+
+    @property
+    def num_actions(self) -> int:
+        """A of one discrete action.
+
+        Raises:
+          ArgumentError: for other kinds, which have no such number.
+        """
+        if not self.is_discrete:
+            raise ArgumentError(f"an action must be one discrete choice here (it is {self})")
+        return self.sizes[0]
+
+    def __str__(self) -> str:
+        if self.sizes is None:
+            return f"real numbers from {self.low} to {self.high}"
+        return f"choices of {self.sizes}" if self.shape else f"one of {self.sizes[0]}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,22 +116,64 @@ class EnvSpec:
     """What an environment promises; static, hashable, never a pytree.
 
     Attributes:
-      observation_shape: shape of one observation; images are `(H, W, C)`.
-      observation_dtype: its NumPy dtype name, e.g. `"uint8"`.
-      num_actions: size A of the discrete action set.
+      observation: an `ArraySpec`; or of a dict of arrays its `(name, ArraySpec)` in the order of
+        their names, for which a dict may be given.
+      action: of one player's move.
       turn_sign: +1 for one player, -1 for two players who alternate.
       truncates: whether an episode can end without terminating.
       max_steps: most agent steps in one episode.
-      masked: whether every time step comes with `invalid_actions`.
+      masked: whether every time step comes with `invalid_actions`; of one discrete action alone.
     """
 
-    observation_shape: tuple[int, ...]
-    observation_dtype: str
-    num_actions: int
+    observation: ArraySpec | tuple[tuple[str, ArraySpec], ...] | Mapping[str, ArraySpec]
+    action: ActionSpec
     turn_sign: int
     truncates: bool
     max_steps: int
     masked: bool = False
+
+    def __post_init__(self):
+        if isinstance(self.observation, Mapping):
+            object.__setattr__(self, "observation", tuple(sorted(self.observation.items())))
+        if self.observation == ():
+            raise ArgumentError("observation: a dict must have an array at least")
+        if self.masked and not self.action.is_discrete:
+            raise ArgumentError(f"masked needs one discrete action (it is {self.action})")
+
+    def named_arrays(self) -> dict[str, ArraySpec]:
+        """The `ArraySpec` of each array by name; one that is no dict is called `""`."""
+        one = isinstance(self.observation, ArraySpec)
+        return {"": self.observation} if one else dict(self.observation)
+
+    def observation_tree(self) -> "ArraySpec | dict[str, ArraySpec]":
+        """The `ArraySpec` of each array, in the structure that observations have."""
+        one = isinstance(self.observation, ArraySpec)
+        return self.observation if one else dict(self.observation)
+
+    @property
+    def observation_shape(self) -> tuple[int, ...]:
+        """Of observations that are one array.
+
+        Raises:
+          ArgumentError: where they are a dict.
+        """
+        return self._array().shape
+
+    @property
+    def observation_dtype(self) -> str:
+        """Of observations that are one array, see `observation_shape`."""
+        return self._array().dtype
+
+    @property
+    def num_actions(self) -> int:
+        """A of one discrete action, see `ActionSpec.num_actions`."""
+        return self.action.num_actions
+
+    def _array(self) -> ArraySpec:
+        if not isinstance(self.observation, ArraySpec):
+            names = ", ".join(name for name, _ in self.observation)
+            raise ArgumentError(f"observations must be one array here (they are a dict of {names})")
+        return self.observation
 
 
 class Window(NamedTuple):
@@ -67,7 +200,7 @@ class TimeStep:
     """What an environment returns; any leading axes.
 
     Attributes:
-      observation: `[..., *observation_shape]`.
+      observation: arrays `[..., *shape]`, one or a dict of them.
       reward: raw reward `[...]` float32, from the view of the player who moved into this row.
       discount: `[...]` float32 in {-1, 0, +1}: 0 if the step into this row terminated the
         episode (or lost a life that counts as an end) or if the row is a next-step reset,
@@ -78,7 +211,7 @@ class TimeStep:
         is always legal.
     """
 
-    observation: Array
+    observation: Observation
     reward: Array
     discount: Array
     first: Array
@@ -91,13 +224,13 @@ class History:
     """What the representation sees: the newest frame is at index S-1.
 
     Attributes:
-      observation: `[B, S, *observation_shape]`.
-      action: `[B, S]` int32, the action that led to each frame (0 on a `first` row).
+      observation: arrays `[B, S, *shape]`, one or a dict of them.
+      action: `[B, S, *action.shape]`, the action that led to each frame (0 on a `first` row).
       reward: `[B, S]` float32, the raw reward that came with each frame (0 on a `first` row).
       valid: `[B, S]` bool, False before the episode began: those entries repeat the first frame.
     """
 
-    observation: Array
+    observation: Observation
     action: Array
     reward: Array
     valid: Array
@@ -108,20 +241,20 @@ class Transition:
     """One row per environment step, as replay stores it; any leading axes `[...]`.
 
     Attributes:
-      observation: `[..., *observation_shape]`, or None in windows that hold frames apart.
+      observation: arrays `[..., *shape]`, or None in windows that hold frames apart.
       reward: raw reward that came with the observation, `[...]` float32.
       discount: as in `TimeStep`.
       first: as in `TimeStep`.
       last: as in `TimeStep`.
       invalid_actions: as in `TimeStep`.
-      action: done after the observation, `[...]` int32; on a `last` row it means nothing.
+      action: done after the observation, `[..., *action.shape]`; on a `last` row it means nothing.
       policy: of the search at this row.
       value: of the search at this row, `[...]` float32.
       explored: as in `SearchOutput`, False on a `last` row; no return runs through such a row.
       made_at_updates: attempted updates when `policy` and `value` were made, `[...]` int32.
     """
 
-    observation: Array | None
+    observation: Observation | None
     reward: Array
     discount: Array
     first: Array
@@ -141,7 +274,7 @@ class Sample:
     Attributes:
       rows: `Transition` with leading `[B, S+1+K+n]` and `observation=None`; the root is at index
         S, so that the action that led to the oldest frame of its history is there.
-      observations: `[B, F, ...]` frames of the rows from index 1 on (the root's is at S-1).
+      observations: arrays `[B, F, ...]`, frames of the rows from index 1 on (the root's is at S-1).
       index: `[B, 2]` int32, (environment, slot) of the root.
       probability: `[B]` float32, the true probability of each draw among this shard's rows; 0
         where there was nothing to draw: such an example is no row of the data, and weighs nothing.
@@ -151,7 +284,7 @@ class Sample:
     """
 
     rows: Transition
-    observations: Array
+    observations: Observation
     index: Array
     probability: Array
     num_drawable: Array
@@ -200,7 +333,7 @@ class SearchOutput:
     """What a search says.
 
     Attributes:
-      action: for the environment, `[B]` int32.
+      action: for the environment, `[B, *action.shape]` of the spec's dtype.
       policy: what the policy head learns, an opaque pytree `[B, ...]`.
       value: of the root, `[B]` float32.
       explored: `[B]` bool, a random move took the place of another that was to be played.
@@ -300,7 +433,7 @@ class Network(NamedTuple):
       init: `(key) -> params`.
       initial_inference: `(params, History [B, S]) -> Prediction [B]`, whose reward logits mean
         nothing: no reward leads to a root.
-      recurrent_inference: `(params, embedding [B], action [B]) -> Prediction [B]`.
+      recurrent_inference: `(params, embedding [B], action [B, *action.shape]) -> Prediction [B]`.
     """
 
     init: Callable[[chex.PRNGKey], Params]
@@ -361,7 +494,7 @@ class HostEnv(NamedTuple):
       spec: what they promise.
       num_envs: E.
       reset: `() -> TimeStep [E]` of NumPy arrays; called once.
-      step: `(action [E] int32) -> TimeStep [E]` of NumPy arrays.
+      step: `(action [E, *action.shape]) -> TimeStep [E]` of NumPy arrays.
     """
 
     spec: EnvSpec

@@ -11,6 +11,8 @@ from muzero_jax import mesh, replay
 from muzero_jax.acting import example_row
 from muzero_jax.envs.wrappers import auto_reset
 from muzero_jax.types import (
+    ActionSpec,
+    ArraySpec,
     Env,
     EnvSpec,
     Explore,
@@ -22,9 +24,8 @@ from muzero_jax.types import (
 )
 
 SPEC = EnvSpec(
-    observation_shape=(2,),
-    observation_dtype="float32",
-    num_actions=3,
+    observation=ArraySpec((2,), "float32"),
+    action=ActionSpec.discrete(3),
     turn_sign=1,
     truncates=True,
     max_steps=5,

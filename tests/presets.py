@@ -30,6 +30,8 @@ PRESETS = {
     "go_9x9": ("board_games", "go_9x9"),
     "chess": ("board_games", "chess"),
     "minatar": ("minatar", "breakout"),
+    "gymnasium": ("gymnasium", "MountainCar-v0"),
+    "minigrid": ("minigrid", "Empty-5x5"),
 }
 
 

@@ -137,7 +137,7 @@ def test_one_step_equals_envpool():
     """The same observation and action, one step. Planted bug seen: pole mass 0.11."""
     from muzero_jax.envs import host
 
-    pool = host.make_classic("CartPole-v1", seeds=[3, 4, 5, 6])
+    pool = host.make_envpool("CartPole-v1", seeds=[3, 4, 5, 6])
     rng = np.random.default_rng(1)
     step = jax.jit(jax.vmap(cartpole.make_cartpole().step))
     row, compared = pool.reset(), 0

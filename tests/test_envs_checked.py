@@ -7,12 +7,11 @@ import pytest
 
 from muzero_jax.envs.checked import check_finite, check_host_env
 from muzero_jax.errors import EnvError
-from muzero_jax.types import EnvSpec, HostEnv, TimeStep
+from muzero_jax.types import ActionSpec, ArraySpec, EnvSpec, HostEnv, TimeStep
 
 SPEC = EnvSpec(
-    observation_shape=(2,),
-    observation_dtype="float32",
-    num_actions=3,
+    observation=ArraySpec((2,), "float32"),
+    action=ActionSpec.discrete(3),
     turn_sign=1,
     truncates=True,
     max_steps=3,
@@ -223,7 +222,6 @@ def test_an_array_that_is_written_again_is_refused(name):
 @pytest.mark.parametrize(
     "field,value,line",
     [
-        ("num_actions", 0, "spec.num_actions 0 must be >= 1"),
         ("max_steps", 0, "spec.max_steps 0 must be >= 1"),
         ("turn_sign", 0, r"spec.turn_sign 0 must be 1 \(one player\) or -1 \(two\)"),
     ],

@@ -186,16 +186,20 @@ def test_a_mask_that_only_some_bring():
 @pytest.mark.parametrize(
     "spaces,options,line",
     [
-        ({"action_space": SimpleNamespace(shape=(2,))}, {}, "needed: one discrete action"),
-        ({"action_space": SimpleNamespace(n=2, shape=(2,))}, {}, "needed: one discrete action"),
-        ({"observation_space": SimpleNamespace(n=4, shape=())}, {}, "observations of at least one"),
+        ({"action_space": SimpleNamespace(shape=(2,), dtype=np.float32)}, {}, "a Box with finite"),
+        (
+            {"action_space": SimpleNamespace(shape=(1,), dtype=float, low=[0.0], high=[np.inf])},
+            {},
+            "a Box with finite bounds",
+        ),
+        ({"observation_space": SimpleNamespace(shape=(), dtype=str)}, {}, "needed: Box, Discrete"),
         ({}, {"max_steps": None}, "max_steps None must be >= 1"),
         ({}, {"max_steps": 0}, "max_steps 0 must be >= 1"),
         ({}, {"seeds": []}, "number of seeds 0 must be >= 1"),
     ],
 )
 def test_what_cannot_be_served_is_refused_at_once(spaces, options, line):
-    """Planted bugs seen: MultiBinary's `n` taken for a number of actions; no limit taken for 0."""
+    """Planted bugs seen: infinite bounds taken; no limit taken for 0."""
     with pytest.raises(ValueError, match=line):
         make_gymnasium(lambda: _Count([], **spaces), **{"seeds": [0], "max_steps": 9, **options})
 

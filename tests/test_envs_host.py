@@ -42,7 +42,7 @@ def test_seeds_of_purposes_groups_and_resumes_are_disjoint():
 @pytest.mark.envpool
 def test_cartpole_truncates_at_its_limit():
     """Limit 12, alternating actions. Planted bugs seen: d = 0 on truncation; first one row late."""
-    env = host.make_classic("CartPole-v1", seeds=[1, 2, 3], max_steps=12)
+    env = host.make_envpool("CartPole-v1", seeds=[1, 2, 3], max_steps=12)
     assert env.num_envs == 3 and env.spec.max_steps == 12 and env.spec.truncates
     assert env.spec.observation_shape == (4,) and env.spec.num_actions == 2
     rows = _play(env, np.tile(np.arange(40)[:, None] % 2, (1, 3)))
@@ -58,7 +58,7 @@ def test_cartpole_truncates_at_its_limit():
 @pytest.mark.envpool
 def test_cartpole_terminates_and_the_reset_row_ignores_its_action():
     """Planted bugs seen: d = 1 on a terminated row; d = 1 on a reset row."""
-    env = host.make_classic("CartPole-v1", seeds=[1, 2, 3])
+    env = host.make_envpool("CartPole-v1", seeds=[1, 2, 3])
     rows = _play(env, np.ones((40, 3), np.int64))
     assert rows["last"].sum() >= 9
     np.testing.assert_array_equal(rows["first"][1:], rows["last"][:-1])
@@ -66,7 +66,7 @@ def test_cartpole_terminates_and_the_reset_row_ignores_its_action():
     np.testing.assert_array_equal(rows["reward"], ~rows["first"])
     assert (np.abs(rows["observation"][rows["last"]][:, 2]) > 12 * np.pi / 180).all()
     other = _play(
-        host.make_classic("CartPole-v1", seeds=[1, 2, 3]),
+        host.make_envpool("CartPole-v1", seeds=[1, 2, 3]),
         np.where(rows["last"][:-1], 0, 1),
     )
     np.testing.assert_array_equal(other["observation"], rows["observation"])
@@ -83,7 +83,7 @@ def test_cartpole_terminates_and_the_reset_row_ignores_its_action():
 )
 def test_other_classic_tasks(task, shape, actions, limit):
     """Planted bug seen: the limit of the spec fixed at 500."""
-    env = host.make_classic(task, seeds=[1, 2])
+    env = host.make_envpool(task, seeds=[1, 2])
     assert env.spec.observation_shape == shape and env.spec.num_actions == actions
     assert env.spec.max_steps == limit and env.spec.observation_dtype == "float32"
     row = env.reset()
@@ -102,7 +102,7 @@ def test_crashes_limits_and_an_end_at_the_limit():
     """
 
     def idle(task, action, steps, **options):
-        env = host.make_classic(task, seeds=[1], **options)
+        env = host.make_envpool(task, seeds=[1], **options)
         rows = _play(env, np.full((steps, 1), action))
         return rows, int(np.flatnonzero(rows["last"][:, 0])[0])
 
@@ -348,7 +348,7 @@ def test_every_maker_returns_a_checked_environment():
     env.reset()
     with pytest.raises(EnvError, match=r"^env 1, step 1: action 99 outside \[0, 6\)$"):
         env.step(np.array([0, 99]))
-    env = host.make_classic("CartPole-v1", seeds=[1, 2])
+    env = host.make_envpool("CartPole-v1", seeds=[1, 2])
     env.reset()
     with pytest.raises(EnvError, match=r"^step 1: action \(2,\) float64, needed \(2,\) integer$"):
         env.step(np.array([0.0, 1.0]))
@@ -360,9 +360,14 @@ def test_every_maker_returns_a_checked_environment():
     "make,name,options,message",
     [
         (host.make_atari, "Pongg", {}, r"^unknown game 'Pongg'; did you mean 'Pong'\?$"),
-        (host.make_classic, "CartPol-v1", {}, r"^unknown env 'CartPol-v1'; did you mean 'CartPole"),
-        (host.make_classic, "Pendulum-v1", {}, "needed: discrete actions and float32"),
-        (host.make_classic, "FrozenLake-v1", {}, "needed: discrete actions and float32"),
+        (host.make_envpool, "CartPol-v1", {}, r"^unknown env 'CartPol-v1'; did you mean 'CartPole"),
+        (host.make_envpool, "FrozenLake-v1", {"leave_out": ["x"]}, "leave_out: observations Discr"),
+        (
+            host.make_envpool,
+            "MiniGrid-Empty-5x5-v0",
+            {"leave_out": ["text"]},
+            "leave_out: no entry 'text' in the observations; there are direction, image, mission$",
+        ),
         (host.make_atari, "Pong", {"image": "gray"}, "unknown image 'gray'; known: gray84, rgb96"),
         (host.make_atari, "Pong", {"noop_max": 0}, "noop_max 0 must be >= 1"),
         (host.make_atari, "Pong", {"max_steps": 0}, "max_steps 0 must be >= 1"),

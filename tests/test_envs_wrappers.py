@@ -15,9 +15,8 @@ ROWS = ("observation", "reward", "discount", "first", "last")
 def _counting_env(length, truncates, turn_sign=1):
     """Observes the step count plus 100·action; pays 10·count; ends at count = `length`."""
     spec = types.EnvSpec(
-        observation_shape=(),
-        observation_dtype="float32",
-        num_actions=2,
+        observation=types.ArraySpec((), "float32"),
+        action=types.ActionSpec.discrete(2),
         turn_sign=turn_sign,
         truncates=truncates,
         max_steps=length,
@@ -167,9 +166,8 @@ def _path_env():
     """Observes its moves in base 4 (1 to 3); the same move twice in a row ends it, and 2 pays; move
     3 is illegal at odd plies."""
     spec = types.EnvSpec(
-        observation_shape=(),
-        observation_dtype="float32",
-        num_actions=3,
+        observation=types.ArraySpec((), "float32"),
+        action=types.ActionSpec.discrete(3),
         turn_sign=-1,
         truncates=False,
         max_steps=100,

@@ -36,7 +36,7 @@ def _rows(shape=(3, 4)):
         first=flags[0],
         last=flags[1],
         invalid_actions=flags[2][..., None],
-        action=rng.integers(5, size=shape),
+        action=rng.normal(size=(*shape, 2)).astype(np.float32),
         policy=(rng.random((*shape, 2, 2)).astype(np.float16), rng.random(shape, np.float32)),
         value=rng.normal(size=shape).astype(np.float32),
         explored=flags[3],

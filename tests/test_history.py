@@ -6,13 +6,22 @@ import numpy as np
 import pytest
 
 from muzero_jax.history import history_from_window, history_init, history_push, random_shift
-from muzero_jax.types import TimeStep, Transition
+from muzero_jax.types import ActionSpec, TimeStep, Transition
 
 POISON = 777.0
 NUM_ENVS, NUM_ROWS = 3, 160
 
 
-def random_stream(style, seed=0):
+# Kinds of action; one of the vectors is as long as there are environments, and as S is in a case.
+ACTIONS = {
+    "one choice": ActionSpec.discrete(5),
+    "a real number": ActionSpec.real([-1.0], [1.0]),
+    "three real numbers": ActionSpec.real([-1.0] * 3, [1.0] * 3),
+    "four choices": ActionSpec.several([5, 5, 5, 5]),
+}
+
+
+def random_stream(style, seed=0, action=ACTIONS["one choice"], observes_dict=False):
     """Rows `[E, T]` as NumPy; episodes of 1 to 7 rows, so that resets are everywhere.
 
     "next step": a `last` row (its action means nothing), then a `first` row with reward 0.
@@ -20,14 +29,19 @@ def random_stream(style, seed=0):
     """
     rng = np.random.default_rng(seed)
     shape = (NUM_ENVS, NUM_ROWS)
+
+    def numbers(*inner):
+        return rng.normal(size=(*shape, *inner)).astype(np.float32)
+
+    observation = {"a": numbers(2, 3), "b": numbers(), "c": numbers(NUM_ENVS)}
     rows = Transition(
-        observation=rng.normal(size=(*shape, 2, 3)).astype(np.float32),
+        observation=observation if observes_dict else observation["a"],
         reward=rng.normal(size=shape).astype(np.float32),
         discount=rng.choice([0.0, 1.0, -1.0], shape).astype(np.float32),  # Life losses are no end.
         first=rng.random(shape) < 0.3,
         last=np.zeros(shape, bool),
         invalid_actions=None,
-        action=rng.integers(1, 5, shape).astype(np.int32),
+        action=rng.integers(1, 5, (*shape, *action.shape)).astype(action.dtype),
         policy=None,
         value=None,
         explored=None,
@@ -41,37 +55,44 @@ def random_stream(style, seed=0):
     return rows
 
 
-def histories_of_acting(rows, length):
+def histories_of_acting(rows, length, action=ACTIONS["one choice"]):
     """`History` `[T, E, S]` by pushing one time step after another."""
 
     def step(carry, inputs):
-        history, action = carry
+        history, done = carry
         timestep, next_action = inputs
-        history = history_push(history, timestep, action)
+        history = history_push(history, timestep, done)
         return (history, next_action), history
 
     timesteps = TimeStep(
         observation=rows.observation, reward=rows.reward, discount=rows.discount,
         first=rows.first, last=rows.last, invalid_actions=None)
     by_time = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), (timesteps, rows.action))
-    empty = history_init(jnp.full((NUM_ENVS, 2, 3), POISON), length)
-    stray = jnp.full((NUM_ENVS,), int(POISON), jnp.int32)
+    observation = jax.tree.map(
+        lambda x: jnp.full((NUM_ENVS, *x.shape[2:]), POISON), rows.observation)
+    empty = history_init(observation, action, length)
+    stray = jnp.full((NUM_ENVS, *action.shape), int(POISON), action.dtype)
     return jax.lax.scan(step, (empty, stray), by_time)[1]
 
 
 @pytest.mark.parametrize("style", ["next step", "same step"])
 @pytest.mark.parametrize("length", [1, 3, 4])
-def test_a_window_shows_at_every_row_what_acting_saw(style, length):
+@pytest.mark.parametrize("kind", ACTIONS)
+def test_a_window_shows_at_every_row_what_acting_saw(style, length, kind):
     """All rows that a window of F = S + 5 frames can ask for, at all 160 places, bit for bit.
 
-    What lies before the first row of the ring is poison.
+    What lies before the first row of the ring is poison. Other actions than one choice come with
+    observations that are a dict.
 
     Planted: the action of the row itself instead of the one before; the reward of a `first` row
     kept; frames before an episode zero instead of repeated; `last` in place of `first`; a push
-    that keeps the actions of the old episode; valid False at the `first` row.
+    that keeps the actions of the old episode; valid False at the `first` row; a mask of rows laid
+    along the components of an action (S = 1, S and E as many as these), in either function.
     """
-    rows = random_stream(style)
-    seen = jax.tree.map(np.asarray, jax.jit(histories_of_acting, static_argnums=1)(rows, length))
+    action = ACTIONS[kind]
+    rows = random_stream(style, action=action, observes_dict=kind != "one choice")
+    acting = jax.jit(histories_of_acting, static_argnums=(1, 2))
+    seen = jax.tree.map(np.asarray, acting(rows, length, action))
     num_frames = length + 5
 
     def pad(x):
@@ -90,7 +111,8 @@ def test_a_window_shows_at_every_row_what_acting_saw(style, length):
             lambda x: jax.lax.dynamic_slice_in_dim(x, start, num_frames + 1, axis=1), padded)
         make = jax.vmap(history_from_window, in_axes=(None, None, 0, None))
         return jax.vmap(lambda rows: make(
-            rows.observation[1:], rows.replace(observation=None), wanted_rows, length))(cut)
+            jax.tree.map(lambda x: x[1:], rows.observation), rows.replace(observation=None),
+            wanted_rows, length))(cut)
 
     starts = np.arange(NUM_ROWS - 1 + length)
     got = jax.tree.map(np.asarray, jax.lax.map(windows, starts))
@@ -99,11 +121,11 @@ def test_a_window_shows_at_every_row_what_acting_saw(style, length):
     assert set(places[valid_place]) >= set(range(NUM_ROWS - num_frames))
     start, which = np.nonzero(valid_place)
     for name in ("observation", "action", "reward", "valid"):
-        mine, theirs = getattr(got, name), getattr(seen, name)
-        np.testing.assert_array_equal(mine[start, :, which], theirs[places[start, which]],
-                                      err_msg=name)
-    assert not (got.action[start, :, which] == POISON).any()
-    assert not (got.observation[start, :, which] == POISON).any()
+        mine, theirs = (jax.tree.leaves(getattr(x, name)) for x in (got, seen))
+        for a, b in zip(mine, theirs, strict=True):
+            a = a[start, :, which]
+            np.testing.assert_array_equal(a, b[places[start, which]], err_msg=name)
+            assert not (a == POISON).any()
 
 
 def test_a_literal_history():
@@ -140,7 +162,7 @@ def test_a_literal_history():
                         discount=jnp.ones(1), first=jnp.array([first]), last=jnp.array([False]),
                         invalid_actions=None)
 
-    history = history_init(jnp.zeros((1,)), 3)
+    history = history_init(jnp.zeros((1,)), ACTIONS["one choice"], 3)
     history = history_push(history, timestep(30.0, 3.5, True), jnp.array([7]))
     for name, value in at(3).items():
         np.testing.assert_array_equal(getattr(history, name)[0], value)
@@ -154,7 +176,7 @@ def test_an_empty_history_holds_nothing_valid():
 
     Planted: the frames made float32.
     """
-    history = history_init(jnp.ones((2, 4, 4, 1), jnp.uint8), 3)
+    history = history_init(jnp.ones((2, 4, 4, 1), jnp.uint8), ACTIONS["one choice"], 3)
     assert history.observation.shape == (2, 3, 4, 4, 1)
     assert history.observation.dtype == jnp.uint8
     assert not history.valid.any()
@@ -217,19 +239,17 @@ def test_random_shift_refuses_what_it_cannot_shift(shape, max_shift):
 
 @pytest.mark.parametrize("action", [jnp.zeros((3, 3), jnp.int32), jnp.zeros((3, 1), jnp.int32),
                                     jnp.zeros(3)], ids=["S = E", "one long", "continuous"])
-def test_only_one_integer_for_each_is_an_action(action):
+def test_an_action_of_another_shape_or_kind_is_refused(action):
     """A vector as long as the history or the batch, or a history of one row: broadcasting took it
-    for the actions of other rows without a word. Planted bugs seen: no check (as it was), in either
-    function; the rank alone looked at; the dtype alone."""
-    line = r"^an action must be one integer for each row, \(.*\) \(got (int|float)32\(.*\)\); there"
+    for the actions of other rows without a word. Planted bugs seen: no check (as it was); the rank
+    alone looked at; the dtype alone."""
+    line = r"^an action must be int32\(3,\) \(got (int|float)32\(.*\)\)"
     flags, numbers = jnp.zeros(3, bool), jnp.zeros(3)
     timestep = TimeStep(observation=numbers, reward=numbers, discount=numbers, first=flags,
                         last=flags, invalid_actions=None)
     for steps in (1, 3):
         with pytest.raises(ValueError, match=line):
-            history_push(history_init(numbers, steps), timestep, action)
-        rows = Transition(observation=None, discount=None, last=None, invalid_actions=None,
-                          policy=None, value=None, explored=None, made_at_updates=None,
-                          reward=numbers, first=flags, action=action)
-        with pytest.raises(ValueError, match=line):
-            history_from_window(numbers, rows, jnp.int32(2), steps)
+            history_push(history_init(numbers, ACTIONS["one choice"], steps), timestep, action)
+    real = ACTIONS["a real number"]
+    with pytest.raises(ValueError, match=r"^an action must be float32\(3, 1\) \(got int32\(3, 1\)"):
+        history_push(history_init(numbers, real, 2), timestep, jnp.zeros((3, 1), jnp.int32))

@@ -28,7 +28,8 @@ CODECS = types.Codecs(
     value=codecs.make_two_hot_codec(num_bins=11, low=-5.0, high=5.0),
     reward=codecs.make_two_hot_codec(num_bins=11, low=-5.0, high=5.0),
 )
-IMAGES = types.EnvSpec(observation_shape=(16, 16, 1), observation_dtype="uint8", num_actions=3,
+IMAGES = types.EnvSpec(observation=types.ArraySpec((16, 16, 1), "uint8"),
+                       action=types.ActionSpec.discrete(3),
                        turn_sign=1, truncates=True, max_steps=100)
 CARTPOLE = make_cartpole(max_steps=50)
 

@@ -15,7 +15,7 @@ import fakes
 from muzero_jax.envs.pgx import make_pgx
 from muzero_jax.envs.wrappers import auto_reset
 from muzero_jax.evaluation import actors, matches
-from muzero_jax.types import Env, EnvSpec, Network, Prediction, TimeStep
+from muzero_jax.types import ActionSpec, ArraySpec, Env, EnvSpec, Network, Prediction, TimeStep
 from test_search_play import after_move, is_lost, minimax, positions
 
 LEFT, RIGHT, NEVER = range(3)
@@ -25,9 +25,8 @@ SIZE, HISTORY_STEPS = 8, 3
 def make_row_game(*, same_step=True):
     """2 to 8 numbers of 1 to 9; shows those that are left; the last can be taken from the left."""
     spec = EnvSpec(
-        observation_shape=(SIZE,),
-        observation_dtype="int32",
-        num_actions=3,
+        observation=ArraySpec((SIZE,), "int32"),
+        action=ActionSpec.discrete(3),
         turn_sign=-1,
         truncates=False,
         max_steps=SIZE,
@@ -268,7 +267,7 @@ def test_prior_player_takes_the_best_legal_logit():
                           policy_logits=logits)
 
     network = Network(init=None, initial_inference=look, recurrent_inference=None)
-    spec = EnvSpec(**{**vars(ROW_GAME.spec), "observation_dtype": "float32"})
+    spec = EnvSpec(**{**vars(ROW_GAME.spec), "observation": ArraySpec((SIZE,), "float32")})
     player = actors.make_prior_player(network, spec, history_steps=2)
     rng = np.random.default_rng(0)
     frames, masks = rng.normal(size=(2, 50, SIZE)).astype(np.float32), rng.random((50, 3)) < 0.4
@@ -423,7 +422,8 @@ def test_perfect_play_against_itself_and_random(tic_tac_toe):
 
 def make_game_of_two_moves():
     """The player who begins moves again, and wins with the second move."""
-    spec = EnvSpec(observation_shape=(), observation_dtype="int32", num_actions=1, turn_sign=-1,
+    spec = EnvSpec(observation=ArraySpec((), "int32"),
+                   action=ActionSpec.discrete(1), turn_sign=-1,
                    truncates=False, max_steps=2)
 
     def timestep(state, first):
@@ -457,5 +457,5 @@ def test_a_player_of_vectors_is_refused():
     """Planted bug seen: no check, so that each game steps by some of the numbers."""
     player = actors.without_memory(lambda carry, key, state, row: jnp.zeros((2, 2), jnp.int32))
     play = matches.make_match(ROW_GAME, player, player, num_games=2, max_plies=5)
-    with pytest.raises(ValueError, match="^an action must be one integer for each row"):
+    with pytest.raises(ValueError, match=r"^an action must be int32\(2,\) \(got int32\(2, 2\)\)"):
         play(jax.random.key(0), (), ())

@@ -15,7 +15,18 @@ from muzero_jax.loops.anakin import anakin, init_anakin_carry
 from muzero_jax.networks.gru import make_gru_network
 from muzero_jax.networks.mlp import make_mlp_network
 from muzero_jax.search import gumbel
-from muzero_jax.types import Codecs, Counters, Env, EnvSpec, Explore, RunState, TimeStep, Window
+from muzero_jax.types import (
+    ActionSpec,
+    ArraySpec,
+    Codecs,
+    Counters,
+    Env,
+    EnvSpec,
+    Explore,
+    RunState,
+    TimeStep,
+    Window,
+)
 
 BLANKS = 3
 LENGTH = BLANKS + 2  # Observations of an episode: the cue, blanks, the query.
@@ -30,9 +41,8 @@ EXPLORE = Explore(
 def make_recall():
     """Shows a cue of 0 or 1, then `BLANKS` times nothing, then asks for it: reward +1 or -1."""
     spec = EnvSpec(
-        observation_shape=(3,),
-        observation_dtype="float32",
-        num_actions=2,
+        observation=ArraySpec((3,), "float32"),
+        action=ActionSpec.discrete(2),
         turn_sign=1,
         truncates=False,
         max_steps=LENGTH,

@@ -24,9 +24,8 @@ EMBEDDINGS = {"mlp": (8,), "gru": (8,), "conv": (4, 4, 6)}
 
 def spec_of(kind):
     return types.EnvSpec(
-        observation_shape=SHAPES[kind],
-        observation_dtype="uint8" if kind == "conv" else "float32",
-        num_actions=ACTIONS, turn_sign=1, truncates=True, max_steps=100)
+        observation=types.ArraySpec(SHAPES[kind], "uint8" if kind == "conv" else "float32"),
+        action=types.ActionSpec.discrete(ACTIONS), turn_sign=1, truncates=True, max_steps=100)
 
 
 def make(kind, history_steps=STEPS, **kwargs):

@@ -19,7 +19,8 @@ SCALAR = codecs.identity_codec()
 
 def make(shape, actions, codec=SCALAR, observed="uint8", **options):
     spec = types.EnvSpec(
-        observation_shape=shape, observation_dtype=observed, num_actions=actions,
+        observation=types.ArraySpec(shape, observed),
+        action=types.ActionSpec.discrete(actions),
         turn_sign=1, truncates=True, max_steps=100)
     return make_conv_network(spec, types.Codecs(value=codec, reward=codec), **options)
 
@@ -349,7 +350,8 @@ def test_a_network_for_a_cpu_has_the_same_params_outputs_and_gradients():
     """With strides too, which keep the plain gradient. Planted bug seen: strides ignored."""
     options = dict(history_steps=2, channels=4, head_planes=2, head_width=8,
                    stages=((4, 3, 2, 1), ("residual", 4, 2, 0)))
-    spec = types.EnvSpec(observation_shape=(9, 8, 2), observation_dtype="float32", num_actions=3,
+    spec = types.EnvSpec(observation=types.ArraySpec((9, 8, 2), "float32"),
+                         action=types.ActionSpec.discrete(3),
                          turn_sign=1, truncates=False, max_steps=9)
     codec = types.Codecs(value=SCALAR, reward=SCALAR)
     plain, other = (make_conv_network(spec, codec, convolve=convolve, **options)

@@ -12,7 +12,8 @@ from test_networks import shaken
 BATCH, STEPS, ACTIONS, WIDTH = 4, 5, 3, 6
 SCALAR = codecs.make_two_hot_codec(num_bins=5, low=-1.0, high=1.0)
 SPEC = types.EnvSpec(
-    observation_shape=(2, 2), observation_dtype="float32", num_actions=ACTIONS,
+    observation=types.ArraySpec((2, 2), "float32"),
+    action=types.ActionSpec.discrete(ACTIONS),
     turn_sign=1, truncates=False, max_steps=100)
 NETWORK = make_gru_network(
     SPEC, types.Codecs(value=SCALAR, reward=SCALAR), history_steps=STEPS, width=WIDTH)

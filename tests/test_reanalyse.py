@@ -82,8 +82,9 @@ def random_params(network, seed):
 
 
 def tiny_search(num_simulations=4, num_actions=3, **options):
-    spec = types.EnvSpec(observation_shape=(2,), observation_dtype="float32",
-                         num_actions=num_actions, turn_sign=1, truncates=False, max_steps=99)
+    spec = types.EnvSpec(observation=types.ArraySpec((2,), "float32"),
+                         action=types.ActionSpec.discrete(num_actions), turn_sign=1,
+                         truncates=False, max_steps=99)
     codec = types.Codecs(value=make_two_hot_codec(num_bins=9, low=-4.0, high=4.0,
                                                   transform="identity"),
                          reward=make_two_hot_codec(num_bins=3, low=-1.0, high=1.0,

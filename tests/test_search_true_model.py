@@ -34,7 +34,8 @@ def make_table_env(game, num_actions):
             next_state[state, action] = size if after is None else after
             reward[state, action], legal[state, action] = gained, True
     next_state, reward, legal = map(jnp.asarray, (next_state, reward, legal))
-    spec = types.EnvSpec(observation_shape=(), observation_dtype="int32", num_actions=num_actions,
+    spec = types.EnvSpec(observation=types.ArraySpec((), "int32"),
+                         action=types.ActionSpec.discrete(num_actions),
                          turn_sign=game.sign, truncates=False, max_steps=100,
                          masked=True)
 
@@ -303,7 +304,7 @@ def test_what_the_tree_cannot_keep_is_refused():
     """Planted bugs seen: neither is looked at."""
     env = make_pgx("tic_tac_toe")
     state, timestep = jax.vmap(env.reset)(jax.random.split(jax.random.key(0), 2))
-    longer = history_init(timestep.observation, 2)
+    longer = history_init(timestep.observation, env.spec.action, 2)
     with pytest.raises(ValueError, match=r"^history_steps must be 1 .* \(got 2\)$"):
         make_search(env)(state)(exact_values(), jax.random.key(0), longer, None, explore())
     with pytest.raises(ValueError, match="^num_actions 9 and turn_sign 1 must be those of the env"):
@@ -316,7 +317,8 @@ def test_what_the_tree_cannot_keep_is_refused():
 
 def make_chain(sign, terminates=False):
     """Shows its state; truncated at 2, or over there."""
-    spec = types.EnvSpec(observation_shape=(), observation_dtype="int32", num_actions=1,
+    spec = types.EnvSpec(observation=types.ArraySpec((), "int32"),
+                         action=types.ActionSpec.discrete(1),
                          turn_sign=sign, truncates=True, max_steps=2)
 
     def timestep(state, first):

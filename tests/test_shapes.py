@@ -29,7 +29,9 @@ from muzero_jax.search import common, gumbel, muzero
 B, A, S, K, N, D, T = 2, 3, 2, 2, 3, 5, 4
 WINDOW = types.Window(S, K, N)
 LENGTH = S + 1 + K + N
-SPEC = types.EnvSpec((D,), "float32", A, 1, True, 99, masked=True)
+SPEC = types.EnvSpec(
+    types.ArraySpec((D,), "float32"), types.ActionSpec.discrete(A), 1, True, 99, masked=True
+)
 SCALAR = codecs.make_two_hot_codec(num_bins=7, low=-3.0, high=3.0)
 CODECS = types.Codecs(value=SCALAR, reward=SCALAR)
 NETWORK = make_mlp_network(SPEC, CODECS, history_steps=S, width=8)

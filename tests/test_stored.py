@@ -19,7 +19,7 @@ from muzero_jax.errors import BadInputError
 from muzero_jax.evaluation.actors import make_search_player
 from muzero_jax.evaluation.episodes import play_episodes
 from muzero_jax.training.saving import new_run, saved_tree
-from muzero_jax.types import Counters, EnvSpec, Transition
+from muzero_jax.types import ActionSpec, ArraySpec, Counters, EnvSpec, Transition
 from oracles import episodes as oracle
 from presets import config_of
 import processes
@@ -27,7 +27,7 @@ import record
 from test_dataset import DAMAGE
 
 _S = processes.TINY_CONTROL["network.history_steps"]
-_SPEC = EnvSpec((4,), "float32", 2, 1, True, 500)
+_SPEC = EnvSpec(ArraySpec((4,), "float32"), ActionSpec.discrete(2), 1, True, 500)
 _LEARN = processes.TINY_CONTROL | {
     "env.num_groups": 1,
     "replay.rows_per_env": 64,
@@ -386,9 +386,9 @@ def _refused(config, folder, **options):
 
 
 _OTHER = {  # Name: (what differs from CartPole, what the line has to say).
-    "shape": (dict(observation_shape=(3,)), "observation_shape is (3,), that of the env"),
-    "dtype": (dict(observation_dtype="uint8"), "observation_dtype is uint8"),
-    "actions": (dict(num_actions=3), "num_actions is 3, that of the environment 2"),
+    "shape": (dict(observation=ArraySpec((3,), "float32")), "observation is"),
+    "dtype": (dict(observation=ArraySpec((4,), "uint8")), "observation is"),
+    "actions": (dict(action=ActionSpec.discrete(3)), "action is one of 3, that of the env"),
     "players": (dict(turn_sign=-1), "turn_sign is -1"),
 }
 

@@ -445,7 +445,8 @@ def test_random_moves_of_two_players():
 
 def make_ledge():
     """Three moves along a ledge: action 1 brings 1, action 0 falls off, which ends the game."""
-    spec = types.EnvSpec(observation_shape=(1,), observation_dtype="float32", num_actions=2,
+    spec = types.EnvSpec(observation=types.ArraySpec((1,), "float32"),
+                         action=types.ActionSpec.discrete(2),
                          turn_sign=1, truncates=False, max_steps=3)
 
     def timestep(position, reward, last, first):

@@ -25,12 +25,13 @@ from muzero_jax import (
     targets,
     value_error,
 )
-from muzero_jax.config import offline, own_code, runs
+from muzero_jax.config import offline, own_code, runs, schema
 from muzero_jax.config.schema import MATCHES, ON_DEVICE, PGX, TASK_FIELDS, leaves, task
 from muzero_jax.data.dataset import Dataset, open_dataset
 from muzero_jax.envs import host
 from muzero_jax.envs.cartpole import make_cartpole
 from muzero_jax.envs.catch import make_catch
+from muzero_jax.envs.gymnasium import make_by_id, make_gymnasium
 from muzero_jax.envs.memory import make_memory
 from muzero_jax.envs.pgx import make_pgx
 from muzero_jax.errors import ArgumentError, BadInputError, DatasetError, EnvError
@@ -70,7 +71,9 @@ JAX_ENVS: dict[str, Callable[..., Env]] = {
 HOST_ENVS: dict[str, Callable[..., HostEnv]] = {
     "atari": host.make_atari,
     "procgen": host.make_procgen,
-    "classic": host.make_classic,
+    "classic": host.make_envpool,
+    "envpool": host.make_envpool,
+    "gymnasium": make_by_id,
 }
 
 
@@ -261,8 +264,8 @@ def _on_host(config, over: Mesh) -> Experiment:
         options = config.env.to_dict() | changes
         for name in ("suite", "num_envs", "num_groups"):
             del options[name]
-        name = options.pop(TASK_FIELDS[config.env.suite])
-        return call(HOST_ENVS[config.env.suite], "env", options, name, seeds=seeds)
+        make = _host_maker(config.env.suite, options.pop(TASK_FIELDS[config.env.suite]))
+        return call(make, "env", options, seeds=seeds)
 
     return assembly.on_host(
         make_env,
@@ -273,6 +276,23 @@ def _on_host(config, over: Mesh) -> Experiment:
         eval_env=lambda seeds: make_env(seeds, **results.evaluation_games(config)),
         **_sizes(config),
     )
+
+
+def _host_maker(suite: str, name: str) -> Callable[..., HostEnv]:
+    """What makes the environments of a task or game, by seeds and the other fields of `env`."""
+    if suite == "gymnasium" and schema.names_code(name):
+        make_env = own_code.find("env.task", name)
+
+        def make(*, seeds, max_steps=None, leave_out=(), **options):
+            return make_gymnasium(
+                functools.partial(make_env, **options),
+                seeds=seeds,
+                max_steps=max_steps,
+                leave_out=leave_out,
+            )
+
+        return make
+    return functools.partial(HOST_ENVS[suite], name)
 
 
 def _on_device(config, over: Mesh) -> Experiment:
@@ -464,7 +484,7 @@ def _observed_steps(config) -> int:
 def _make_loss(config, spec: EnvSpec, network: Network, codec: Codecs) -> LossFn:
     options = config.loss.to_dict()
     max_shift = options.pop("random_shift_pixels", 0)
-    shape = spec.observation_shape
+    shape = spec.observation_shape if max_shift else ()
     if max_shift and (len(shape) != 3 or max_shift >= min(shape[:2])):
         raise ArgumentError(
             "loss.random_shift_pixels needs images, and less than their size"

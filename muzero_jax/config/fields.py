@@ -99,6 +99,8 @@ TASK_FIELDS = {
     "atari": "game",
     "procgen": "game",
     "classic": "task",
+    "envpool": "task",
+    "gymnasium": "task",
     "jax": "task",
     "board_games": "game",
     "minatar": "game",
@@ -157,7 +159,8 @@ FIELDS: dict[str, Field] = {
     "env.suite": Field("where the environments come from", tuple(TASK_FIELDS), part="config.build"),
     "env.game": Field("which game of the suite", NAME, part="the maker of the suite"),
     "env.task": Field(
-        "which environment of the suite; in the suite jax also \"module:function\" of one's own",
+        "which environment of the suite; in jax and gymnasium also \"module:function\" of one's"
+        " own",
         NAME, part="the maker of the suite",
     ),
     "env.num_envs": Field("E, environments that play at the same time", _SIZE, "envs", _LOOPS),
@@ -171,6 +174,10 @@ FIELDS: dict[str, Field] = {
     "env.max_steps": Field(
         "steps until an episode is truncated; None: the rules alone end a game of pgx",
         _SIZE, "env steps", "the maker of the suite", optional=True,
+    ),
+    "env.leave_out": Field(
+        "entries of a dict of observations that the agent does not see",
+        "names", part="envs.spaces.observed",
     ),
     "env.opening_plies": Field(
         "each game begins after 0 to so many uniform legal moves",

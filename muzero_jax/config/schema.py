@@ -53,13 +53,18 @@ def task(config) -> str:
 _MAY_NAME_CODE = (*(name for name, x in FIELDS.items() if x.own), "env.task")
 
 
+def names_code(value: str) -> bool:
+    """Whether a field's value is a "module:function"."""
+    return re.fullmatch(r"[\w.]+:\w+", value) is not None
+
+
 def own_kinds(config) -> dict[str, str]:
     """Field -> "module:function", of the fields that name code of the user's own."""
     found = {}
     for name in _MAY_NAME_CODE:
         group, _, field = name.partition(".")
         value = config[group].get(field)
-        if isinstance(value, str) and re.fullmatch(r"[\w.]+:\w+", value):
+        if isinstance(value, str) and names_code(value):
             found[name] = value
     return found
 

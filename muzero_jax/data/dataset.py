@@ -21,9 +21,9 @@ import numpy as np
 
 from muzero_jax.data.trajectories import check_rows, cut, episode_returns, gather, take_rows
 from muzero_jax.errors import DatasetError
-from muzero_jax.types import EnvSpec, Transition
+from muzero_jax.types import ActionSpec, ArraySpec, EnvSpec, Transition
 
-FORMAT, VERSION = "muzero_jax rows", 1
+FORMAT, VERSION = "muzero_jax rows", 2  # Version 1 had one array and one discrete action.
 ROWS_PER_CHUNK, BYTES_PER_CHUNK = 65_536, 2**29  # A file is held in memory as a whole.
 
 # Name -> (shape of one row, dtype) of the arrays that every file has, and of a search's.
@@ -32,7 +32,6 @@ _COLUMNS = {
     "discount": ((), "float32"),
     "first": ((), "bool"),
     "last": ((), "bool"),
-    "action": ((), "int32"),
     "explored": ((), "bool"),
 }
 _COLUMNS_OF_SEARCH = {"value": ((), "float32"), "made_at_updates": ((), "int32")}
@@ -53,8 +52,7 @@ class DatasetInfo:
     """What `dataset.json` holds, beside `format` and `version`.
 
     Attributes:
-      observation_shape, observation_dtype, num_actions, turn_sign, truncates, masked: as in
-        `EnvSpec`.
+      observation, action, turn_sign, truncates, masked: as in `EnvSpec`.
       policy: (shape, dtype name) of each leaf of a row's policy, or None where rows have neither
         policies nor values.
       rows, episodes: how many there are; of episodes only those that were seen to their end.
@@ -62,9 +60,8 @@ class DatasetInfo:
       chunks: a `ChunkInfo` for each file.
     """
 
-    observation_shape: tuple[int, ...]
-    observation_dtype: str
-    num_actions: int
+    observation: ArraySpec | tuple[tuple[str, ArraySpec], ...]
+    action: ActionSpec
     turn_sign: int
     truncates: bool
     masked: bool
@@ -103,7 +100,9 @@ def write_dataset(
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise DatasetError(f"{path} is there and not empty; give a new folder")
     if rows_per_chunk is None:
-        frame = math.prod(spec.observation_shape) * np.dtype(spec.observation_dtype).itemsize
+        frame = sum(
+            math.prod(x.shape) * np.dtype(x.dtype).itemsize for x in spec.named_arrays().values()
+        )
         rows_per_chunk = min(ROWS_PER_CHUNK, max(BYTES_PER_CHUNK // frame, 2))
     seen: list[tuple[DatasetInfo, np.ndarray]] = []  # Of each trajectory, with its returns.
     segments = _segments(path, spec, trajectories, rows_per_chunk, seen)
@@ -122,6 +121,9 @@ def write_dataset(
         chunks=tuple(chunks),
     )
     record = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(info)}
+    record["observation"] = [
+        [name, list(x.shape), x.dtype] for name, x in spec.named_arrays().items()
+    ]
     _write_whole(path / "dataset.json", (json.dumps(record, indent=2) + "\n").encode())
     return info
 
@@ -178,9 +180,13 @@ def read_chunk(dataset: Dataset, number: int) -> Transition:
         raise DatasetError(f"{where} cannot be read: {_one_line(error)}") from None
     _check_columns(where, info, arrays, chunk.rows)
     leaves = tuple(arrays.pop(f"policy_{i}") for i in range(len(info.policy or ())))
+    if not isinstance(info.observation, ArraySpec):
+        arrays["observation"] = {
+            name: arrays.pop(f"observation.{name}") for name, _ in info.observation
+        }
     missing = dict.fromkeys(["invalid_actions", *_COLUMNS_OF_SEARCH])
     rows = Transition(**missing | arrays, policy=leaves if info.policy is not None else None)
-    check_rows(where, rows, num_actions=info.num_actions, turn_sign=info.turn_sign)
+    check_rows(where, rows, action=info.action, turn_sign=info.turn_sign)
     return rows
 
 
@@ -192,9 +198,13 @@ def verify(dataset: Dataset) -> None:
 
 def check_spec(dataset: Dataset, spec: EnvSpec) -> None:
     """Raises `DatasetError` where a dataset's rows are not those of an environment like `spec`."""
-    for name in ("observation_shape", "observation_dtype", "num_actions", "turn_sign", "masked"):
+    for name in ("observation", "action", "turn_sign", "masked"):
         held, wanted = getattr(dataset.info, name), getattr(spec, name)
         if held != wanted:
+            held, wanted = (
+                ", ".join(f"{k} {x}" for k, x in value) if isinstance(value, tuple) else value
+                for value in (held, wanted)
+            )
             raise DatasetError(
                 f"{dataset.path}: {name} is {held}, that of the environment {wanted}"
             )
@@ -212,14 +222,14 @@ def _segments(path, spec, trajectories, most, seen) -> Iterator[Transition]:
         _check_columns(where, info, _arrays(rows), len(rows.first))
         if seen and info != seen[0][0]:
             raise DatasetError(f"{where} has other fields than trajectory 0")
-        check_rows(where, rows, num_actions=info.num_actions, turn_sign=info.turn_sign)
+        check_rows(where, rows, action=info.action, turn_sign=info.turn_sign)
         seen.append((info, episode_returns(rows)))
         for begin, end in cut(rows.first, rows.last, most=most):
             yield take_rows(rows, begin, end)
 
 
 def _info_of(spec: EnvSpec, rows: Transition) -> DatasetInfo:
-    names = "observation_shape observation_dtype num_actions turn_sign truncates masked".split()
+    names = "observation action turn_sign truncates masked".split()
     return DatasetInfo(
         **{name: getattr(spec, name) for name in names},
         policy=rows.policy and tuple((x.shape[1:], x.dtype.name) for x in rows.policy),
@@ -233,6 +243,8 @@ def _info_of(spec: EnvSpec, rows: Transition) -> DatasetInfo:
 def _arrays(rows: Transition) -> dict[str, np.ndarray]:
     """Name -> array, as they stand in a file."""
     arrays = {name: x for name, x in rows.items() if x is not None and name != "policy"}
+    if isinstance(rows.observation, dict):
+        arrays |= {f"observation.{k}": x for k, x in arrays.pop("observation").items()}
     return arrays | {f"policy_{i}": x for i, x in enumerate(rows.policy or ())}
 
 
@@ -240,9 +252,13 @@ def _check_columns(
     where: str, info: DatasetInfo, arrays: dict[str, np.ndarray], num_rows: int
 ) -> None:
     """Raises `DatasetError` where there are other arrays than `info` names."""
-    columns = _COLUMNS | {"observation": (info.observation_shape, info.observation_dtype)}
+    columns = _COLUMNS | {"action": (info.action.shape, info.action.dtype)}
+    if isinstance(info.observation, ArraySpec):
+        columns["observation"] = (info.observation.shape, info.observation.dtype)
+    else:
+        columns |= {f"observation.{k}": (x.shape, x.dtype) for k, x in info.observation}
     if info.masked:
-        columns["invalid_actions"] = ((info.num_actions,), "bool")
+        columns["invalid_actions"] = ((info.action.num_actions,), "bool")
     if info.policy is not None:
         columns |= _COLUMNS_OF_SEARCH
         columns |= {f"policy_{i}": leaf for i, leaf in enumerate(info.policy)}
@@ -278,15 +294,24 @@ def _parse(record: dict[str, Any]) -> DatasetInfo:
     """The content of `dataset.json`; whatever is wrong with it raises."""
     if record.get("format") != FORMAT:
         raise ValueError(f"its format is {record.get('format')!r} and not {FORMAT!r}")
-    if record["version"] != VERSION:
-        raise ValueError(f"its version is {record['version']!r}, this program reads {VERSION}")
+    if record["version"] not in (1, VERSION):
+        raise ValueError(f"its version is {record['version']!r}, this program reads 1 to {VERSION}")
     fields = {name: x for name, x in record.items() if name not in ("format", "version")}
-    _check_types(fields, _TYPES)
+    if record["version"] == 1:
+        _check_types(fields, _TYPES_OF_1 | _TYPES)
+        one = ["", fields.pop("observation_shape"), fields.pop("observation_dtype")]
+        action = {"sizes": [fields.pop("num_actions")], "shape": [], "low": [], "high": []}
+        fields |= {"observation": [one], "action": action}
+    else:
+        _check_types(fields, _TYPES_OF_2 | _TYPES)
+        _check_types(fields["action"], _ACTION_TYPES, "action.")
     for number, chunk in enumerate(fields["chunks"]):
         _check_types(chunk, _CHUNK_TYPES, f"chunks[{number}].")
     policy = fields["policy"]
+    arrays = {name: ArraySpec(tuple(shape), x) for name, shape, x in fields["observation"]}
     fields |= {
-        "observation_shape": tuple(fields["observation_shape"]),
+        "observation": arrays.pop("") if [*arrays] == [""] else tuple(sorted(arrays.items())),
+        "action": _parse_action(**fields["action"]),
         "policy": policy and tuple((tuple(shape), dtype) for shape, dtype in policy),
         "chunks": tuple(ChunkInfo(**chunk) for chunk in fields["chunks"]),
     }
@@ -296,6 +321,12 @@ def _parse(record: dict[str, Any]) -> DatasetInfo:
     if sum(chunk.rows for chunk in info.chunks) != info.rows:
         raise ValueError(f"its chunks do not have {info.rows} rows")
     return info
+
+
+def _parse_action(sizes, shape, low, high) -> ActionSpec:
+    if sizes is None:
+        return ActionSpec.real(low, high, tuple(shape))
+    return ActionSpec.several(sizes) if shape else ActionSpec.discrete(*sizes)
 
 
 def _is_size(x: Any) -> bool:
@@ -308,6 +339,21 @@ def _is_shape(x: Any) -> bool:
 
 def _is_dtype(x: Any) -> bool:
     return isinstance(x, str) and x in {*np.sctypeDict, "bfloat16"}
+
+
+def _is_observation(x: Any) -> bool:
+    return isinstance(x, list) and x != [] and all(
+        isinstance(entry, list)
+        and len(entry) == 3
+        and isinstance(entry[0], str)
+        and _is_shape(entry[1])
+        and _is_dtype(entry[2])
+        for entry in x
+    )
+
+
+def _is_numbers(x: Any) -> bool:
+    return isinstance(x, list) and all(type(n) in (int, float) for n in x)
 
 
 def _is_policy(x: Any) -> bool:
@@ -324,10 +370,23 @@ def _is_name(x: Any) -> bool:
     return plain and Path(x).name == x
 
 
-_TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
+_Types = dict[str, tuple[Callable[[Any], bool], str]]
+_TYPES_OF_1: _Types = {
     "observation_shape": (_is_shape, "a list of whole numbers >= 1"),
     "observation_dtype": (_is_dtype, "the name of a NumPy dtype"),
     "num_actions": (lambda x: _is_size(x) and x > 0, "a whole number >= 1"),
+}
+_TYPES_OF_2: _Types = {
+    "observation": (_is_observation, "a list of [name, shape, dtype]"),
+    "action": (lambda x: isinstance(x, dict), "a JSON object"),
+}
+_ACTION_TYPES: _Types = {
+    "sizes": (lambda x: x is None or (_is_shape(x) and x != []), "null, or a list of numbers >= 1"),
+    "shape": (_is_shape, "a list of whole numbers >= 1"),
+    "low": (_is_numbers, "a list of numbers"),
+    "high": (_is_numbers, "a list of numbers"),
+}
+_TYPES: _Types = {
     "turn_sign": (lambda x: type(x) is int and x in (1, -1), "1 or -1"),
     "truncates": (lambda x: isinstance(x, bool), "true or false"),
     "masked": (lambda x: isinstance(x, bool), "true or false"),

@@ -5,15 +5,16 @@ and how plain episodes become rows. The convention of rows is in docs/convention
 never touched.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
+from muzero_jax.actions import is_one
 from muzero_jax.errors import DatasetError
 from muzero_jax.finite import LIMIT
-from muzero_jax.types import Array, EnvSpec, Transition
+from muzero_jax.types import ActionSpec, Array, EnvSpec, Observation, Transition
 
 
 def cut(first, last, *, most: int, wanted: int | None = None) -> list[tuple[int, int]]:
@@ -91,10 +92,12 @@ def episode_returns(rows: Transition) -> np.ndarray:
     return total[ends.astype(int)] - total[begins[: len(ends)]]
 
 
-def check_rows(where: str, rows: Transition, *, num_actions: int, turn_sign: int) -> None:
+def check_rows(
+    where: str, rows: Transition, *, action: ActionSpec, turn_sign: int
+) -> None:
     """Raises `DatasetError` where rows `[rows]` break the convention that targets rely on."""
     after_last = np.append(False, rows.last[:-1])
-    legal = (rows.action >= 0) & (rows.action < num_actions)
+    legal = is_one(action, rows.action)
     if rows.invalid_actions is not None and legal.all():
         legal &= ~rows.invalid_actions[np.arange(len(legal)), rows.action]
     numbers = [x for x in jax.tree.leaves(rows) if x.dtype.kind == "f"]
@@ -117,7 +120,7 @@ def check_rows(where: str, rows: Transition, *, num_actions: int, turn_sign: int
 
 def rows_of_episode(
     spec: EnvSpec,
-    observations: Array,
+    observations: Observation,
     actions: Array,
     rewards: Array,
     *,
@@ -128,8 +131,8 @@ def rows_of_episode(
 
     Args:
       spec: of the environment; numbers are cast to its dtypes where that is no change of kind.
-      observations: `[T+1, *observation_shape]`, the final one included.
-      actions: `[T]` whole numbers; action i was done at observation i.
+      observations: arrays `[T+1, *shape]`, the final one included.
+      actions: `[T, *action.shape]`; action i was done at observation i.
       rewards: `[T]` raw; reward i came of action i, from the view of the player who did it.
       terminated: whether the last action ended the game; otherwise the episode was cut off.
       invalid_actions: `[T+1, A]` bool, where the environment has them.
@@ -137,32 +140,41 @@ def rows_of_episode(
     Raises:
       DatasetError: for arrays that do not fit together, or the spec.
     """
-    observations, actions = np.asarray(observations), np.asarray(actions)
+    actions, rewards = np.asarray(actions), np.asarray(rewards)
     steps = len(actions)
-    for name, array, shape in (
-        ("observations", observations, (steps + 1, *spec.observation_shape)),
-        ("actions", actions, (steps,)),
-        ("rewards", np.asarray(rewards), (steps,)),
-    ):
+    given = observations if isinstance(observations, Mapping) else {"": observations}
+    wanted = spec.named_arrays()
+    if given.keys() != wanted.keys():
+        raise DatasetError(
+            f"observations of an episode are {sorted(given)}, not {sorted(wanted)}"
+        )
+    seen = {name: np.asarray(given[name]) for name in wanted}
+    forms = {"actions": (actions, (steps, *spec.action.shape)), "rewards": (rewards, (steps,))}
+    for name, like in wanted.items():
+        forms[f"observations {name}".strip()] = seen[name], (steps + 1, *like.shape)
+    for name, (array, shape) in forms.items():
         if array.shape != shape:
             raise DatasetError(f"{name} of an episode have the shape {array.shape}, not {shape}")
-    if not np.issubdtype(actions.dtype, np.integer):
-        raise DatasetError(f"actions of an episode are {actions.dtype}, not whole numbers")
-    if not np.can_cast(observations.dtype, spec.observation_dtype, "same_kind"):
-        raise DatasetError(
-            f"observations of an episode are {observations.dtype}, not {spec.observation_dtype}"
-        )
+    kinds, words = ("f", "real numbers") if spec.action.sizes is None else ("iu", "whole numbers")
+    if actions.dtype.kind not in kinds:
+        raise DatasetError(f"actions of an episode are {actions.dtype}, not {words}")
+    for name, like in wanted.items():
+        if not np.can_cast(seen[name].dtype, like.dtype, "same_kind"):
+            which = f"observations {name}".strip()
+            raise DatasetError(f"{which} of an episode are {seen[name].dtype}, not {like.dtype}")
+        seen[name] = seen[name].astype(like.dtype)
     index = np.arange(steps + 1)
     discount = np.where(index == 0, 0, spec.turn_sign)
     discount[-1] *= not terminated
+    nothing = np.zeros((1, *spec.action.shape), spec.action.dtype)
     return Transition(
-        observation=observations.astype(spec.observation_dtype),
+        observation=seen.get("", seen),
         reward=np.append(0, rewards).astype(np.float32),
         discount=discount.astype(np.float32),
         first=index == 0,
         last=index == steps,
         invalid_actions=None if invalid_actions is None else np.asarray(invalid_actions, bool),
-        action=np.append(actions, 0).astype(np.int32),
+        action=np.concatenate([actions.astype(spec.action.dtype), nothing]),
         policy=None,
         value=None,
         explored=np.zeros(steps + 1, bool),
@@ -174,7 +186,7 @@ def rows_of_minari(dataset: Any, spec: EnvSpec) -> Iterator[Transition]:
     """The episodes of a Minari dataset (Farama Foundation) as trajectories, one by one.
 
     Args:
-      dataset: has `iterate_episodes()`, whose episodes have the arrays `observations` `[T+1, ...]`,
+      dataset: has `iterate_episodes()`, whose episodes have `observations` (arrays `[T+1, ...]`),
         `actions`, `rewards` and `terminations` `[T]`, as those of `minari.load_dataset` do.
       spec: of the environment; Minari knows neither discounts nor `turn_sign`.
 

@@ -32,9 +32,8 @@ def make_cartpole(*, max_steps: int = 500) -> types.Env:
     if max_steps < 1:
         raise errors.ArgumentError(f"max_steps {max_steps} must be >= 1")
     spec = types.EnvSpec(
-        observation_shape=(4,),
-        observation_dtype="float32",
-        num_actions=2,
+        observation=types.ArraySpec((4,), "float32"),
+        action=types.ActionSpec.discrete(2),
         turn_sign=1,
         truncates=True,
         max_steps=max_steps,

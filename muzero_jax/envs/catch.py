@@ -30,9 +30,9 @@ def make_catch(*, rows: int = 10, columns: int = 5) -> types.Env:
     if columns < 1:
         raise errors.ArgumentError(f"columns {columns} must be >= 1")
     spec = types.EnvSpec(
-        observation_shape=(rows, columns, 1),
-        observation_dtype="bool",  # 0 and 1 to every network; a uint8 would be divided by some.
-        num_actions=3,
+        # 0 and 1 to every network; a uint8 would be divided by some.
+        observation=types.ArraySpec((rows, columns, 1), "bool"),
+        action=types.ActionSpec.discrete(3),
         turn_sign=1,
         truncates=False,
         max_steps=rows - 1,

@@ -1,6 +1,7 @@
 """A trial of a pure JAX environment, which cannot be checked inside a compiled program."""
 
 from collections.abc import Callable
+import functools
 from typing import Any
 
 import chex
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from muzero_jax import types
+from muzero_jax import actions, types
 from muzero_jax.envs import wrappers
 from muzero_jax.envs.checked import check_finite
 from muzero_jax.errors import EnvError
@@ -35,20 +36,18 @@ def check_env(env: types.Env, *, num_steps: int, key: chex.PRNGKey, num_envs: in
     """
     reset_key, step_key, host_key, action_key = jax.random.split(key, 4)
     state, timestep = _twice("reset", env.reset, reset_key)
+    draw = jax.jit(functools.partial(actions.draw, env.spec.action), static_argnums=1)
     invalid = timestep.invalid_actions
-    action = jnp.int32(0) if invalid is None else jnp.argmin(invalid).astype(jnp.int32)
+    action = draw(action_key, 1, None if invalid is None else invalid[None])[0]
     next_state, next_timestep = _twice("step", env.step, state, action, step_key)
     _check_form("state", state, next_state)
     _check_form("time step", timestep, next_timestep)
     host_env = wrappers.as_host_env(env, num_envs, host_key)
-    random = np.random.default_rng(np.asarray(jax.random.key_data(action_key)))
     rows, ends = host_env.reset(), 0
     check_finite(rows, 0)
     for count in range(1, num_steps + 1):
-        noise = random.random((num_envs, env.spec.num_actions))
-        if rows.invalid_actions is not None:
-            noise[rows.invalid_actions] = -1.0
-        rows = host_env.step(np.argmax(noise, axis=1))
+        drawn = draw(jax.random.fold_in(action_key, count), num_envs, rows.invalid_actions)
+        rows = host_env.step(np.asarray(drawn))
         check_finite(rows, count)
         ends += np.count_nonzero(rows.first)
     if not ends:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from muzero_jax import types
+from muzero_jax import actions, types
 from muzero_jax.errors import EnvError
 from muzero_jax.finite import LIMIT
 
@@ -20,7 +20,7 @@ def check_host_env(env: types.HostEnv) -> types.HostEnv:
     `step`; the rows of `reset` are step 0.
 
     Returns:
-      The same environment; its `step` takes any integer dtype and hands int32 on.
+      The same environment; its `step` takes any dtype of the kind and hands the spec's on.
 
     Raises:
       EnvError: at once for a spec that cannot be, later from `reset` and `step`.
@@ -58,11 +58,7 @@ def check_host_env(env: types.HostEnv) -> types.HostEnv:
 
 def _check_spec(spec: types.EnvSpec, num_envs: int) -> None:
     """Refuses numbers that no environment can have."""
-    for name, value in (
-        ("num_envs", num_envs),
-        ("spec.num_actions", spec.num_actions),
-        ("spec.max_steps", spec.max_steps),
-    ):
+    for name, value in (("num_envs", num_envs), ("spec.max_steps", spec.max_steps)):
         if value < 1:
             raise EnvError(f"{name} {value} must be >= 1")
     if spec.turn_sign not in (1, -1):
@@ -70,10 +66,13 @@ def _check_spec(spec: types.EnvSpec, num_envs: int) -> None:
 
 
 def _declared(spec: types.EnvSpec, num_envs: int) -> dict[str, tuple | None]:
-    """Shape and dtype of each field of a `TimeStep`; None for masks where there are none."""
+    """Shape and dtype of each array of a `TimeStep`; None for masks where there are none."""
     each = (num_envs,)
     return {
-        "observation": (each + spec.observation_shape, np.dtype(spec.observation_dtype)),
+        **{
+            name: (each + like.shape, np.dtype(like.dtype))
+            for name, like in _named(spec.observation_tree()).items()
+        },
         "reward": (each, np.dtype(np.float32)),
         "discount": (each, np.dtype(np.float32)),
         "first": (each, np.dtype(bool)),
@@ -82,10 +81,29 @@ def _declared(spec: types.EnvSpec, num_envs: int) -> dict[str, tuple | None]:
     }
 
 
+def _named(observation: Any) -> dict[str, Any]:
+    """The arrays of an observation, or what stands for them, by the names that errors give them."""
+    if not isinstance(observation, dict):
+        return {"observation": observation}
+    return {f"observation[{name!r}]": x for name, x in observation.items()}
+
+
+def _arrays(timestep: types.TimeStep) -> dict[str, Any]:
+    """All arrays of a time step by such names."""
+    fields = {name: x for name, x in timestep.items() if name != "observation"}
+    return _named(timestep.observation) | fields
+
+
 def _check_arrays(timestep: types.TimeStep, declared, spec: types.EnvSpec, count: int) -> None:
-    """Refuses a field of `timestep` with another shape or dtype than `declared`."""
+    """Refuses an array of `timestep` with another shape or dtype than `declared`."""
+    arrays = _arrays(timestep)
+    if strange := sorted(arrays.keys() ^ declared.keys()):
+        raise EnvError(
+            f"step {count}: the observation has {sorted(_named(timestep.observation))}, declared"
+            f" {sorted(_named(spec.observation_tree()))}: {strange[0]}"
+        )
     for name, form in declared.items():
-        came = getattr(timestep, name)
+        came = arrays[name]
         if (came is None) != (form is None):
             found = "None" if came is None else "given"
             raise EnvError(f"step {count}: {name} {found}, but spec.masked is {spec.masked}")
@@ -98,9 +116,10 @@ def _check_arrays(timestep: types.TimeStep, declared, spec: types.EnvSpec, count
 
 def _check_fresh(timestep: types.TimeStep, before: types.TimeStep, count: int) -> None:
     """Refuses an array that is written again while the device may still read it."""
-    for name, came in timestep.items():
+    former = _arrays(before)
+    for name, came in _arrays(timestep).items():
         # Where the bounds are apart the memory is; only else the exact question is asked.
-        old = before[name]
+        old = former[name]
         if came is None or not came.flags.writeable or not np.may_share_memory(came, old):
             continue
         if np.shares_memory(came, old):
@@ -108,26 +127,30 @@ def _check_fresh(timestep: types.TimeStep, before: types.TimeStep, count: int) -
 
 
 def _check_action(action, rows: types.TimeStep, spec: types.EnvSpec, count: int) -> np.ndarray:
-    """Returns `action` `[E]`, to be done after `rows` `[E]`, as int32."""
-    action, needed = np.asarray(action), rows.reward.shape
-    if action.shape != needed or not np.issubdtype(action.dtype, np.integer):
+    """Returns `action` `[E, ...]`, to be done after `rows` `[E]`, in the spec's dtype."""
+    action, needed = np.asarray(action), (*rows.reward.shape, *spec.action.shape)
+    kinds, words = ("f", "float") if spec.action.sizes is None else ("iu", "integer")
+    if action.shape != needed or action.dtype.kind not in kinds:
         found = f"{action.shape} {action.dtype}"
-        raise EnvError(f"step {count}: action {found}, needed {needed} integer")
-    outside = (action < 0) | (action >= spec.num_actions)
-    _refuse(outside, count, f"action {{}} outside [0, {spec.num_actions})", action)
+        raise EnvError(f"step {count}: action {found}, needed {needed} {words}")
+    flat = spec.action.is_discrete
+    allowed = f"[0, {spec.action.num_actions})" if flat else str(spec.action)
+    outside = ~actions.is_one(spec.action, action)
+    _refuse(outside, count, f"action {{}} outside {allowed}", action)
     if rows.invalid_actions is not None:
         illegal = rows.invalid_actions[np.arange(len(action)), action] & ~rows.last
         _refuse(illegal, count, "action {} is not legal: invalid_actions is True for it", action)
-    return action.astype(np.int32, copy=False)
+    return action.astype(spec.action.dtype, copy=False)
 
 
 def check_finite(timestep: types.TimeStep, count: int) -> None:
     """Raises `EnvError` where a reward or an observation of step `count` is not finite."""
-    reward, observation = timestep.reward, timestep.observation
+    reward = timestep.reward
     _refuse(~(np.abs(reward) <= LIMIT), count, "reward {} is not finite", reward)
-    if observation.dtype.kind == "f":
-        finite = (np.abs(observation) <= LIMIT).reshape(len(observation), -1).all(axis=1)
-        _refuse(~finite, count, "observation is not finite")
+    for name, x in _named(timestep.observation).items():
+        if x.dtype.kind == "f":
+            finite = (np.abs(x) <= LIMIT).reshape(len(x), -1).all(axis=1)
+            _refuse(~finite, count, f"{name} is not finite")
 
 
 def _check_values(timestep: types.TimeStep, spec: types.EnvSpec, count: int) -> None:

@@ -7,26 +7,32 @@ from typing import Any
 import numpy as np
 
 from muzero_jax import errors, types
+from muzero_jax.envs import spaces
 from muzero_jax.envs.checked import check_host_env
 from muzero_jax.errors import EnvError
 
 
 def make_gymnasium(
-    make_env: Callable[[], Any], *, seeds: Sequence[int], max_steps: int | None = None
+    make_env: Callable[[], Any],
+    *,
+    seeds: Sequence[int],
+    max_steps: int | None = None,
+    leave_out: Sequence[str] = (),
 ) -> types.HostEnv:
     """Makes `len(seeds)` environments with `make_env` and steps them in a plain Python loop.
 
     Needed of each: `reset(seed=...) -> (observation, info)`; `step(action) -> (observation,
-    reward, terminated, truncated, info)`; `observation_space` with `shape` and `dtype`;
-    `action_space` with `n`. Nothing is imported from gymnasium. uint8 observations stay as they
-    are (images `(H, W, C)`), others become float32. An `info["action_mask"]` `[A]`, truthy where
-    an action is legal, has to come with every step or with none. Where an episode is `terminated`
-    and `truncated` in one step, it is terminated.
+    reward, terminated, truncated, info)`; an `observation_space` and an `action_space` that
+    `spaces.observed` and `spaces.acted` can serve. Nothing is imported from gymnasium. An
+    `info["action_mask"]` `[A]`, truthy where a discrete action is legal, has to come with every
+    step or with none. Where an episode is `terminated` and `truncated` in one step, it is
+    terminated.
 
     Args:
       make_env: returns one environment that does not reset itself; called once for each seed.
       seeds: of the first reset; later resets go on with the environment's own random numbers.
       max_steps: steps until an episode is truncated; None takes `env.spec.max_episode_steps`.
+      leave_out: names of entries of the observation that the agent is not to see.
 
     Raises:
       ArgumentError: for spaces that cannot be served.
@@ -35,17 +41,18 @@ def make_gymnasium(
     if len(seeds) < 1:
         raise errors.ArgumentError("number of seeds 0 must be >= 1")
     envs = [make_env() for _ in seeds]
-    spec = _spec(envs[0], max_steps)
+    seen = spaces.observed(envs[0].observation_space, leave_out=leave_out)
+    done = spaces.acted(envs[0].action_space)
+    spec = _spec(envs[0], seen, done, max_steps)
     # Whether it has masks is seen at a reset alone: the first one is made here, and kept.
-    begun = [_reset_row(envs[0], 0, 0, spec, seed=int(seeds[0]))]
+    begun = [_reset_row(envs[0], 0, 0, seen, spec, seed=int(seeds[0]))]
     spec = dataclasses.replace(spec, masked=begun[0].invalid_actions is not None)
-    start = int(getattr(envs[0].action_space, "start", 0))
     memory: dict[str, Any] = {}  # `last` [E] of the newest rows, `steps` [E] of each episode.
 
     def reset():
         memory.update(last=np.zeros(len(envs), bool), steps=np.zeros(len(envs), int), count=0)
         rows = [
-            begun.pop() if begun else _reset_row(env, i, 0, spec, seed=int(seeds[i]))
+            begun.pop() if begun else _reset_row(env, i, 0, seen, spec, seed=int(seeds[i]))
             for i, env in enumerate(envs)
         ]
         return _stack(rows, 0)
@@ -53,15 +60,18 @@ def make_gymnasium(
     def step(action):
         memory["count"] += 1
         last, steps, count = memory["last"], memory["steps"], memory["count"]
+        action = done.convert(action)
         rows = []
         for i, env in enumerate(envs):
             if last[i]:
                 steps[i] = 0
-                rows.append(_reset_row(env, i, count, spec))
+                rows.append(_reset_row(env, i, count, seen, spec))
             else:
                 steps[i] += 1
                 at_limit = bool(steps[i] >= spec.max_steps)
-                rows.append(_step_row(env, i, count, spec, int(action[i]) + start, at_limit))
+                # One number as an int: not every environment takes an array of NumPy for it.
+                one = action[i] if spec.action.shape else int(action[i])
+                rows.append(_step_row(env, i, count, seen, spec, one, at_limit))
         timestep = _stack(rows, count)
         memory["last"] = timestep.last
         return timestep
@@ -69,15 +79,48 @@ def make_gymnasium(
     return check_host_env(types.HostEnv(spec=spec, num_envs=len(envs), reset=reset, step=step))
 
 
-def _spec(env: Any, max_steps: int | None) -> types.EnvSpec:
-    """Describes `env`; refuses spaces that the library cannot serve."""
-    actions, observations = env.action_space, env.observation_space
-    shape, dtype = getattr(observations, "shape", None), getattr(observations, "dtype", None)
-    if not hasattr(actions, "n") or getattr(actions, "shape", ()) != () or not shape:
+def make_by_id(
+    task: str,
+    *,
+    seeds: Sequence[int],
+    max_steps: int | None = None,
+    leave_out: Sequence[str] = (),
+    **options: Any,
+) -> types.HostEnv:
+    """`make_gymnasium` of an environment that gymnasium knows.
+
+    Args:
+      task: its id, such as `"MountainCar-v0"`. One of the form `"module:id"` is refused: it would
+        import that module.
+      seeds, max_steps, leave_out: as in `make_gymnasium`.
+      options: of the environment's own maker.
+
+    Raises:
+      ArgumentError: for an id or an option that gymnasium does not know, or a missing dependency.
+    """
+    import gymnasium  # Takes a while: only programs that need it pay.
+
+    if ":" in task:
         raise errors.ArgumentError(
-            f"env has actions {actions} and observations {observations}; "
-            "needed: one discrete action and observations of at least one axis"
+            f"task: {task!r} names a module; a class of one's own is \"module:function\""
         )
+    try:
+        gymnasium.make(task, **options).close()
+    except (gymnasium.error.Error, TypeError) as error:
+        line = " ".join(str(error).split())
+        raise errors.ArgumentError(f"task: {task!r} cannot be made: {line}") from None
+    return make_gymnasium(
+        lambda: gymnasium.make(task, **options),
+        seeds=seeds,
+        max_steps=max_steps,
+        leave_out=leave_out,
+    )
+
+
+def _spec(
+    env: Any, seen: spaces.Observed, done: spaces.Acted, max_steps: int | None
+) -> types.EnvSpec:
+    """Describes `env`."""
     if max_steps is None:
         max_steps = getattr(getattr(env, "spec", None), "max_episode_steps", None)
     if max_steps is None or max_steps < 1:
@@ -85,20 +128,21 @@ def _spec(env: Any, max_steps: int | None) -> types.EnvSpec:
             f"max_steps {max_steps} must be >= 1: the environment has no limit itself"
         )
     return types.EnvSpec(
-        observation_shape=tuple(int(size) for size in shape),
-        observation_dtype="uint8" if np.dtype(dtype) == np.uint8 else "float32",
-        num_actions=int(actions.n),
+        observation=seen.spec,
+        action=done.spec,
         turn_sign=1,
         truncates=True,
         max_steps=int(max_steps),
     )
 
 
-def _reset_row(env, index: int, count: int, spec: types.EnvSpec, **seed: int) -> types.TimeStep:
+def _reset_row(
+    env, index: int, count: int, seen: spaces.Observed, spec: types.EnvSpec, **seed: int
+) -> types.TimeStep:
     """Begins an episode; returns its first row `[]`."""
     came = _unpack(env.reset(**seed), "reset", ("observation", "info"), index, count)
     return types.TimeStep(
-        observation=_observation(came[0], index, count, spec),
+        observation=_observation(came[0], index, count, seen),
         reward=np.float32(0),
         discount=np.float32(0),
         first=True,
@@ -107,7 +151,9 @@ def _reset_row(env, index: int, count: int, spec: types.EnvSpec, **seed: int) ->
     )
 
 
-def _step_row(env, index: int, count: int, spec: types.EnvSpec, action: int, at_limit: bool):
+def _step_row(
+    env, index: int, count: int, seen: spaces.Observed, spec: types.EnvSpec, action, at_limit: bool
+) -> types.TimeStep:
     """Steps one environment; returns its row `[]`, truncated where it is `at_limit`."""
     names = ("observation", "reward", "terminated", "truncated", "info")
     came = _unpack(env.step(action), "step", names, index, count)
@@ -115,7 +161,7 @@ def _step_row(env, index: int, count: int, spec: types.EnvSpec, action: int, at_
     if np.ndim(reward) != 0:
         raise EnvError(f"env {index}, step {count}: reward {reward} is not one number")
     return types.TimeStep(
-        observation=_observation(observation, index, count, spec),
+        observation=_observation(observation, index, count, seen),
         reward=np.float32(reward),
         discount=np.float32(0 if terminated else 1),
         first=False,
@@ -134,22 +180,33 @@ def _unpack(came: Any, call: str, names: tuple[str, ...], index: int, count: int
     return came
 
 
-def _observation(came: Any, index: int, count: int, spec: types.EnvSpec) -> np.ndarray:
-    """Returns a copy in the spec's dtype; refuses another shape, or numbers that would be cut."""
-    came, dtype = np.asarray(came), np.dtype(spec.observation_dtype)
-    rule = "safe" if dtype == np.uint8 else "same_kind"  # Floats lose digits only.
-    if came.shape != spec.observation_shape or not np.can_cast(came.dtype, dtype, rule):
-        raise EnvError(
-            f"env {index}, step {count}: observation {came.shape} {came.dtype}, "
-            f"declared {spec.observation_shape} {dtype}"
-        )
-    return came.astype(dtype)
+def _observation(came: Any, index: int, count: int, seen: spaces.Observed) -> types.Observation:
+    """Returns a copy as the spec declares it; refuses another shape, or numbers that were cut."""
+    try:
+        observation = seen.convert(came)
+    except EnvError as error:
+        raise EnvError(f"env {index}, step {count}: {error}") from None
+    for x, like in zip(_leaves(observation), _leaves(seen.spec), strict=True):
+        if x.shape != like.shape:
+            raise EnvError(
+                f"env {index}, step {count}: observation {x.shape} {x.dtype}, declared"
+                f" {like.shape} {like.dtype}"
+            )
+    return observation
+
+
+def _leaves(tree: Any) -> list[Any]:
+    """The values of a dict in the order of their names, or the one thing itself."""
+    return [tree[name] for name in sorted(tree)] if isinstance(tree, dict) else [tree]
 
 
 def _invalid(info: Any, index: int, count: int, spec: types.EnvSpec) -> np.ndarray | None:
     """Turns gymnasium's mask of legal actions into ours of invalid ones."""
     if not info or "action_mask" not in info:
         return None
+    if not spec.action.is_discrete:
+        fault = f'info["action_mask"] given, but an action is {spec.action}; leave it out'
+        raise EnvError(f"env {index}, step {count}: {fault}")
     legal = np.asarray(info["action_mask"])
     if legal.shape != (spec.num_actions,):
         fault = f'info["action_mask"] {legal.shape}, needed ({spec.num_actions},)'
@@ -165,7 +222,12 @@ def _stack(rows: list[types.TimeStep], count: int) -> types.TimeStep:
         raise EnvError(f'env {index}, step {count}: info["action_mask"] is missing, others have it')
     columns = {
         name: np.stack([getattr(row, name) for row in rows])
-        for name in ("observation", "reward", "discount", "first", "last")
+        for name in ("reward", "discount", "first", "last")
     }
+    seen = [row.observation for row in rows]
+    one = not isinstance(seen[0], dict)
+    columns["observation"] = (
+        np.stack(seen) if one else {name: np.stack([x[name] for x in seen]) for name in seen[0]}
+    )
     masks = np.stack([row.invalid_actions for row in rows]) if all(with_mask) else None
     return types.TimeStep(**columns, invalid_actions=masks)

@@ -1,6 +1,6 @@
 """The one adapter from envpool to checked `HostEnv`s; it resets in the next step, as we do."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import difflib
 from typing import Any
 import warnings
@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 
 from muzero_jax import errors, types
-from muzero_jax.envs import atari_games
+from muzero_jax.envs import atari_games, spaces
 from muzero_jax.envs.checked import check_host_env
 
 TRAIN = 0
@@ -156,13 +156,21 @@ def make_procgen(
     return wrap_pool(pool, image_spec(pool), len(seeds), over="prev_level_complete")
 
 
-def make_classic(
-    task: str, *, seeds: Sequence[int], num_threads: int = 0, max_steps: int | None = None
+def make_envpool(
+    task: str,
+    *,
+    seeds: Sequence[int],
+    num_threads: int = 0,
+    max_steps: int | None = None,
+    leave_out: Sequence[str] = (),
 ) -> types.HostEnv:
-    """Makes `len(seeds)` environments with float32 observations `[E, ...]` and discrete actions.
+    """Makes `len(seeds)` environments of any name that envpool has, but for its images `(C, H, W)`.
+
+    Observations and actions are served as `spaces.observed` and `spaces.acted` say. Where envpool
+    has a mask of legal actions, there are `invalid_actions`.
 
     envpool reports an episode that terminates at the very step of its limit as truncated, and for
-    these tasks the two look alike: that one row bootstraps (d = 1) where d = 0 is right.
+    most tasks the two look alike: that one row bootstraps (d = 1) where d = 0 is right.
     It takes a landing in LunarLander at step 1,000 of 1,000, or Acrobot's first success at step
     500 of 500; scores, which are sums of rewards, do not change.
 
@@ -171,16 +179,28 @@ def make_classic(
       seeds: one per environment, see `env_seeds`.
       num_threads: of envpool; 0 lets it choose.
       max_steps: steps until an episode is truncated; None keeps the task's own limit.
+      leave_out: names of entries of the observation that the agent is not to see.
+
+    Raises:
+      ArgumentError: for spaces that cannot be served.
     """
     options = {} if max_steps is None else {"max_episode_steps": max_steps}
     pool = _make_pool(task, seeds, num_threads=num_threads, **options)
-    shape, dtype = pool.observation_space.shape, pool.observation_space.dtype
-    if not hasattr(pool.action_space, "n") or not shape or dtype != np.float32:
-        raise errors.ArgumentError(
-            f"env {task!r} has actions {pool.action_space} and observations {shape} {dtype}; "
-            "needed: discrete actions and float32 observations"
-        )
-    return wrap_pool(pool, _spec(pool, shape, "float32"), len(seeds))
+    seen = spaces.observed(pool.observation_space, leave_out=leave_out)
+    done = spaces.acted(pool.action_space)
+    spec = _spec(pool, seen.spec, done.spec, masked=_MASK in _info_names(pool))
+    return wrap_pool(pool, spec, len(seeds), observe=seen.convert, act=done.convert)
+
+
+# The name that it had while it took discrete actions and vectors alone.
+make_classic = make_envpool
+
+_MASK = "legal_action_mask"  # In `info`, of games that have one.
+
+
+def _info_names(pool) -> set[str]:
+    """What a pool's `info` has at each step."""
+    return {name.removeprefix("info:") for name in pool.spec.state_array_spec}
 
 
 def _make_pool(task: str, seeds: Sequence[int], **options: Any):
@@ -213,22 +233,28 @@ def _make_pool(task: str, seeds: Sequence[int], **options: Any):
     return pool
 
 
-def _spec(pool, shape: tuple[int, ...], dtype: str) -> types.EnvSpec:
-    """Describes the `pool` with observations of `shape` and `dtype`."""
+def _spec(pool, observation, action: types.ActionSpec, masked: bool = False) -> types.EnvSpec:
+    """Describes the `pool`."""
     return types.EnvSpec(
-        observation_shape=tuple(int(size) for size in shape),
-        observation_dtype=dtype,
-        num_actions=int(pool.action_space.n),
+        observation=observation,
+        action=action,
         turn_sign=1,
         truncates=True,
         max_steps=int(pool.config["max_episode_steps"]),
+        masked=masked,
     )
 
 
 def image_spec(pool) -> types.EnvSpec:
     """Describes a `pool` of images, which are `[C, H, W]` there."""
-    channels, height, width = pool.observation_space.shape
-    return _spec(pool, (height, width, channels), "uint8")
+    channels, height, width = (int(size) for size in pool.observation_space.shape)
+    image = types.ArraySpec((height, width, channels), "uint8")
+    return _spec(pool, image, spaces.acted(pool.action_space).spec)
+
+
+def _channels_last(images: np.ndarray) -> np.ndarray:
+    """Images `[E, C, H, W]` as contiguous `[E, H, W, C]`."""
+    return np.ascontiguousarray(np.moveaxis(images, 1, -1), np.uint8)
 
 
 def wrap_pool(
@@ -236,29 +262,35 @@ def wrap_pool(
     spec: types.EnvSpec,
     num_envs: int,
     *,
+    observe: Callable[[Any], types.Observation] = _channels_last,
+    act: Callable[[np.ndarray], np.ndarray] = lambda action: action,
     over: str = "terminated",
     life_loss_is_end: bool = False,
 ) -> types.HostEnv:
     """Wraps a `pool`; between calls it remembers each environment's `last` flag and lives.
 
-    `info[over]`, where there is one, is true of a game that is over at the very limit.
+    `observe` turns the pool's observations into those of the spec, `act` our actions into the
+    pool's. `info[over]`, where there is one, is true of a game that is over at the very limit.
     """
     memory: dict[str, np.ndarray] = {}
+
+    def invalid(info):
+        return ~np.asarray(info[_MASK], bool) if spec.masked else None
 
     def reset():
         observation, info = pool.reset()
         memory.update(last=np.zeros(num_envs, bool), lives=info.get("lives"))
         return types.TimeStep(
-            observation=_layout(observation, spec),
+            observation=observe(observation),
             reward=np.zeros(num_envs, np.float32),
             discount=np.zeros(num_envs, np.float32),
             first=np.ones(num_envs, bool),
             last=np.zeros(num_envs, bool),
-            invalid_actions=None,
+            invalid_actions=invalid(info),
         )
 
     def step(action):
-        observation, reward, terminated, truncated, info = pool.step(action)
+        observation, reward, terminated, truncated, info = pool.step(act(action))
         first, last = memory["last"], terminated | truncated
         # envpool calls a game that is over at the very limit truncated; `info` of some says so.
         dead = terminated | (truncated & info.get(over, terminated).astype(bool))
@@ -266,22 +298,15 @@ def wrap_pool(
             dead = dead | (info["lives"] < memory["lives"])
         memory.update(last=last, lives=info.get("lives"))
         return types.TimeStep(
-            observation=_layout(observation, spec),
+            observation=observe(observation),
             reward=np.where(first, 0, reward).astype(np.float32),
             discount=np.where(first | dead, 0, 1).astype(np.float32),
             first=first,
             last=last,
-            invalid_actions=None,
+            invalid_actions=invalid(info),
         )
 
     return check_host_env(types.HostEnv(spec=spec, num_envs=num_envs, reset=reset, step=step))
-
-
-def _layout(observation: np.ndarray, spec: types.EnvSpec) -> np.ndarray:
-    """Returns contiguous observations in spec layout: images of envpool are `[E, C, H, W]`."""
-    if spec.observation_dtype == "uint8":
-        observation = np.moveaxis(observation, 1, -1)
-    return np.ascontiguousarray(observation, spec.observation_dtype)
 
 
 def _check_range(name: str, value: float, low: float, high: float | None) -> None:

@@ -27,9 +27,8 @@ def make_memory(*, length: int) -> types.Env:
     if length < 0:
         raise errors.ArgumentError(f"length {length} must be >= 0")
     spec = types.EnvSpec(
-        observation_shape=(3,),
-        observation_dtype="bool",
-        num_actions=2,
+        observation=types.ArraySpec((3,), "bool"),
+        action=types.ActionSpec.discrete(2),
         turn_sign=1,
         truncates=False,
         max_steps=length + 2,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from muzero_jax.envs import wrappers
 from muzero_jax.errors import ArgumentError
-from muzero_jax.types import Env, EnvSpec, TimeStep
+from muzero_jax.types import ActionSpec, ArraySpec, Env, EnvSpec, TimeStep
 
 # `turn_sign` -1 says that the other player moves next, always; here that is not so.
 _REFUSED = {
@@ -74,9 +74,8 @@ def _plain(game: Any, max_steps: int | None) -> Env:
     """The game as an `Env` whose final row is `last`, and which never resets."""
     shape = jax.eval_shape(game.init, jax.random.key(0))
     spec = EnvSpec(
-        observation_shape=shape.observation.shape,
-        observation_dtype=str(shape.observation.dtype),
-        num_actions=shape.legal_action_mask.shape[0],
+        observation=ArraySpec(shape.observation.shape, str(shape.observation.dtype)),
+        action=ActionSpec.discrete(shape.legal_action_mask.shape[0]),
         turn_sign=1 if game.num_players == 1 else -1,
         truncates=max_steps is not None,
         max_steps=min(max_steps or _NO_LIMIT, _MAX_STEPS.get(game.id, _NO_LIMIT)),

@@ -7,7 +7,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from muzero_jax import errors, types
+from muzero_jax import actions, errors, types
 from muzero_jax.envs.checked import check_host_env
 
 
@@ -126,10 +126,9 @@ def random_openings(env: types.Env, opening_plies: int) -> types.Env:
         def play(ply, position):
             state, timestep = position
             action_key, step_key = jax.random.split(jax.random.fold_in(moves_key, ply))
-            logits = jnp.zeros((env.spec.num_actions,))
-            if timestep.invalid_actions is not None:
-                logits = jnp.where(timestep.invalid_actions, -jnp.inf, logits)
-            action = jax.random.categorical(action_key, logits).astype(jnp.int32)
+            invalid = timestep.invalid_actions
+            invalid = None if invalid is None else invalid[None]
+            action = actions.draw(env.spec.action, action_key, 1, invalid)[0]
             moved = _typed(*env.step(state, action, step_key))
             stays = (ply >= number) | moved[1].last
             return jax.tree.map(lambda old, new: jnp.where(stays, old, new), position, moved)

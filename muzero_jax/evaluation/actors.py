@@ -4,11 +4,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import chex
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from muzero_jax import finite
+from muzero_jax import actions, finite
 from muzero_jax.acting import NO_EXPLORATION, init_carry
 from muzero_jax.history import history_push
 from muzero_jax.search.common import legal_actions
@@ -74,12 +73,12 @@ def make_prior_player(network: Network, spec: EnvSpec, *, history_steps: int) ->
 
 
 def make_random_player(spec: EnvSpec) -> Actor:
-    """Plays uniformly among the legal actions; its params mean nothing."""
+    """Plays uniform actions, legal ones where there is a mask; its params mean nothing."""
 
     def choose(carry, key, env_state, timestep):
         del carry, env_state
-        equal = jnp.zeros((timestep.reward.shape[0], spec.num_actions))
-        return jax.random.categorical(key, _of_legal(equal, timestep)).astype(jnp.int32)
+        size, invalid = timestep.reward.shape[0], timestep.invalid_actions
+        return actions.draw(spec.action, key, size, invalid)
 
     return without_memory(choose)
 

@@ -7,8 +7,8 @@ import chex
 import jax
 import numpy as np
 
+from muzero_jax import actions
 from muzero_jax.evaluation.actors import Actor
-from muzero_jax.history import check_action
 from muzero_jax.types import HostEnv, Params
 
 
@@ -50,7 +50,7 @@ def play_episodes(
       `episodes_per_env * env.num_envs` episodes, in order of environment.
     """
     carry, timestep = player.init(params, env.num_envs), env.reset()
-    action = np.zeros(env.num_envs, np.int32)
+    action = np.zeros((env.num_envs, *env.spec.action.shape), env.spec.action.dtype)
     scores, steps = np.zeros(env.num_envs), np.zeros(env.num_envs, int)
     episodes: list[list[Episode]] = [[] for _ in range(env.num_envs)]
     count = 0
@@ -73,6 +73,6 @@ def play_episodes(
 @functools.partial(jax.jit, static_argnums=0)
 def _step(player: Actor, carry, timestep, action, key, count):
     carry = player.observe(carry, timestep, action)
-    action = player.choose(carry, jax.random.fold_in(key, count), None, timestep)
-    check_action(action, timestep.first.shape)
-    return carry, action
+    chosen = player.choose(carry, jax.random.fold_in(key, count), None, timestep)
+    actions.check(chosen, action)
+    return carry, chosen

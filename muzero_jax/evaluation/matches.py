@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from muzero_jax import actions
 from muzero_jax.errors import ArgumentError
 from muzero_jax.evaluation.actors import (
     Actor,
@@ -19,7 +20,6 @@ from muzero_jax.evaluation.actors import (
     make_random_player,
     make_search_player,
 )
-from muzero_jax.history import check_action
 from muzero_jax.types import Array, Env, Params, TimeStep
 
 
@@ -87,7 +87,7 @@ def make_match(
 
     @jax.jit
     def step(key, env_state, action, score, over, ply):
-        check_action(action, (num_games,))
+        actions.check(action, actions.zeros(env.spec.action, num_games))
         keys = jax.random.split(key, num_games)
         env_state, timestep = jax.vmap(env.step)(env_state, action, keys)
         score += jnp.where(over, 0.0, _gain(timestep, ply))
@@ -97,7 +97,7 @@ def make_match(
     def play(key, first_params, second_params, stop=lambda: False):
         begin_key, ply_key = jax.random.split(key)
         env_state, timestep, score, over = begin(begin_key)
-        action = jnp.zeros(num_games, jnp.int32)
+        action = actions.zeros(env.spec.action, num_games)
         carries = [x.init(p, num_games) for x, p in zip(players, (first_params, second_params))]
         twice = []  # Of each ply, whether somebody has the turn again; read at the end.
         for ply in range(max_plies):

@@ -7,6 +7,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from muzero_jax import actions
 from muzero_jax.types import Array, EnvSpec, History, Network, Prediction
 
 
@@ -26,7 +27,7 @@ def make_network(
       history_steps: S.
       num_reward_logits: size of the reward head.
       representation: `(History [B, S]) -> embedding`.
-      dynamics: `(embedding, action [B]) -> (embedding, reward logits)`.
+      dynamics: `(embedding, action [B, ...]) -> (embedding, reward logits)`.
       prediction: `(embedding) -> (policy logits, value logits)`.
 
     Returns:
@@ -36,10 +37,10 @@ def make_network(
     def init(key):
         representation_key, dynamics_key, prediction_key = jax.random.split(key, 3)
         history = History(
-            observation=jnp.zeros(
-                (1, history_steps, *spec.observation_shape), spec.observation_dtype
+            observation=jax.tree.map(
+                lambda x: jnp.zeros((1, history_steps, *x.shape), x.dtype), spec.observation_tree()
             ),
-            action=jnp.zeros((1, history_steps), jnp.int32),
+            action=actions.zeros(spec.action, 1, history_steps),
             reward=jnp.zeros((1, history_steps), jnp.float32),
             valid=jnp.ones((1, history_steps), bool),
         )
@@ -60,19 +61,31 @@ def make_network(
         )
 
     def initial_inference(params, history: History) -> Prediction:
-        seen = history.action.shape  # [B, S]; some networks take any S.
-        chex.assert_shape(history.observation, (*seen, *spec.observation_shape))
+        seen = history.valid.shape  # [B, S]; some networks take any S.
+        jax.tree.map(
+            lambda like, x: chex.assert_shape(x, (*seen, *like.shape)),
+            spec.observation_tree(),
+            history.observation,
+        )
+        chex.assert_shape(history.action, (*seen, *spec.action.shape))
         chex.assert_shape([history.reward, history.valid], seen)
         embedding = representation.apply(params["representation"], history)
-        no_reward = jnp.zeros((history.action.shape[0], num_reward_logits), jnp.float32)
+        no_reward = jnp.zeros((seen[0], num_reward_logits), jnp.float32)
         return predict(params, embedding, no_reward)
 
     def recurrent_inference(params, embedding, action) -> Prediction:
-        chex.assert_rank(action, 1)  # Vectors of actions are not supported.
-        chex.assert_tree_shape_prefix(embedding, action.shape)
+        chex.assert_shape(action, (None, *spec.action.shape))
+        chex.assert_tree_shape_prefix(embedding, action.shape[:1])
         return predict(params, *dynamics.apply(params["dynamics"], embedding, action))
 
     return Network(init, initial_inference, recurrent_inference)
+
+
+def flatten(tree: Any, num_axes: int, dtype: Any) -> Array:
+    """Arrays `[*lead, ...]`, whose `num_axes` leading axes are the same, as one `[*lead, D]`."""
+    leaves = jax.tree.leaves(tree)
+    flat = [x.reshape(*x.shape[:num_axes], -1).astype(dtype) for x in leaves]
+    return jnp.concatenate(flat, axis=-1)
 
 
 def scale_embedding(x: Array, eps: float = 1e-5) -> Array:

@@ -7,11 +7,12 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from muzero_jax import actions
 from muzero_jax.codecs import squash
 from muzero_jax.errors import ArgumentError
 from muzero_jax.networks.blocks import Head, make_network, scale_embedding
 from muzero_jax.networks.moves import check_encoding, move_planes
-from muzero_jax.types import Array, Codecs, EnvSpec, History, Network
+from muzero_jax.types import ActionSpec, Array, Codecs, EnvSpec, History, Network
 
 Stage = tuple[int | str, int, int, int]
 
@@ -79,13 +80,13 @@ class ResidualBlock(nn.Module):
 
 
 class _Representation(nn.Module):
-    """`History` `[B, S]` of images -> embedding `[B, h, w, C]`.
+    """`History` `[B, S]` with images -> embedding `[B, h, w, C]`.
 
-    The input is frames and, one for each frame, action planes a/A (MuZero appendix E) and planes
-    of squashed rewards. `stages` are those of `make_conv_network`.
+    The input is frames and, for each frame, constant planes: of the action, of the squashed reward,
+    of what else is observed. `stages` are those of `make_conv_network`.
     """
 
-    num_actions: int
+    action: ActionSpec
     stages: tuple[Stage, ...]
     num_blocks: int
     action_planes: bool
@@ -95,19 +96,14 @@ class _Representation(nn.Module):
 
     @nn.compact
     def __call__(self, history: History) -> Array:
-        frames = history.observation
-        batch, length, height, width, depth = frames.shape
-        x = jnp.moveaxis(frames, 1, 3).reshape(batch, height, width, length * depth)
-        x = x.astype(self.dtype) / 255 if x.dtype == jnp.uint8 else x.astype(self.dtype)
-        levels = None
-        if self.action_planes or self.history_rewards:
-            levels = []  # Of constant planes, `[B, S]` each.
-            if self.action_planes:
-                levels.append(history.action / self.num_actions)
-            if self.history_rewards:
-                levels.append(squash(history.reward))
-            levels = [jnp.where(history.valid, level, 0.0) for level in levels]
-            levels = jnp.concatenate(levels, axis=-1).astype(self.dtype)  # [B, P].
+        batch = history.valid.shape[0]
+        observed = jax.tree.leaves(history.observation)
+        images = [jnp.moveaxis(x, 1, 3) for x in observed if x.ndim == 5]
+        height, width = images[0].shape[1:3]
+        images = [self._scaled(x.reshape(batch, height, width, -1)) for x in images]
+        x = jnp.concatenate(images, axis=-1)
+        levels = self._levels(history, [x for x in observed if x.ndim != 5])
+        if levels is not None:
             shape = (batch, height, width, levels.shape[-1])
             x = jnp.concatenate([x, jnp.broadcast_to(levels[:, None, None], shape)], axis=-1)
         for stage in self.stages:
@@ -117,6 +113,26 @@ class _Representation(nn.Module):
         for _ in range(self.num_blocks):
             x = ResidualBlock(self.dtype, convolve=self.convolve)(x)
         return scale_embedding(x)
+
+    def _scaled(self, x: Array) -> Array:
+        return x.astype(self.dtype) / 255 if x.dtype == jnp.uint8 else x.astype(self.dtype)
+
+    def _levels(self, history: History, numbers: list[Array]) -> Array | None:
+        """The levels of the constant planes, `[B, P]`; None where there are none."""
+        batch = history.valid.shape[0]
+        entries = []  # `[B, S, ...]` each.
+        if self.action_planes:
+            if self.action.is_discrete:
+                acted = history.action[..., None] / self.action.num_actions
+            else:
+                acted = actions.features(self.action, history.action)
+            entries.append(acted)
+        if self.history_rewards:
+            entries.append(squash(history.reward)[..., None])
+        entries = [jnp.where(history.valid[..., None], x, 0.0) for x in entries]
+        flat = [x.reshape(batch, -1).astype(self.dtype) for x in entries]
+        flat += [self._scaled(x.reshape(batch, -1)) for x in numbers]
+        return jnp.concatenate(flat, axis=-1) if flat else None
 
     def _downsample(
         self, x: Array, levels: Array | None, kind: int | str, size: int, stride: int
@@ -148,9 +164,9 @@ class _FlatHead(nn.Module):
 
 
 class _Dynamics(nn.Module):
-    """(embedding `[B, h, w, C]`, action `[B]`) -> (embedding, reward logits)."""
+    """(embedding `[B, h, w, C]`, action `[B, ...]`) -> (embedding, reward logits)."""
 
-    num_actions: int
+    action: ActionSpec
     num_logits: int
     num_blocks: int
     head_planes: int
@@ -164,12 +180,12 @@ class _Dynamics(nn.Module):
         _, height, width, channels = embedding.shape
         x, planes = embedding, 0.0
         if self.action_encoding == "constant":
-            one_hot = jax.nn.one_hot(action, self.num_actions, dtype=self.dtype)
-            # A one-hot action is A constant planes; a 1x1 convolution over them is a vector each.
-            planes = nn.Dense(channels, dtype=self.dtype, use_bias=False)(one_hot)[:, None, None]
+            acted = actions.features(self.action, action, self.dtype)
+            # Its numbers are constant planes; a 1x1 convolution over them is a vector each.
+            planes = nn.Dense(channels, dtype=self.dtype, use_bias=False)(acted)[:, None, None]
         else:
-            board = (height, width)
-            moves = move_planes(self.action_encoding, action, self.num_actions, board, self.dtype)
+            num_actions, board = self.action.num_actions, (height, width)
+            moves = move_planes(self.action_encoding, action, num_actions, board, self.dtype)
             x = jnp.concatenate([x, moves], axis=-1)
         x = _conv(self, channels, 3)(x) + planes
         x = nn.relu(nn.LayerNorm(dtype=self.dtype)(x) + embedding)
@@ -226,7 +242,8 @@ def make_conv_network(
     around the convolution that an action enters by.
 
     Args:
-      spec: observations are `(H, W, C)`, uint8 (scaled by 1/255) or float.
+      spec: observations are `(H, W, C)`, uint8 (scaled by 1/255), bool or float; or a dict with
+        such images, all of one height and width, whose other entries enter as constant planes.
       codecs: give the head sizes.
       history_steps: S.
       stages: in order, each with a number of residual blocks behind it:
@@ -240,9 +257,11 @@ def make_conv_network(
       prediction_blocks: residual blocks before the heads.
       head_planes: planes that a head reads.
       head_width: hidden units of a head.
-      action_planes: whether the representation sees the history's actions.
+      action_planes: whether the representation sees the history's actions: as planes a/A
+        (appendix E), of other kinds of action as planes of `actions.features`.
       history_rewards: whether it sees the history's rewards (`codecs.squash`).
-      action_encoding: how a dynamics step sees its action. "constant": A constant planes, one-hot.
+      action_encoding: how a dynamics step sees its action. "constant": `actions.features`, of one
+        discrete action its one-hot, as constant planes.
         "spatial": one plane with a 1 at the point played, action = row·W + column, and empty for
         a pass, action H·W (appendix E, Go). "column": one plane with ones in the column played.
         "chess", "shogi": A/(H·W) planes, that of the kind of move with a 1 at its square, as
@@ -257,15 +276,20 @@ def make_conv_network(
     Raises:
       ArgumentError: where observations are no images, a stage is none, or actions are no points.
     """
-    if len(spec.observation_shape) != 3:
-        raise ArgumentError(f"network: images have shape (H, W, C), got {spec.observation_shape}")
+    shapes = [x.shape for x in jax.tree.leaves(spec.observation_tree())]
+    images = [shape for shape in shapes if len(shape) == 3]
+    if not images or len({shape[:2] for shape in images}) > 1:
+        raise ArgumentError(
+            "network: images have shape (H, W, C), got"
+            f" {', '.join(map(str, shapes))}; several have one H and W"
+        )
     several = stages if isinstance(stages, tuple | list) else (stages,)
     stages = tuple(_checked_stage(stage) for stage in several)
     same_size = all(stage[2] == 1 for stage in stages)
     check_encoding(action_encoding, spec, same_size=same_size)
     if channels is not None:
         stages += ((channels, 3, 1, 0),)
-    actions, value, reward = spec.num_actions, codecs.value.num_logits, codecs.reward.num_logits
+    value, reward = codecs.value.num_logits, codecs.reward.num_logits
     dtype = jnp.dtype(dtype)
     sizes = (head_planes, head_width, dtype, convolve)
     return make_network(
@@ -273,7 +297,7 @@ def make_conv_network(
         history_steps=history_steps,
         num_reward_logits=reward,
         representation=_Representation(
-            actions,
+            spec.action,
             stages,
             representation_blocks,
             action_planes,
@@ -281,8 +305,8 @@ def make_conv_network(
             dtype,
             convolve,
         ),
-        dynamics=_Dynamics(actions, reward, dynamics_blocks, *sizes, action_encoding),
-        prediction=_Prediction(actions, value, prediction_blocks, *sizes),
+        dynamics=_Dynamics(spec.action, reward, dynamics_blocks, *sizes, action_encoding),
+        prediction=_Prediction(spec.num_actions, value, prediction_blocks, *sizes),
     )
 
 

@@ -3,13 +3,13 @@
 from typing import Any
 
 from flax import linen as nn
-import jax
 import jax.numpy as jnp
 
+from muzero_jax import actions
 from muzero_jax.codecs import squash
-from muzero_jax.networks.blocks import make_network, scale_embedding
+from muzero_jax.networks.blocks import flatten, make_network, scale_embedding
 from muzero_jax.networks.mlp import Dynamics, Prediction, Trunk
-from muzero_jax.types import Array, Codecs, EnvSpec, History, Network
+from muzero_jax.types import ActionSpec, Array, Codecs, EnvSpec, History, Network
 
 
 class _Step(nn.Module):
@@ -28,18 +28,18 @@ class _Step(nn.Module):
 class _Representation(nn.Module):
     """`History` `[B, S]` -> embedding `[B, width]`; the parameters do not depend on S."""
 
-    num_actions: int
+    action: ActionSpec
     width: int
     num_layers: int
     dtype: Any
 
     @nn.compact
     def __call__(self, history: History) -> Array:
-        batch, length = history.action.shape
+        batch = history.valid.shape[0]
         entries = jnp.concatenate(
             [
-                history.observation.reshape(batch, length, -1).astype(self.dtype),
-                jax.nn.one_hot(history.action, self.num_actions, dtype=self.dtype),
+                flatten(history.observation, 2, self.dtype),
+                actions.features(self.action, history.action, self.dtype),
                 squash(history.reward)[..., None].astype(self.dtype),
             ],
             axis=-1,
@@ -70,7 +70,8 @@ def make_gru_network(
     GRU starts at the oldest entry: nothing is carried from one search to the next.
 
     Args:
-      spec: observations are flattened to vectors, and enter as they are.
+      spec: observations are flattened to vectors, a dict in the order of its names, and enter as
+        they are.
       codecs: give the head sizes.
       history_steps: S, how far back the network remembers.
       width: units of every layer and of the GRU.
@@ -78,13 +79,13 @@ def make_gru_network(
       dtype: of the body and the embedding; parameters, the last layer of
         each head and logits stay float32.
     """
-    actions, value, reward = spec.num_actions, codecs.value.num_logits, codecs.reward.num_logits
+    value, reward = codecs.value.num_logits, codecs.reward.num_logits
     dtype = jnp.dtype(dtype)
     return make_network(
         spec,
         history_steps=history_steps,
         num_reward_logits=reward,
-        representation=_Representation(actions, width, num_layers, dtype),
-        dynamics=Dynamics(actions, reward, width, num_layers, dtype),
-        prediction=Prediction(actions, value, width, dtype),
+        representation=_Representation(spec.action, width, num_layers, dtype),
+        dynamics=Dynamics(spec.action, reward, width, num_layers, dtype),
+        prediction=Prediction(spec.num_actions, value, width, dtype),
     )

@@ -3,12 +3,12 @@
 from typing import Any
 
 from flax import linen as nn
-import jax
 import jax.numpy as jnp
 
+from muzero_jax import actions
 from muzero_jax.codecs import squash
-from muzero_jax.networks.blocks import Head, make_network, scale_embedding
-from muzero_jax.types import Array, Codecs, EnvSpec, History, Network
+from muzero_jax.networks.blocks import Head, flatten, make_network, scale_embedding
+from muzero_jax.types import ActionSpec, Array, Codecs, EnvSpec, History, Network
 
 _TRUNK = "_Trunk_0"  # As stored checkpoints name it.
 
@@ -31,7 +31,7 @@ class Trunk(nn.Module):
 class _Representation(nn.Module):
     """`History` `[B, S]` -> embedding `[B, width]`."""
 
-    num_actions: int
+    action: ActionSpec
     width: int
     num_layers: int
     history_rewards: bool
@@ -39,14 +39,14 @@ class _Representation(nn.Module):
 
     @nn.compact
     def __call__(self, history: History) -> Array:
-        batch, length = history.action.shape
-        x = history.observation.reshape(batch, -1).astype(self.dtype)
+        batch, length = history.valid.shape
+        x = flatten(history.observation, 1, self.dtype)
         # Of one frame this is a constant: without it, LayerNorm would hide how large x is.
         seen = history.valid.astype(self.dtype)
         x = jnp.concatenate([x, seen], axis=-1)
         if length > 1:  # With one frame nothing lies between frames.
-            actions = jax.nn.one_hot(history.action, self.num_actions, dtype=self.dtype)
-            x = jnp.concatenate([x, (actions * seen[..., None]).reshape(batch, -1)], axis=-1)
+            acted = actions.features(self.action, history.action, self.dtype)
+            x = jnp.concatenate([x, (acted * seen[..., None]).reshape(batch, -1)], axis=-1)
         if self.history_rewards:
             rewards = jnp.where(history.valid, squash(history.reward), 0.0)
             x = jnp.concatenate([x, rewards.astype(self.dtype)], axis=-1)
@@ -55,9 +55,9 @@ class _Representation(nn.Module):
 
 
 class Dynamics(nn.Module):
-    """(embedding `[B, width]`, action `[B]`) -> (embedding, reward logits)."""
+    """(embedding `[B, width]`, action `[B, ...]`) -> (embedding, reward logits)."""
 
-    num_actions: int
+    action: ActionSpec
     num_logits: int
     width: int
     num_layers: int
@@ -65,8 +65,8 @@ class Dynamics(nn.Module):
 
     @nn.compact
     def __call__(self, embedding: Array, action: Array) -> tuple[Array, Array]:
-        one_hot = jax.nn.one_hot(action, self.num_actions, dtype=self.dtype)
-        x = jnp.concatenate([embedding, one_hot], axis=-1)
+        acted = actions.features(self.action, action, self.dtype)
+        x = jnp.concatenate([embedding, acted], axis=-1)
         x = Trunk(self.width, self.num_layers, self.dtype, name=_TRUNK)(x)
         reward_logits = Head(self.num_logits, self.width, self.dtype)(x)
         moved = nn.Dense(self.width, dtype=self.dtype)(x)
@@ -99,17 +99,17 @@ def make_mlp_network(
 ) -> Network:
     """An MLP network: every layer has `width` units, the body computes in `dtype`.
 
-    Observations are flattened, and enter as they are. Parameters, the last layer of each head and
-    logits stay float32; the embedding has the body's dtype. With
+    Observations are flattened, a dict in the order of its names, and enter as they are. Parameters,
+    the last layer of each head and logits stay float32; the embedding has the body's dtype. With
     `history_rewards` the representation also sees the history's rewards (`codecs.squash`).
     """
-    actions, value, reward = spec.num_actions, codecs.value.num_logits, codecs.reward.num_logits
+    value, reward = codecs.value.num_logits, codecs.reward.num_logits
     dtype = jnp.dtype(dtype)
     return make_network(
         spec,
         history_steps=history_steps,
         num_reward_logits=reward,
-        representation=_Representation(actions, width, num_layers, history_rewards, dtype),
-        dynamics=Dynamics(actions, reward, width, num_layers, dtype),
-        prediction=Prediction(actions, value, width, dtype),
+        representation=_Representation(spec.action, width, num_layers, history_rewards, dtype),
+        dynamics=Dynamics(spec.action, reward, width, num_layers, dtype),
+        prediction=Prediction(spec.num_actions, value, width, dtype),
     )

@@ -66,7 +66,7 @@ def make_true_model_search(
 
     def expand(params, key, action, node):
         env_state, row = step_envs(env, key, node.env_state, action)
-        history = history_push(history_init(row.observation, 1), row, action)
+        history = history_push(history_init(row.observation, env.spec.action, 1), row, action)
         leaf = root_of(network, codecs, params, history)
         # Episodes that can be truncated reset in the next step (see docs/conventions.md), so that
         # a step into a `first` row was none: it left a `last` row. If that one was truncated, it

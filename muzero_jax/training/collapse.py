@@ -28,15 +28,15 @@ class Collapse:
     """Warns once of each sign of a collapse.
 
     Args:
-      num_actions: A.
+      num_actions: A; None where there is no such number: then entropies are not looked at.
       num_envs: E, environments that play at the same time.
       before: the lines of metrics of the run so far.
     """
 
     def __init__(
-        self, *, num_actions: int, num_envs: int, before: Iterable[dict[str, Any]] = ()
+        self, *, num_actions: int | None, num_envs: int, before: Iterable[dict[str, Any]] = ()
     ):
-        self._uniform = math.log(num_actions)
+        self._uniform = None if num_actions is None else math.log(num_actions)
         self._num_envs = num_envs
         self._first = {"episodes": 0.0, "returns": 0.0, "env_steps": 0}
         self._certain = 0  # Lines in a row.
@@ -68,7 +68,8 @@ class Collapse:
             return {}
         level, length = first["returns"] / first["episodes"], first["env_steps"] / first["episodes"]
         signs = {}
-        if episodes and entropy is not None:  # Without an episode there is no return to compare.
+        # Without an episode there is no return to compare.
+        if episodes and None not in (entropy, self._uniform):
             worthless = record["train/return_mean"] <= level
             certain = entropy < CERTAIN * self._uniform
             self._certain = self._certain + 1 if worthless and certain else 0

@@ -387,8 +387,9 @@ def _make_collapse(experiment: Experiment, written) -> collapse.Collapse | None:
     spec = experiment.agent.spec
     if spec.turn_sign == -1 or experiment.data is not None:
         return None
+    num_actions = spec.num_actions if spec.action.is_discrete else None
     return collapse.Collapse(
-        num_actions=spec.num_actions, num_envs=experiment.num_envs, before=written
+        num_actions=num_actions, num_envs=experiment.num_envs, before=written
     )
 
 

@@ -41,6 +41,7 @@ class Agent(NamedTuple):
       codecs: of value and reward.
       search: what acts.
       num_simulations: of one such search; for the metrics and the estimate of memory.
+      num_edges: actions of a node of its tree; for the estimate of memory.
       row: one stored row, unbatched, as shapes.
       loss: of a batch.
       update: from `learner.make_update`, for one shard of the batch.
@@ -61,6 +62,7 @@ class Agent(NamedTuple):
     codecs: Codecs
     search: SearchFn
     num_simulations: int
+    num_edges: int
     row: Transition
     loss: LossFn
     update: Callable[..., Any]

@@ -144,7 +144,7 @@ def _act(agent: Agent, params, num_envs: int) -> tuple[int, int]:
     embedding = jax.eval_shape(agent.network.initial_inference, params, history).embedding
     nodes = agent.num_simulations + 1
     # Five numbers of each node and six of each of its edges (mctx.Tree).
-    numbers = 4 * num_envs * (5 + 6 * spec.num_actions)
+    numbers = 4 * num_envs * (5 + 6 * agent.num_edges)
     tree = nodes * (num_bytes(embedding) + numbers)
     return peak_bytes(jaxpr) + num_bytes(timestep), tree
 
