@@ -1,8 +1,8 @@
 """Every type that crosses a module boundary: frozen data, and bundles of pure functions.
 
-Letters: B batch, E environments, T time, K unroll, S history length, A discrete actions, n bootstrap
-steps, F frames. Rows: row j holds what *arrived with* its observation (reward, discount) and what was
-*done after* it (action, policy, value).
+Letters: B batch, E environments, T time, K unroll, S history length, A discrete actions, n
+bootstrap steps, F frames. Rows: row j holds what *arrived with* its observation (reward, discount)
+and what was *done after* it (action, policy, value).
 """
 
 from collections.abc import Callable, Mapping, Sequence
