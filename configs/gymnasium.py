@@ -23,11 +23,9 @@ def get_config(task: str = "CartPole-v1") -> ConfigDict:
     )
     for codec in (config.codec.value, config.codec.reward):
         codec.update(num_bins=601, low=-300.0, high=300.0, transform="muzero")
-    config.search.update(value_error_scale=1.0)
-    config.explore.random_move = 0.03
+    base.against_collapse(config)
     config.replay.rows_per_env = 8_000
     config.targets.discount = 0.99
-    config.loss.priority_unroll = 0.5
     config.optimizer.decay_updates = 30_000
     config.evaluation.update(interval_env_steps=20_000, episodes=16, num_envs=16, max_steps=1000)
     return config

@@ -23,10 +23,9 @@ def get_config(name: str = "Empty-5x5") -> ConfigDict:
         leave_out=("mission",),
     )
     config.network = base.conv_network(history_steps=2, channels=16, action_planes=True)
-    config.search.update(max_num_considered_actions=7, value_error_scale=1.0)
-    config.explore.random_move = 0.03
+    base.against_collapse(config)
+    config.search.max_num_considered_actions = 7
     config.targets.discount = 0.97
-    config.loss.priority_unroll = 0.5
     config.optimizer.decay_updates = 30_000
     config.evaluation.update(interval_env_steps=20_000, episodes=32, num_envs=32, max_steps=100)
     return config

@@ -92,6 +92,14 @@ def simulate(config: ConfigDict, num_simulations: int) -> None:
     config.reanalyse.num_simulations = num_simulations
 
 
+def against_collapse(config: ConfigDict) -> None:
+    """What keeps a policy alive before rewards have taught it anything (docs/atari.md), for a task
+    whose values may have any size."""
+    config.search.value_error_scale = 1.0
+    config.explore.random_move = 0.03
+    config.loss.priority_unroll = 0.5
+
+
 def without_priorities(config: ConfigDict) -> None:
     """All stored rows are drawn alike."""
     config.replay.update(priority_exponent=0.0, importance_exponent=0.0)

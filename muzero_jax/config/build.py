@@ -25,8 +25,16 @@ from muzero_jax import (
     targets,
     value_error,
 )
-from muzero_jax.config import offline, own_code, runs, schema
-from muzero_jax.config.schema import MATCHES, ON_DEVICE, PGX, TASK_FIELDS, leaves, task
+from muzero_jax.config import offline, own_code, runs
+from muzero_jax.config.schema import (
+    MATCHES,
+    ON_DEVICE,
+    PGX,
+    TASK_FIELDS,
+    leaves,
+    names_code,
+    task,
+)
 from muzero_jax.data.dataset import Dataset, open_dataset
 from muzero_jax.envs import host
 from muzero_jax.envs.cartpole import make_cartpole
@@ -280,18 +288,8 @@ def _on_host(config, over: Mesh) -> Experiment:
 
 def _host_maker(suite: str, name: str) -> Callable[..., HostEnv]:
     """What makes the environments of a task or game, by seeds and the other fields of `env`."""
-    if suite == "gymnasium" and schema.names_code(name):
-        make_env = own_code.find("env.task", name)
-
-        def make(*, seeds, max_steps=None, leave_out=(), **options):
-            return make_gymnasium(
-                functools.partial(make_env, **options),
-                seeds=seeds,
-                max_steps=max_steps,
-                leave_out=leave_out,
-            )
-
-        return make
+    if suite == "gymnasium" and names_code(name):
+        return functools.partial(make_gymnasium, own_code.find("env.task", name))
     return functools.partial(HOST_ENVS[suite], name)
 
 

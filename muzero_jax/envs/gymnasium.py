@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 import dataclasses
 from typing import Any
 
+import jax
 import numpy as np
 
 from muzero_jax import errors, types
@@ -13,11 +14,12 @@ from muzero_jax.errors import EnvError
 
 
 def make_gymnasium(
-    make_env: Callable[[], Any],
+    make_env: Callable[..., Any],
     *,
     seeds: Sequence[int],
     max_steps: int | None = None,
     leave_out: Sequence[str] = (),
+    **options: Any,
 ) -> types.HostEnv:
     """Makes `len(seeds)` environments with `make_env` and steps them in a plain Python loop.
 
@@ -29,10 +31,12 @@ def make_gymnasium(
     terminated.
 
     Args:
-      make_env: returns one environment that does not reset itself; called once for each seed.
+      make_env: returns one environment that does not reset itself; called once for each seed, with
+        the `options`.
       seeds: of the first reset; later resets go on with the environment's own random numbers.
       max_steps: steps until an episode is truncated; None takes `env.spec.max_episode_steps`.
       leave_out: names of entries of the observation that the agent is not to see.
+      options: arguments of `make_env`.
 
     Raises:
       ArgumentError: for spaces that cannot be served.
@@ -40,7 +44,7 @@ def make_gymnasium(
     """
     if len(seeds) < 1:
         raise errors.ArgumentError("number of seeds 0 must be >= 1")
-    envs = [make_env() for _ in seeds]
+    envs = [make_env(**options) for _ in seeds]
     seen = spaces.observed(envs[0].observation_space, leave_out=leave_out)
     done = spaces.acted(envs[0].action_space)
     spec = _spec(envs[0], seen, done, max_steps)
@@ -79,21 +83,14 @@ def make_gymnasium(
     return check_host_env(types.HostEnv(spec=spec, num_envs=len(envs), reset=reset, step=step))
 
 
-def make_by_id(
-    task: str,
-    *,
-    seeds: Sequence[int],
-    max_steps: int | None = None,
-    leave_out: Sequence[str] = (),
-    **options: Any,
-) -> types.HostEnv:
+def make_by_id(task: str, *, seeds: Sequence[int], **options: Any) -> types.HostEnv:
     """`make_gymnasium` of an environment that gymnasium knows.
 
     Args:
       task: its id, such as `"MountainCar-v0"`. One of the form `"module:id"` is refused: it would
         import that module.
-      seeds, max_steps, leave_out: as in `make_gymnasium`.
-      options: of the environment's own maker.
+      seeds: as in `make_gymnasium`.
+      options: the others of `make_gymnasium`, and those of the environment's own maker.
 
     Raises:
       ArgumentError: for an id or an option that gymnasium does not know, or a missing dependency.
@@ -104,17 +101,15 @@ def make_by_id(
         raise errors.ArgumentError(
             f"task: {task!r} names a module; a class of one's own is \"module:function\""
         )
-    try:
-        gymnasium.make(task, **options).close()
-    except (gymnasium.error.Error, TypeError) as error:
-        line = " ".join(str(error).split())
-        raise errors.ArgumentError(f"task: {task!r} cannot be made: {line}") from None
-    return make_gymnasium(
-        lambda: gymnasium.make(task, **options),
-        seeds=seeds,
-        max_steps=max_steps,
-        leave_out=leave_out,
-    )
+
+    def make_env(**options):
+        try:
+            return gymnasium.make(task, **options)
+        except (gymnasium.error.Error, TypeError) as error:
+            line = " ".join(str(error).split())
+            raise errors.ArgumentError(f"task: {task!r} cannot be made: {line}") from None
+
+    return make_gymnasium(make_env, seeds=seeds, **options)
 
 
 def _spec(
@@ -186,18 +181,13 @@ def _observation(came: Any, index: int, count: int, seen: spaces.Observed) -> ty
         observation = seen.convert(came)
     except EnvError as error:
         raise EnvError(f"env {index}, step {count}: {error}") from None
-    for x, like in zip(_leaves(observation), _leaves(seen.spec), strict=True):
+    for x, like in zip(jax.tree.leaves(observation), jax.tree.leaves(seen.spec), strict=True):
         if x.shape != like.shape:
             raise EnvError(
                 f"env {index}, step {count}: observation {x.shape} {x.dtype}, declared"
                 f" {like.shape} {like.dtype}"
             )
     return observation
-
-
-def _leaves(tree: Any) -> list[Any]:
-    """The values of a dict in the order of their names, or the one thing itself."""
-    return [tree[name] for name in sorted(tree)] if isinstance(tree, dict) else [tree]
 
 
 def _invalid(info: Any, index: int, count: int, spec: types.EnvSpec) -> np.ndarray | None:
@@ -224,10 +214,8 @@ def _stack(rows: list[types.TimeStep], count: int) -> types.TimeStep:
         name: np.stack([getattr(row, name) for row in rows])
         for name in ("reward", "discount", "first", "last")
     }
-    seen = [row.observation for row in rows]
-    one = not isinstance(seen[0], dict)
-    columns["observation"] = (
-        np.stack(seen) if one else {name: np.stack([x[name] for x in seen]) for name in seen[0]}
+    columns["observation"] = jax.tree.map(
+        lambda *x: np.stack(x), *(row.observation for row in rows)
     )
     masks = np.stack([row.invalid_actions for row in rows]) if all(with_mask) else None
     return types.TimeStep(**columns, invalid_actions=masks)
