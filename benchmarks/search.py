@@ -24,7 +24,7 @@ import mctx  # noqa: E402
 from provenance import provenance  # noqa: E402
 
 import muzero_jax as mj  # noqa: E402
-from muzero_jax.search import make_recurrent_fn, root_of, search_value  # noqa: E402
+from muzero_jax.search import learned_model, search_value  # noqa: E402
 from muzero_jax.types import (  # noqa: E402
     ActionSpec,
     ArraySpec,
@@ -128,14 +128,14 @@ def _spread(params, key):
 
 def _mctx_search(network, codecs, num_simulations):
     """`mctx.muzero_policy` as it comes, with the signature `SearchFn`."""
-    recurrent_fn = make_recurrent_fn(network, codecs, signed_discount=_DISCOUNT)
+    model = learned_model(network, codecs, action=_SPEC.action, discount=_DISCOUNT, turn_sign=1)
 
     def search(params, key, history, invalid_actions, explore):
         output = mctx.muzero_policy(
             params,
             key,
-            root_of(network, codecs, params, history),
-            recurrent_fn,
+            model.root(params, key, history, invalid_actions).node,
+            model.step,
             num_simulations,
             invalid_actions,
             dirichlet_fraction=explore.noise_scale,

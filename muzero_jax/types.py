@@ -1,8 +1,9 @@
 """Every type that crosses a module boundary: frozen data, and bundles of pure functions.
 
 Letters: B batch, E environments, T time, K unroll, S history length, A discrete actions, n
-bootstrap steps, F frames. Rows: row j holds what *arrived with* its observation (reward, discount)
-and what was *done after* it (action, policy, value).
+bootstrap steps, F frames; in a search E edges of a node, K actions drawn for it. Rows: row j holds
+what *arrived with* its observation (reward, discount) and what was *done after* it (action, policy,
+value).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -300,7 +301,7 @@ class Prediction:
       embedding: of the position, a pytree `[B, ...]`.
       reward_logits: of the reward that led here, `[B, num_logits]` float32.
       value_logits: of the value, `[B, num_logits]` float32.
-      policy_logits: of the prior, `[B, A]` float32.
+      policy_logits: of the prior, `[B, A]` float32; `[B, P]` of another `Codecs.policy`.
     """
 
     embedding: Embedding
@@ -461,16 +462,42 @@ class Codec(NamedTuple):
     high: float = math.inf
 
 
+class Distribution(NamedTuple):
+    """How a policy over actions is written as logits; `muzero_jax.distributions` makes them.
+
+    Attributes:
+      num_logits: P, size of the policy head.
+      draw: `(key, logits [B, P], K, invalid_actions [B, A] or None) -> (actions [B, K, *shape],
+        log prior [B, K])`: what a search tries in a node, and its prior up to a constant. Drawn
+        with replacement, duplicates stay and the prior is 0; without, it is the log probability.
+        Where fewer than K are legal, the slots left over have the prior -1e30.
+      log_prob: `(logits [..., P], actions [..., K, *shape]) -> [..., K]`, of real numbers the
+        logarithm of the density.
+      entropy: `(logits [..., P]) -> [...]`, of real numbers differential: it may be negative.
+      mode: `(logits [B, P], invalid_actions [B, A] or None) -> action [B, *shape]`, what the policy
+        likes best.
+    """
+
+    num_logits: int
+    draw: Callable[[chex.PRNGKey, Array, int, Array | None], tuple[Array, Array]]
+    log_prob: Callable[[Array, Array], Array]
+    entropy: Callable[[Array], Array]
+    mode: Callable[[Array, Array | None], Array]
+
+
 class Codecs(NamedTuple):
-    """The codec of each scalar head.
+    """How each head is written.
 
     Attributes:
       value: of the value head.
       reward: of the reward head.
+      policy: of the policy head; None is the categorical distribution over the A actions of one
+        discrete choice.
     """
 
     value: Codec
     reward: Codec
+    policy: Distribution | None = None
 
 
 class Env(NamedTuple):
@@ -521,6 +548,44 @@ class Replay(NamedTuple):
     truncate_episodes: Callable[[Any], Any]
 
 
+class Root(NamedTuple):
+    """Where a search begins.
+
+    Attributes:
+      node: `mctx.RootFnOutput`: `prior_logits` `[B, E]` of the edges, `value` `[B]`, `embedding`.
+      invalid_edges: `[B, E]` bool, or None where all edges may be taken.
+      invalid_actions: `[B, A]` bool of the environment, or None.
+    """
+
+    node: Any
+    invalid_edges: Array | None
+    invalid_actions: Array | None
+
+
+class Model(NamedTuple):
+    """What a plan searches: from each node E edges lead on, and each stands for an action.
+
+    Attributes:
+      action: what an action is to the environment.
+      num_edges: E.
+      root: `(params, key, History [B, S], invalid_actions [B, A] or None) -> Root [B]`.
+      step: `(params, key, edge [B], embedding) -> (mctx.RecurrentFnOutput, embedding)`, what mctx
+        calls `recurrent_fn`; the sign of a turn is that of its `discount`.
+      action_of: `(embedding of the root, edge [B]) -> action [B, *action.shape]`; by default edge
+        i is action i.
+      policy_of: `(embedding of the root, weights [B, E]) -> ` what the policy head learns; by
+        default the weights.
+    """
+
+    action: ActionSpec
+    num_edges: int
+    root: Callable[[Params, chex.PRNGKey, History, Array | None], Root]
+    step: Callable[[Params, chex.PRNGKey, Array, Embedding], tuple[Any, Embedding]]
+    action_of: Callable[[Embedding, Array], Array] = lambda embedding, edge: edge
+    policy_of: Callable[[Embedding, Array], Policy] = lambda embedding, weights: weights
+
+
 SearchFn = Callable[[Params, chex.PRNGKey, History, Array | None, Explore], SearchOutput]
+Plan = Callable[[Params, chex.PRNGKey, Model, Root, Explore], SearchOutput]
 TargetFn = Callable[[Params, Params, chex.PRNGKey, Sample], Targets]
 LossFn = Callable[[Params, chex.PRNGKey, Sample, Targets], tuple[Array, dict[str, Array]]]

@@ -9,6 +9,7 @@ import functools
 import flax
 import jax
 import jax.numpy as jnp
+import mctx
 import pytest
 
 from muzero_jax import (
@@ -89,7 +90,15 @@ TARGETS = types.Targets(
     value_mask=f(B, K + 1), reward_mask=f(B, K + 1), policy_age=i(B),
 )
 EXPLORE = acting.NO_EXPLORATION
+
+
+def _node(weights, value):
+    return mctx.RootFnOutput(prior_logits=weights, value=value, embedding=None)
+
+
 _SIZES = dict(num_actions=A, turn_sign=1, discount=0.9, num_simulations=2)
+MODEL = common.learned_model(
+    NETWORK, CODECS, action=SPEC.action, discount=0.9, turn_sign=1)
 GUMBEL = gumbel.make_gumbel_search(NETWORK, CODECS, **_SIZES)
 PUCT = muzero.make_muzero_search(NETWORK, CODECS, **_SIZES)
 EMBEDDING = jax.eval_shape(NETWORK.initial_inference, PARAMS, _history(B)).embedding
@@ -135,9 +144,11 @@ CASES = {
         ("first, axis 0",)),
     "replay.add": (lambda s, r: RING.add(s, 0, r), (STATE, _rows(B, T)), ("[0]",)),
     "replay.update_priorities": (RING.update_priorities, (STATE, i(4, 2), f(4)), ("[0]",)),
-    "choose_action": (
-        lambda key, g, p, m: common.choose_action(key, g, p, m, EXPLORE),
-        (KEY, i(B), f(B, A), b(B, A)), ()),
+    "answer": (
+        lambda key, g, w, v, m: common.answer(
+            key, MODEL, types.Root(_node(w, v), m, m),
+            greedy=g, weights=w, value=v, explore=EXPLORE),
+        (KEY, i(B), f(B, A), f(B), b(B, A)), ()),
     "gumbel search": (
         lambda key, h, m: GUMBEL(PARAMS, key, h, m, EXPLORE), (KEY, _history(B), b(B, A)), ()),
     "muzero search": (

@@ -4,13 +4,14 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import mctx
 import numpy as np
 import pytest
 
 from muzero_jax import acting, types
 from muzero_jax import targets as targets_lib
 from muzero_jax.envs import wrappers
-from muzero_jax.search.common import choose_action
+from muzero_jax.search import answer, make_search
 from oracles import episodes as oracle
 
 
@@ -474,15 +475,20 @@ def test_random_moves_bias_no_value():
     explore = types.Explore(temperature=jnp.float32(0), noise_scale=jnp.float32(0),
                             random_move=jnp.float32(0.5))
 
-    def search(params, key, history, invalid_actions, explore):
-        batch = history.action.shape[0]
-        policy = jnp.tile(jnp.array([0.0, 1.0]), (batch, 1))
-        action, explored = choose_action(
-            key, jnp.ones(batch, jnp.int32), policy, invalid_actions, explore)
+    def root(params, key, history, invalid_actions):
         value = 3.0 - history.observation[:, -1, 0]
-        return types.SearchOutput(action=action, policy=policy, value=value, explored=explored)
+        prior = jnp.zeros((value.shape[0], 2))
+        node = mctx.RootFnOutput(prior_logits=prior, value=value, embedding=None)
+        return types.Root(node, None, None)
+
+    def plan(params, key, model, root, explore):
+        value = root.node.value
+        weights = jnp.tile(jnp.array([0.0, 1.0]), (value.shape[0], 1))
+        return answer(key, model, root, greedy=jnp.ones(value.shape, jnp.int32), weights=weights,
+                      value=value, explore=explore)
 
     env, num_envs = make_ledge(), 4096
+    search = make_search(types.Model(env.spec.action, 2, root, step=None), plan)
 
     @jax.jit
     def roll_out(reset_key, key):

@@ -1,29 +1,33 @@
 from .common import (
-    choose_action,
+    answer,
+    check_root,
     exploring_shares,
+    learned_model,
     legal_actions,
-    make_recurrent_fn,
+    make_search,
     noise_scales,
-    root_of,
     search_value,
 )
-from .gumbel import make_gumbel_plan, make_gumbel_search
-from .muzero import draw_dirichlet, make_muzero_search
-from .true_model import make_true_model_search
+from .gumbel import gumbel_plan, make_gumbel_search
+from .muzero import draw_dirichlet, make_muzero_search, muzero_plan
+from .true_model import make_true_model_search, true_model
 from .uct import make_uct_search
 
 __all__ = [
-    "choose_action",
+    "answer",
+    "check_root",
     "draw_dirichlet",
     "exploring_shares",
+    "gumbel_plan",
+    "learned_model",
     "legal_actions",
-    "make_gumbel_plan",
     "make_gumbel_search",
     "make_muzero_search",
-    "make_recurrent_fn",
+    "make_search",
     "make_true_model_search",
     "make_uct_search",
+    "muzero_plan",
     "noise_scales",
-    "root_of",
     "search_value",
+    "true_model",
 ]

@@ -1,33 +1,76 @@
-"""What all searches share. Every maker of a search returns a `SearchFn` of `types.py`."""
+"""What all searches share: the learned model, and how a plan and a model make a `SearchFn`."""
 
 import chex
 import jax
 import jax.numpy as jnp
 import mctx
 
-from muzero_jax.types import Array, Codecs, Env, Explore, Network, Params, TimeStep
+from muzero_jax import actions
+from muzero_jax.errors import ArgumentError
+from muzero_jax.types import (
+    ActionSpec,
+    Array,
+    Codecs,
+    Env,
+    Explore,
+    Model,
+    Network,
+    Plan,
+    Root,
+    SearchFn,
+    SearchOutput,
+    TimeStep,
+)
 
 MIN_LOGIT = -1e30  # Finite: a row without legal actions must not turn into NaN.
 
-
-def root_of(network: Network, codecs: Codecs, params: Params, history) -> mctx.RootFnOutput:
-    """The root that mctx wants, from `History` `[B, S]`."""
-    prediction = network.initial_inference(params, history)
-    return mctx.RootFnOutput(
-        prior_logits=prediction.policy_logits.astype(jnp.float32),
-        value=codecs.value.decode(prediction.value_logits),
-        embedding=prediction.embedding,
-    )
+_ROOT = 2**16  # Of the root's key, beyond those that plans split off theirs.
 
 
-def make_recurrent_fn(network: Network, codecs: Codecs, *, signed_discount: float):
-    """The model that mctx steps: `signed_discount` is γ times `turn_sign`.
+def make_search(model: Model, plan: Plan) -> SearchFn:
+    """The search of a plan through a model.
 
-    Nothing terminates inside the tree: past an end the model has learned reward and value 0
-    (MuZero appendix A).
+    Args:
+      model: such as `learned_model`.
+      plan: such as `gumbel_plan` or `muzero_plan`.
     """
 
-    def recurrent_fn(params, key, action, embedding):
+    def search(params, key, history, invalid_actions, explore: Explore) -> SearchOutput:
+        root = model.root(params, jax.random.fold_in(key, _ROOT), history, invalid_actions)
+        return plan(params, key, model, root, explore)
+
+    return search
+
+
+def learned_model(
+    network: Network, codecs: Codecs, *, action: ActionSpec, discount: float, turn_sign: int
+) -> Model:
+    """The model that a network has learned; its prior is the policy head's logits.
+
+    Nothing terminates in it: past an end it has learned reward and value 0 (MuZero appendix A). Of
+    one discrete choice each action is an edge. Of other kinds of action there are no edges: steps
+    are given actions themselves, and `sampled_model` makes edges of them.
+
+    Args:
+      network: its logits are decoded by `codecs`.
+      codecs: of value and reward.
+      action: of the environment.
+      discount: γ per step.
+      turn_sign: +1 one player, -1 two players who alternate.
+    """
+    signed_discount = discount * turn_sign
+
+    def root(params, key, history, invalid_actions) -> Root:
+        del key
+        prediction = network.initial_inference(params, history)
+        node = mctx.RootFnOutput(
+            prior_logits=prediction.policy_logits.astype(jnp.float32),
+            value=codecs.value.decode(prediction.value_logits),
+            embedding=prediction.embedding,
+        )
+        return Root(node, invalid_edges=invalid_actions, invalid_actions=invalid_actions)
+
+    def step(params, key, action, embedding):
         del key
         prediction = network.recurrent_inference(params, embedding, action)
         reward = codecs.reward.decode(prediction.reward_logits)
@@ -38,7 +81,21 @@ def make_recurrent_fn(network: Network, codecs: Codecs, *, signed_discount: floa
             value=codecs.value.decode(prediction.value_logits),
         ), prediction.embedding
 
-    return recurrent_fn
+    return Model(action, action.num_actions if action.is_discrete else 0, root, step)
+
+
+def check_root(model: Model, root: Root) -> None:
+    """Refuses, while tracing, a root of other sizes than the model's, or with a mask of others.
+
+    Raises:
+      ArgumentError: for a model without edges.
+    """
+    if model.num_edges < 1:
+        raise ArgumentError(f"model: it has no edges of {model.action}; see search.sampled_model")
+    batch = root.node.value.shape
+    chex.assert_rank(root.node.value, 1)
+    chex.assert_shape(root.node.prior_logits, (*batch, model.num_edges))
+    legal_actions(root.invalid_edges, (*batch, model.num_edges))
 
 
 def exploring_shares(explore: Explore, batch_size: int) -> Array:
@@ -82,31 +139,52 @@ def legal_actions(invalid_actions: Array | None, shape: tuple[int, ...]) -> Arra
     return ~invalid_actions
 
 
-def choose_action(
+def answer(
     key: chex.PRNGKey,
+    model: Model,
+    root: Root,
+    *,
     greedy: Array,
-    policy: Array,
-    invalid_actions: Array | None,
+    weights: Array,
+    value: Array,
     explore: Explore,
-) -> tuple[Array, Array]:
-    """The action to execute `[B]` and whether it explored `[B]`: the search's choice, or a draw.
+) -> SearchOutput:
+    """What a plan says in the end: the action to execute, and what is learned from the search.
 
-    With a temperature τ > 0 it is drawn from `policy` `[B, A]` to the power 1/τ (MuZero appendix
-    D); with probability `random_move`, by `spread`, a uniform legal action takes its place, which
+    With a temperature τ > 0 the edge is drawn from `weights` to the power 1/τ (MuZero appendix D);
+    with probability `random_move`, by `spread`, a uniform legal action takes its place, which
     explored where it is another one.
+
+    Args:
+      key: of the draws.
+      model: that was searched.
+      root: of the search.
+      greedy: the edge that the plan would take, `[B]` int32.
+      weights: the policy over edges that the search has found, `[B, E]`.
+      value: of the root, `[B]`.
+      explore: temperature and random moves.
     """
-    chex.assert_rank(policy, 2)
-    chex.assert_shape(greedy, policy.shape[:1])
+    chex.assert_rank(weights, 2)
+    chex.assert_shape([greedy, value], weights.shape[:1])
     draw_key, random_key, coin_key = jax.random.split(key, 3)
-    legal = legal_actions(invalid_actions, policy.shape)
+    legal = legal_actions(root.invalid_edges, weights.shape)
     safe_temperature = jnp.maximum(explore.temperature, 1e-3)
-    logits = jnp.log(jnp.maximum(policy, 1e-30)) / safe_temperature
+    logits = jnp.log(jnp.maximum(weights, 1e-30)) / safe_temperature
     drawn = jax.random.categorical(draw_key, jnp.where(legal, logits, -jnp.inf))
-    action = jnp.where(explore.temperature > 0, drawn, greedy)
-    uniform = jax.random.categorical(random_key, jnp.where(legal, 0.0, -jnp.inf))
-    random_move = explore.random_move * exploring_shares(explore, action.shape[0])
-    coin = jax.random.uniform(coin_key, action.shape) < random_move
-    return jnp.where(coin, uniform, action).astype(jnp.int32), coin & (uniform != action)
+    edge = jnp.where(explore.temperature > 0, drawn, greedy).astype(jnp.int32)
+    action = model.action_of(root.node.embedding, edge)
+    batch = weights.shape[0]
+    uniform = actions.draw(model.action, random_key, batch, root.invalid_actions)
+    random_move = explore.random_move * exploring_shares(explore, batch)
+    coin = jax.random.uniform(coin_key, (batch,)) < random_move
+    others = jnp.any((uniform != action).reshape(batch, -1), axis=-1)
+    taken = coin.reshape(batch, *[1] * (action.ndim - 1))
+    return SearchOutput(
+        action=jnp.where(taken, uniform, action),
+        policy=model.policy_of(root.node.embedding, weights),
+        value=value,
+        explored=coin & others,
+    )
 
 
 def legal_at(timestep: TimeStep, num_actions: int) -> Array:

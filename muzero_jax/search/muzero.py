@@ -1,4 +1,4 @@
-"""MuZero's own search on mctx, with the signature `SearchFn` of `types.py`."""
+"""MuZero's own search on mctx."""
 
 import functools
 from typing import NamedTuple
@@ -11,14 +11,27 @@ import mctx
 from muzero_jax.errors import ArgumentError
 from muzero_jax.search.common import (
     MIN_LOGIT,
-    choose_action,
+    answer,
+    check_root,
+    learned_model,
     legal_actions,
-    make_recurrent_fn,
+    make_search,
     noise_scales,
-    root_of,
     search_value,
 )
-from muzero_jax.types import Array, Codecs, Embedding, Explore, Network, SearchFn, SearchOutput
+from muzero_jax.types import (
+    ActionSpec,
+    Array,
+    Codecs,
+    Embedding,
+    Explore,
+    Model,
+    Network,
+    Plan,
+    Root,
+    SearchFn,
+    SearchOutput,
+)
 
 
 def make_muzero_search(
@@ -35,6 +48,44 @@ def make_muzero_search(
     dirichlet_alpha: float = 0.3,
     min_value_range: float = 1e-8,
 ) -> SearchFn:
+    """`muzero_plan` through the learned model of one discrete choice.
+
+    Args:
+      network, codecs, turn_sign, discount: as in `learned_model`.
+      num_actions: A.
+      num_simulations, max_depth, pb_c_init, pb_c_base, dirichlet_alpha, min_value_range: as in
+        `muzero_plan`.
+
+    Returns:
+      `SearchFn`; its `policy` is `[B, A]` float32, the share of visits.
+    """
+    model = learned_model(
+        network,
+        codecs,
+        action=ActionSpec.discrete(num_actions),
+        discount=discount,
+        turn_sign=turn_sign,
+    )
+    plan = muzero_plan(
+        num_simulations=num_simulations,
+        max_depth=max_depth,
+        pb_c_init=pb_c_init,
+        pb_c_base=pb_c_base,
+        dirichlet_alpha=dirichlet_alpha,
+        min_value_range=min_value_range,
+    )
+    return make_search(model, plan)
+
+
+def muzero_plan(
+    *,
+    num_simulations: int,
+    max_depth: int | None = None,
+    pb_c_init: float = 1.25,
+    pb_c_base: float = 19652.0,
+    dirichlet_alpha: float = 0.3,
+    min_value_range: float = 1e-8,
+) -> Plan:
     """MuZero's own search (Schrittwieser et al. 2020, appendix B): pUCT, Dirichlet noise, visits.
 
     Where text and pseudocode differ: Q is that of the move, reward included, and is rescaled by
@@ -43,47 +94,51 @@ def make_muzero_search(
     has a rescaled Q of 0, and so has every action until two values differ. Equal scores go to the
     lower action, or under noise to an order of the actions drawn once per search and row.
 
+    Its weights are the share of visits. `Explore.noise_scale` is the fraction of Dirichlet noise in
+    the root's prior; at temperature 0 the edge is the most visited, among equals the one with the
+    greatest Q.
+
     Args:
-      network, codecs, num_actions, turn_sign, discount, num_simulations, max_depth: as in
-        `make_gumbel_search`.
+      num_simulations: N.
+      max_depth: of the tree; None is N.
       pb_c_init: c_1 of the paper's pUCT.
       pb_c_base: c_2 of it.
-      dirichlet_alpha: of the root noise, drawn over the legal actions.
+      dirichlet_alpha: of the root noise, drawn over the legal edges.
       min_value_range: Q-values are rescaled by their range, but by no less than this.
 
-    Returns:
-      `SearchFn`; its `policy` is `[B, A]` float32, the share of visits. `noise_scale` is the
-      fraction of Dirichlet noise in the root's prior; at temperature 0 the action is the most
-      visited, among equals the one with the greatest Q.
+    Raises:
+      ArgumentError: for noise that cannot be drawn.
     """
     if not dirichlet_alpha > 0:
         raise ArgumentError(f"dirichlet_alpha must be > 0 (got {dirichlet_alpha})")
-    recurrent_fn = make_recurrent_fn(network, codecs, signed_discount=discount * turn_sign)
     select = functools.partial(
         _select_by_puct, pb_c_init=pb_c_init, pb_c_base=pb_c_base, min_value_range=min_value_range
     )
 
-    def expand(params, key, action, embedding):
-        # The tree keeps the prior's probabilities in the place of its logits: `select` alone reads
-        # them, at every step of every walk. Each node also keeps the reward that led to it.
-        output, embedding = recurrent_fn(params, key, action, embedding.inner)
-        prior = jax.nn.softmax(output.prior_logits)
-        return output.replace(prior_logits=prior), _Embedding(embedding, output.reward)
-
-    def search(params, key, history, invalid_actions, explore: Explore) -> SearchOutput:
+    def plan(params, key, model: Model, root: Root, explore: Explore) -> SearchOutput:
+        check_root(model, root)
         noise_key, tie_key, search_key, action_key = jax.random.split(key, 4)
-        root = root_of(network, codecs, params, history)
-        chex.assert_axis_dimension(root.prior_logits, -1, num_actions)
-        legal = legal_actions(invalid_actions, root.prior_logits.shape)
-        prior = jax.nn.softmax(jnp.where(legal, root.prior_logits, MIN_LOGIT))
+
+        def expand(params, key, edge, embedding):
+            # The tree keeps the prior's probabilities in the place of its logits: `select` alone
+            # reads them, at every step of every walk. Each node keeps what its edge was worth.
+            output, embedding = model.step(params, key, edge, embedding.inner)
+            prior = jax.nn.softmax(output.prior_logits)
+            embedding = _Embedding(embedding, output.reward, output.discount)
+            return output.replace(prior_logits=prior), embedding
+
+        node = root.node
+        legal = legal_actions(root.invalid_edges, node.prior_logits.shape)
+        prior = jax.nn.softmax(jnp.where(legal, node.prior_logits, MIN_LOGIT))
         noise = draw_dirichlet(noise_key, legal, dirichlet_alpha)
         tie_break = 1e-5 * jax.random.uniform(tie_key, prior.shape) * (explore.noise_scale > 0)
+        zeros = jnp.zeros_like(node.value)
         tree = mctx.search(
             params,
-            search_key,  # Nothing inside draws from it.
-            root=root.replace(
+            search_key,
+            root=node.replace(
                 prior_logits=prior + noise_scales(explore, prior.shape[0]) * (noise - prior),
-                embedding=_Embedding(root.embedding, jnp.zeros_like(root.value)),
+                embedding=_Embedding(node.embedding, zeros, zeros),
             ),
             recurrent_fn=expand,
             root_action_selection_fn=select,
@@ -93,28 +148,33 @@ def make_muzero_search(
             invalid_actions=~legal,
             extra_data=_ExtraData(
                 tie_break,
-                low=jnp.full_like(root.value, jnp.inf),
-                high=jnp.full_like(root.value, -jnp.inf),
+                low=jnp.full_like(node.value, jnp.inf),
+                high=jnp.full_like(node.value, -jnp.inf),
             ),
-            loop_fn=functools.partial(_simulate, signed_discount=discount * turn_sign),
+            loop_fn=_simulate,
         )
         summary = tree.summary()
-        policy = summary.visit_probs
-        most_visited = policy == jnp.max(policy, axis=-1, keepdims=True)
-        greedy = jnp.argmax(jnp.where(most_visited, summary.qvalues, -jnp.inf), axis=-1)
-        action, explored = choose_action(action_key, greedy, policy, invalid_actions, explore)
-        return SearchOutput(
-            action=action, policy=policy, value=search_value(tree, policy), explored=explored
+        weights = summary.visit_probs
+        most_visited = weights == jnp.max(weights, axis=-1, keepdims=True)
+        return answer(
+            action_key,
+            model,
+            root,
+            greedy=jnp.argmax(jnp.where(most_visited, summary.qvalues, -jnp.inf), axis=-1),
+            weights=weights,
+            value=search_value(tree, weights),
+            explore=explore,
         )
 
-    return search
+    return plan
 
 
 class _Embedding(NamedTuple):
-    """What a node of the tree holds: the network's embedding, the reward that led here."""
+    """What a node of the tree holds: the model's embedding; reward and discount that led here."""
 
     inner: Embedding
     reward: Array
+    discount: Array
 
 
 class _ExtraData(NamedTuple):
@@ -125,13 +185,13 @@ class _ExtraData(NamedTuple):
     high: Array
 
 
-def _simulate(lower, upper, simulate_once, state, *, signed_discount):
+def _simulate(lower, upper, simulate_once, state):
     """The loop over simulations for mctx, which keeps the range of Q before each of them."""
 
     def body(simulation, state):
         key, tree = state
         # Each node but the root is the end of one edge: its Q needs no gather.
-        q = tree.embeddings.reward + signed_discount * tree.node_values
+        q = tree.embeddings.reward + tree.embeddings.discount * tree.node_values
         is_edge = (tree.node_visits > 0).at[:, mctx.Tree.ROOT_INDEX].set(False)
         low = jnp.min(jnp.where(is_edge, q, jnp.inf), axis=-1)
         high = jnp.max(jnp.where(is_edge, q, -jnp.inf), axis=-1)

@@ -9,9 +9,9 @@ import mctx
 
 from muzero_jax.errors import ArgumentError
 from muzero_jax.history import history_init, history_push
-from muzero_jax.search.common import MIN_LOGIT, legal_at, root_of, step_envs
-from muzero_jax.search.gumbel import make_gumbel_plan
-from muzero_jax.types import Array, Codecs, Env, Explore, Network, SearchFn, SearchOutput
+from muzero_jax.search.common import MIN_LOGIT, learned_model, legal_at, make_search, step_envs
+from muzero_jax.search.gumbel import gumbel_plan
+from muzero_jax.types import Array, Codecs, Env, Model, Network, Root, SearchFn
 
 
 def make_true_model_search(
@@ -54,20 +54,35 @@ def make_true_model_search(
             f"num_actions {num_actions} and turn_sign {turn_sign} must be those of the environment:"
             f" {env.spec.num_actions} and {env.spec.turn_sign}"
         )
-    plan = make_gumbel_plan(
-        num_actions=num_actions,
+    plan = gumbel_plan(
         num_simulations=num_simulations,
         max_num_considered_actions=max_num_considered_actions,
         max_depth=max_depth,
         value_scale=value_scale,
         maxvisit_init=maxvisit_init,
-        least_range=lambda params: min_value_range,
+        min_value_range=min_value_range,
+    )
+    model_of = true_model(env, network, codecs, discount=discount)
+    return lambda env_state: make_search(model_of(env_state), plan)
+
+
+def true_model(
+    env: Env, network: Network, codecs: Codecs, *, discount: float
+) -> Callable[[Any], Model]:
+    """The environment itself as the model, see `make_true_model_search`.
+
+    Returns:
+      `(env_state [B]) -> Model` for the histories `[B, 1]` of those states.
+    """
+    num_actions = env.spec.num_actions
+    seen = learned_model(
+        network, codecs, action=env.spec.action, discount=discount, turn_sign=env.spec.turn_sign
     )
 
-    def expand(params, key, action, node):
+    def step(params, key, action, node):
         env_state, row = step_envs(env, key, node.env_state, action)
         history = history_push(history_init(row.observation, env.spec.action, 1), row, action)
-        leaf = root_of(network, codecs, params, history)
+        leaf = seen.root(params, key, history, None).node
         # Episodes that can be truncated reset in the next step (see docs/conventions.md), so that
         # a step into a `first` row was none: it left a `last` row. If that one was truncated, it
         # is worth what the network says, to the same mover; if it has terminated, the discount 0
@@ -81,20 +96,20 @@ def make_true_model_search(
             value=value,
         ), _Position(_select(stays, node.env_state, env_state), value)
 
-    def bind(env_state) -> SearchFn:
-        def search(params, key, history, invalid_actions, explore: Explore) -> SearchOutput:
+    def at(env_state) -> Model:
+        def root(params, key, history, invalid_actions) -> Root:
             if history.valid.shape[1] != 1:
                 raise ArgumentError(
                     "history_steps must be 1 where the true rules are searched"
                     f" (got {history.valid.shape[1]})"
                 )
-            root = root_of(network, codecs, params, history)
-            root = root.replace(embedding=_Position(env_state, root.value))
-            return plan(params, key, root, expand, invalid_actions, explore)
+            root = seen.root(params, key, history, invalid_actions)
+            position = _Position(env_state, root.node.value)
+            return root._replace(node=root.node.replace(embedding=position))
 
-        return search
+        return seen._replace(root=root, step=step)
 
-    return bind
+    return at
 
 
 class _Position(NamedTuple):
