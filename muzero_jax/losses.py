@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from muzero_jax.codecs import clip, outside
+from muzero_jax.distributions import categorical_entropy
 from muzero_jax.errors import ArgumentError
 from muzero_jax.history import check_window, history_from_window
 from muzero_jax.types import (
@@ -103,7 +104,7 @@ def make_loss(
 
     Args:
       network: what learns.
-      codecs: of value and reward; their `loss` is used.
+      codecs: of value and reward; their `loss` is used, and the `entropy` of `codecs.policy`.
       window: S and K.
       value_weight: 0.25 in MuZero Reanalyze.
       reward_weight: of the reward head.
@@ -112,7 +113,8 @@ def make_loss(
         times the largest of the K + 1 (Kapturowski et al. 2019, section 2.3, have a mean and a
         maximum over a sequence). 0 is MuZero's: then rows with which the model is wrong, and not
         the root, are not drawn more often, such as those of a rare action that changes much.
-      policy_loss: `(policy logits [..., A], search policy [...]) -> [...]`.
+      policy_loss: `(policy logits [..., P], search policy [...]) -> [...]`; of drawn actions
+        `distributions.sampled_cross_entropy`.
       terms: what is added to the loss of each example. They need as many frames as
         `observed_steps(window, terms)` says.
 
@@ -128,6 +130,7 @@ def make_loss(
     """
     if not 0.0 <= priority_unroll <= 1.0:
         raise ArgumentError(f"priority_unroll must be in [0, 1] (got {priority_unroll})")
+    entropy = categorical_entropy if codecs.policy is None else codecs.policy.entropy
 
     def loss(params, key, sample: Sample, targets: Targets) -> tuple[Array, dict[str, Array]]:
         check_window(sample, window)
@@ -170,7 +173,7 @@ def make_loss(
             "root_value": values[:, 0],
             "value_target": targets.value[:, 0],
             "policy_age": targets.policy_age.astype(jnp.float32),
-            "policy_entropy": _entropy(logits.policy_logits[:, 0]),
+            "policy_entropy": entropy(logits.policy_logits[:, 0]),
             "value_outside": _share_outside(codecs.value, targets.value, targets.value_mask),
             "reward_outside": _share_outside(codecs.reward, targets.reward, targets.reward_mask),
             "root_error": errors[:, 0],
@@ -232,8 +235,3 @@ def _share_outside(codec: Codec, target: Array, mask: Array) -> Array:
     known = mask > 0
     beyond = jnp.sum(outside(codec, target) & known, axis=1)
     return beyond / jnp.maximum(jnp.sum(known, axis=1), 1)
-
-
-def _entropy(logits: Array) -> Array:
-    log_probabilities = jax.nn.log_softmax(logits)
-    return -jnp.sum(jnp.exp(log_probabilities) * log_probabilities, axis=-1)

@@ -239,7 +239,12 @@ def player(own: Agent, policy: str) -> actors.Actor:
     if policy == "search":
         return actors.make_search_player(own.search, own.spec, history_steps=own.window.history)
     if policy == "prior":
-        return actors.make_prior_player(own.network, own.spec, history_steps=own.window.history)
+        return actors.make_prior_player(
+            own.network,
+            own.spec,
+            history_steps=own.window.history,
+            policy=own.codecs.policy,
+        )
     return actors.make_random_player(own.spec)
 
 

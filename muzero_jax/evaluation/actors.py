@@ -4,14 +4,22 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import chex
-import jax.numpy as jnp
 import numpy as np
 
 from muzero_jax import actions, finite
 from muzero_jax.acting import NO_EXPLORATION, init_carry
+from muzero_jax.distributions import categorical
 from muzero_jax.history import history_push
-from muzero_jax.search.common import legal_actions
-from muzero_jax.types import Array, EnvSpec, History, Network, Params, SearchFn, TimeStep
+from muzero_jax.types import (
+    Array,
+    Distribution,
+    EnvSpec,
+    History,
+    Network,
+    Params,
+    SearchFn,
+    TimeStep,
+)
 
 
 class Actor(NamedTuple):
@@ -61,13 +69,27 @@ def make_search_player(
     return _with_history(choose, spec, history_steps)
 
 
-def make_prior_player(network: Network, spec: EnvSpec, *, history_steps: int) -> Actor:
-    """Plays the legal action that the network's policy likes best, without any search."""
+def make_prior_player(
+    network: Network,
+    spec: EnvSpec,
+    *,
+    history_steps: int,
+    policy: Distribution | None = None,
+) -> Actor:
+    """Plays the legal action that the network's policy likes best, without any search.
+
+    Args:
+      network: whose policy plays.
+      spec: of the environments.
+      history_steps: S.
+      policy: `Codecs.policy` of the network.
+    """
+    policy = policy or categorical(spec.action)
 
     def choose(carry, key, env_state, timestep):
         del key, env_state
         logits = network.initial_inference(carry.params, carry.history).policy_logits
-        return jnp.argmax(_of_legal(logits, timestep), axis=-1).astype(jnp.int32)
+        return policy.mode(logits, timestep.invalid_actions)
 
     return _with_history(choose, spec, history_steps)
 
@@ -101,7 +123,3 @@ def _with_history(choose: Callable[..., Array], spec: EnvSpec, history_steps: in
         return carry.replace(history=history)
 
     return Actor(init=init, observe=observe, choose=choose)
-
-
-def _of_legal(logits: Array, timestep: TimeStep) -> Array:
-    return jnp.where(legal_actions(timestep.invalid_actions, logits.shape), logits, -jnp.inf)

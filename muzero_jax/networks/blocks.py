@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from muzero_jax import actions
-from muzero_jax.types import Array, EnvSpec, History, Network, Prediction
+from muzero_jax.types import Array, Codecs, EnvSpec, History, Network, Prediction
 
 
 def make_network(
@@ -79,6 +79,11 @@ def make_network(
         return predict(params, *dynamics.apply(params["dynamics"], embedding, action))
 
     return Network(init, initial_inference, recurrent_inference)
+
+
+def num_policy_logits(spec: EnvSpec, codecs: Codecs) -> int:
+    """Size of the policy head: that of `codecs.policy`, by default A of one discrete choice."""
+    return spec.num_actions if codecs.policy is None else codecs.policy.num_logits
 
 
 def flatten(tree: Any, num_axes: int, dtype: Any) -> Array:

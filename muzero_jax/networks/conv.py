@@ -10,7 +10,12 @@ import jax.numpy as jnp
 from muzero_jax import actions
 from muzero_jax.codecs import squash
 from muzero_jax.errors import ArgumentError
-from muzero_jax.networks.blocks import Head, make_network, scale_embedding
+from muzero_jax.networks.blocks import (
+    Head,
+    make_network,
+    num_policy_logits,
+    scale_embedding,
+)
 from muzero_jax.networks.moves import check_encoding, move_planes
 from muzero_jax.types import ActionSpec, Array, Codecs, EnvSpec, History, Network
 
@@ -200,7 +205,7 @@ class _Dynamics(nn.Module):
 class _Prediction(nn.Module):
     """embedding `[B, h, w, C]` -> (policy logits, value logits)."""
 
-    num_actions: int
+    num_policy_logits: int
     num_logits: int
     num_blocks: int
     head_planes: int
@@ -213,7 +218,7 @@ class _Prediction(nn.Module):
         for _ in range(self.num_blocks):
             x = ResidualBlock(self.dtype, convolve=self.convolve)(x)
         sizes = (self.head_planes, self.head_width, self.dtype, self.convolve)
-        policy_logits = _FlatHead(self.num_actions, *sizes)(x)
+        policy_logits = _FlatHead(self.num_policy_logits, *sizes)(x)
         return policy_logits, _FlatHead(self.num_logits, *sizes)(x)
 
 
@@ -306,7 +311,7 @@ def make_conv_network(
             convolve,
         ),
         dynamics=_Dynamics(spec.action, reward, dynamics_blocks, *sizes, action_encoding),
-        prediction=_Prediction(spec.num_actions, value, prediction_blocks, *sizes),
+        prediction=_Prediction(num_policy_logits(spec, codecs), value, prediction_blocks, *sizes),
     )
 
 

@@ -7,7 +7,12 @@ import jax.numpy as jnp
 
 from muzero_jax import actions
 from muzero_jax.codecs import squash
-from muzero_jax.networks.blocks import flatten, make_network, scale_embedding
+from muzero_jax.networks.blocks import (
+    flatten,
+    make_network,
+    num_policy_logits,
+    scale_embedding,
+)
 from muzero_jax.networks.mlp import Dynamics, Prediction, Trunk
 from muzero_jax.types import ActionSpec, Array, Codecs, EnvSpec, History, Network
 
@@ -87,5 +92,5 @@ def make_gru_network(
         num_reward_logits=reward,
         representation=_Representation(spec.action, width, num_layers, dtype),
         dynamics=Dynamics(spec.action, reward, width, num_layers, dtype),
-        prediction=Prediction(spec.num_actions, value, width, dtype),
+        prediction=Prediction(num_policy_logits(spec, codecs), value, width, dtype),
     )

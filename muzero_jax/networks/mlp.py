@@ -7,7 +7,13 @@ import jax.numpy as jnp
 
 from muzero_jax import actions
 from muzero_jax.codecs import squash
-from muzero_jax.networks.blocks import Head, flatten, make_network, scale_embedding
+from muzero_jax.networks.blocks import (
+    Head,
+    flatten,
+    make_network,
+    num_policy_logits,
+    scale_embedding,
+)
 from muzero_jax.types import ActionSpec, Array, Codecs, EnvSpec, History, Network
 
 _TRUNK = "_Trunk_0"  # As stored checkpoints name it.
@@ -76,14 +82,14 @@ class Dynamics(nn.Module):
 class Prediction(nn.Module):
     """embedding `[B, width]` -> (policy logits, value logits)."""
 
-    num_actions: int
+    num_policy_logits: int
     num_logits: int
     width: int
     dtype: Any
 
     @nn.compact
     def __call__(self, embedding: Array) -> tuple[Array, Array]:
-        policy_logits = Head(self.num_actions, self.width, self.dtype)(embedding)
+        policy_logits = Head(self.num_policy_logits, self.width, self.dtype)(embedding)
         return policy_logits, Head(self.num_logits, self.width, self.dtype)(embedding)
 
 
@@ -111,5 +117,5 @@ def make_mlp_network(
         num_reward_logits=reward,
         representation=_Representation(spec.action, width, num_layers, history_rewards, dtype),
         dynamics=Dynamics(spec.action, reward, width, num_layers, dtype),
-        prediction=Prediction(spec.num_actions, value, width, dtype),
+        prediction=Prediction(num_policy_logits(spec, codecs), value, width, dtype),
     )

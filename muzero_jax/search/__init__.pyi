@@ -10,6 +10,7 @@ from .common import (
 )
 from .gumbel import gumbel_plan, make_gumbel_search
 from .muzero import draw_dirichlet, make_muzero_search, muzero_plan
+from .sampled import sampled_model
 from .true_model import make_true_model_search, true_model
 from .uct import make_uct_search
 
@@ -28,6 +29,7 @@ __all__ = [
     "make_uct_search",
     "muzero_plan",
     "noise_scales",
+    "sampled_model",
     "search_value",
     "true_model",
 ]

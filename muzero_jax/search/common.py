@@ -22,8 +22,6 @@ from muzero_jax.types import (
     TimeStep,
 )
 
-MIN_LOGIT = -1e30  # Finite: a row without legal actions must not turn into NaN.
-
 _ROOT = 2**16  # Of the root's key, beyond those that plans split off theirs.
 
 

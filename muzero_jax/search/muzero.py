@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import mctx
 
+from muzero_jax.distributions import MIN_LOGIT
 from muzero_jax.errors import ArgumentError
 from muzero_jax.search.common import (
-    MIN_LOGIT,
     answer,
     check_root,
     learned_model,

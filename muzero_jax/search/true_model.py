@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import mctx
 
+from muzero_jax.distributions import MIN_LOGIT
 from muzero_jax.errors import ArgumentError
 from muzero_jax.history import history_init, history_push
-from muzero_jax.search.common import MIN_LOGIT, learned_model, legal_at, make_search, step_envs
+from muzero_jax.search.common import learned_model, legal_at, make_search, step_envs
 from muzero_jax.search.gumbel import gumbel_plan
 from muzero_jax.types import Array, Codecs, Env, Model, Network, Root, SearchFn
 
