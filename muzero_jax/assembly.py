@@ -39,6 +39,7 @@ from muzero_jax.types import (
     RunState,
     SearchFn,
     TargetFn,
+    Tracker,
     Transition,
     Window,
 )
@@ -64,6 +65,7 @@ def make_agent(
     target_interval_updates: int = 200,
     importance_exponent: float = 0.4,
     track: Callable[[Params, Array], Params] | None = None,
+    tracker: Tracker | None = None,
     num_simulations: int = 0,
     num_edges: int | None = None,
     search_again: SearchAgain | None = None,
@@ -87,7 +89,7 @@ def make_agent(
       observed_steps: frames of a sample; S by default, more where `targets` read observations.
       target_interval_updates: between copies into the target parameters.
       importance_exponent: β of prioritised replay.
-      track: as in `learner.make_update`.
+      track, tracker: as in `learner.make_update`.
       num_simulations: of one search, for metrics and memory.
       num_edges: actions of a node of its tree, for memory; None is A of one discrete action, and 0
         of other kinds.
@@ -120,13 +122,15 @@ def make_agent(
             target_interval_updates=target_interval_updates,
             importance_exponent=importance_exponent,
             track=track,
+            tracker=tracker,
             axis_name=AXIS,
         ),
         reward_transform=reward_transform,
         stored_returns=target_makers.make_stored_returns(**of_returns),
         initial_priority=initial_priority
         or target_makers.make_initial_priority(**of_returns, value=codecs.value),
-        init_train=lambda key: learner.init_train_state(network, optimizer, key),
+        init_train=lambda key: learner.init_train_state(network, optimizer, key, tracker),
+        tracker=tracker,
         explore_at=explore_at or (lambda updates: FULL_NOISE),
         search_again=search_again,
     )

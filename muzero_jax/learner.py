@@ -12,7 +12,17 @@ import optax
 
 from muzero_jax.errors import ArgumentError
 from muzero_jax.mesh import shard_key
-from muzero_jax.types import Array, LossFn, Network, Params, Replay, Sample, TargetFn, TrainState
+from muzero_jax.types import (
+    Array,
+    LossFn,
+    Network,
+    Params,
+    Replay,
+    Sample,
+    TargetFn,
+    Tracker,
+    TrainState,
+)
 
 
 class UpdateOutput(NamedTuple):
@@ -21,6 +31,27 @@ class UpdateOutput(NamedTuple):
     priority: Array
     applied: Array
     metrics: dict[str, Array]
+
+
+def averaged_params(decay: float) -> Tracker:
+    """Targets from an exponential moving average of the parameters, in place of old copies.
+
+    Args:
+      decay: share of the average that stays at each update, in [0, 1): 0.99 averages over about a
+        hundred (Lillicrap et al. 2016, section 3, where 1 - decay is τ).
+    """
+    if not 0.0 <= decay < 1.0:
+        raise ArgumentError(f"decay must be in [0, 1) (got {decay})")
+
+    def update(state, params, measured):
+        del measured
+        return jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, state, params)
+
+    return Tracker(
+        init=lambda params: jax.tree.map(jnp.copy, params),  # Donated buffers must not be shared.
+        update=update,
+        old_params=lambda state, target_params: state,
+    )
 
 
 # After so many updates in a row that were not finite, none is applied any more: the run has to
@@ -94,7 +125,10 @@ def _is_matrix(params: Params) -> Params:
 
 
 def init_train_state(
-    network: Network, optimizer: optax.GradientTransformation, key: chex.PRNGKey
+    network: Network,
+    optimizer: optax.GradientTransformation,
+    key: chex.PRNGKey,
+    tracker: Tracker | None = None,
 ) -> TrainState:
     """Fresh parameters, the target equal to them."""
     params = network.init(key)
@@ -104,6 +138,7 @@ def init_train_state(
         opt_state=optimizer.init(params),
         step=jnp.zeros((), jnp.int32),
         skipped_in_a_row=jnp.zeros((), jnp.int32),
+        tracked=None if tracker is None else tracker.init(params),
     )
 
 
@@ -150,6 +185,7 @@ def make_update(
     target_interval_updates: int,
     importance_exponent: float,
     track: Callable[[Params, Array], Params] | None = None,
+    tracker: Tracker | None = None,
     axis_name: str | None = None,
 ) -> UpdateFn:
     """One gradient step; an update that is not finite, or for which no row could be drawn, changes
@@ -165,6 +201,7 @@ def make_update(
         not learned, such as `value_error.track`. The mean square is that of the root values'
         errors (`root_error` of the loss, of one without it `priority`), as if rows had been drawn
         uniformly. None: nothing is.
+      tracker: keeps what a search does not need to see beside the parameters, see `Tracker`.
       axis_name: mesh axis over which the batch is split, or None. Losses, gradients and metrics
         are averaged over it, all of them in one all-reduce.
 
@@ -181,7 +218,10 @@ def make_update(
 
     def update(train: TrainState, key, sample: Sample) -> tuple[TrainState, UpdateOutput]:
         target_key, loss_key = jax.random.split(key)
-        target = targets(train.params, train.target_params, target_key, sample)
+        old_params = train.target_params
+        if tracker is not None:
+            old_params = tracker.old_params(train.tracked, old_params)
+        target = targets(train.params, old_params, target_key, sample)
         weights = importance_weights(sample, importance_exponent, axis_name)
 
         def objective(params):
@@ -201,7 +241,8 @@ def make_update(
         inverse = jnp.where(drawn, 1.0 / jnp.where(drawn, sample.probability, 1.0), 0.0)
         root_error = aux.get("root_error", aux["priority"])
         squares = jnp.mean(inverse * jnp.square(root_error)), jnp.mean(inverse)
-        metrics, squares, grads = mean((metrics, squares, grads))
+        measured = () if tracker is None else tracker.measure(sample, target, aux)
+        metrics, squares, measured, grads = mean((metrics, squares, measured, grads))
         mean_square = squares[0] / jnp.maximum(squares[1], jnp.finfo(jnp.float32).tiny)
         norm = optax.tree.norm(grads)
         # Judged on averages, so that every device decides alike.
@@ -209,8 +250,9 @@ def make_update(
         # A support clips an infinite target, so that the loss hides it; its priority does not.
         finite &= jnp.isfinite(metrics["priority"])
         finite &= metrics["empty_draws"] < 1.0  # A batch without a row teaches nothing.
-        if track is not None:  # Of what is kept, one number that is not finite would stay for ever.
-            finite &= jnp.isfinite(mean_square)
+        # Of what is kept, one number that is not finite would stay for ever.
+        for kept in jax.tree.leaves(measured) + ([] if track is None else [mean_square]):
+            finite &= jnp.all(jnp.isfinite(kept))
         finite &= train.skipped_in_a_row < MAX_SKIPPED_IN_A_ROW
         updates, opt_state = optimizer.update(grads, train.opt_state, train.params)
         params = optax.apply_updates(train.params, updates)
@@ -227,6 +269,7 @@ def make_update(
             opt_state=opt_state,
             step=step,
             skipped_in_a_row=jnp.zeros_like(train.skipped_in_a_row),
+            tracked=None if tracker is None else tracker.update(train.tracked, params, measured),
         )
         before = train.replace(skipped_in_a_row=train.skipped_in_a_row + 1)
         train = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, before)

@@ -379,6 +379,7 @@ class TrainState:
       opt_state: of the optimizer.
       step: applied updates, `[]` int32.
       skipped_in_a_row: updates that were not finite since the last applied one, `[]` int32.
+      tracked: state of a `Tracker`, None without one.
     """
 
     params: Params
@@ -386,6 +387,27 @@ class TrainState:
     opt_state: Any
     step: Array
     skipped_in_a_row: Array
+    tracked: Any = None
+
+
+class Tracker(NamedTuple):
+    """What is kept beside the parameters while they learn: running statistics, averages of them.
+
+    Its state is saved and resumed with the run. An update that is not applied does not change it.
+
+    Attributes:
+      init: `(params) -> state`, a pytree of arrays.
+      update: `(state, params, measured) -> state`, after an update has made these params.
+      measure: `(Sample, Targets, aux of the loss) -> ` a pytree of float arrays, of which each
+        device has its share of the batch: `update` is given the mean of all devices.
+      old_params: `(state, target_params) -> ` what a `TargetFn` is given as its second params, so
+        that targets can read the state; the target parameters by default.
+    """
+
+    init: Callable[[Params], Any]
+    update: Callable[[Any, Params, Any], Any]
+    measure: Callable[[Sample, Targets, dict[str, Array]], Any] = lambda sample, targets, aux: ()
+    old_params: Callable[[Any, Params], Any] = lambda state, target_params: target_params
 
 
 @chex.dataclass(frozen=True)

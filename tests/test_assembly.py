@@ -10,6 +10,7 @@ import pytest
 from muzero_jax import (
     checkpoint,
     codecs,
+    learner,
     load_agent,
     losses,
     make_agent,
@@ -64,6 +65,7 @@ def _agent(width=16, window=WINDOW):
         window=window,
         discount=0.99,
         loss=_loss(network, codec),
+        tracker=learner.averaged_params(0.9),
         num_simulations=3,
     )
 
@@ -128,6 +130,19 @@ def test_an_interrupted_run_goes_on_to_the_same_end(experiment, done, tmp_path):
         if jax.numpy.issubdtype(a.dtype, jax.dtypes.prng_key):
             a, b = jax.random.key_data(a), jax.random.key_data(b)
         np.testing.assert_array_equal(a, b)
+    train = states[0]["rest"].train
+    means, newest, old = train.tracked, states[0]["params"], train.target_params
+    for other in (newest, old):
+        assert any(map(np.any, jax.tree.leaves(jax.tree.map(np.not_equal, means, other))))
+
+
+def test_averages_begin_with_the_parameters_that_a_run_begins_with(experiment):
+    """Planted: those of a fresh network."""
+    params = jax.tree.map(lambda x: np.full(x.shape, 3.0, x.dtype), experiment.init().train.params)
+    run = saving.new_run(experiment, params)
+    jax.tree.map(np.testing.assert_array_equal, run.train.tracked, params)
+    jax.jit(lambda x: x, donate_argnums=0)(run.train.params)  # Buffers of their own.
+    jax.tree.map(np.testing.assert_array_equal, run.train.tracked, params)
 
 
 def test_a_resume_that_differs_is_refused_by_name(done, tmp_path):

@@ -39,12 +39,13 @@ def plain_sgd(learning_rate=1.0):
                                   max_grad_norm=1e9, momentum=0.0)
 
 
-def make_toy(optimizer, loss=linear_loss, *, interval=1000, exponent=0.0, start=2.0):
+def make_toy(optimizer, loss=linear_loss, *, interval=1000, exponent=0.0, start=2.0,
+             targets=lambda *_: None, tracker=None):
     """A compiled update of one number w, and its first state."""
-    update = learner.make_update(lambda *_: None, loss, optimizer,
-                                 target_interval_updates=interval, importance_exponent=exponent)
+    update = learner.make_update(targets, loss, optimizer, target_interval_updates=interval,
+                                 importance_exponent=exponent, tracker=tracker)
     network = types.Network(lambda key: {"w": jnp.float32(start)}, None, None)
-    return jax.jit(update), learner.init_train_state(network, optimizer, KEY)
+    return jax.jit(update), learner.init_train_state(network, optimizer, KEY, tracker)
 
 
 def assert_same(one, other):
@@ -164,6 +165,93 @@ def test_target_parameters_follow_every_third_applied_update():
         train, _ = update(train, KEY, sample_of([x]))
         seen.append((float(train.params["w"]), float(train.target_params["w"])))
     assert seen == [(1, 0), (2, 0), (2, 0), (3, 3), (4, 3), (4, 3), (4, 3), (5, 3), (6, 6), (7, 6)]
+
+
+def old_params_loss(params, key, sample, targets):
+    """Moves w by 1; says what the targets were made from."""
+    del key
+    seen = jnp.full(sample.rows.shape, targets["w"])
+    return params["w"] * sample.rows, {"priority": sample.rows, "old_w": seen}
+
+
+def test_targets_see_the_average_of_the_parameters():
+    """w is 1, 2, then a skipped update, 3; the average with a decay of 3/4 starts at the first w.
+
+    Planted: the average of the parameters before the update; a skipped update counted; targets
+    from the old copies; the decay taken for its rest.
+    """
+    update, train = make_toy(plain_sgd(), old_params_loss, start=0.0, interval=1,
+                             targets=lambda params, old, key, sample: old,
+                             tracker=learner.averaged_params(0.75))
+    seen, kept = [], []
+    for x in (-1.0, -1.0, np.nan, -1.0):
+        train, output = update(train, KEY, sample_of([x]))
+        seen.append(float(output.metrics["old_w"]))
+        kept.append(float(train.tracked["w"]))
+    assert kept == [0.25, 0.6875, 0.6875, 1.265625]
+    assert seen == [0.0, 0.25, 0.6875, 0.6875]
+    assert train.target_params["w"] == 3.0
+    with pytest.raises(types.ArgumentError, match=r"decay must be in \[0, 1\) \(got 1.0\)"):
+        learner.averaged_params(1.0)
+
+
+def moments():
+    """Running sums of the rows, of their squares and of their number."""
+
+    def measure(sample, targets, aux):
+        del targets
+        return jnp.stack([sample.rows.mean(), (aux["priority"] ** 2).mean()])
+
+    return types.Tracker(
+        init=lambda params: jnp.zeros(3),
+        update=lambda state, params, measured: state + jnp.append(measured, 1.0),
+        measure=measure, old_params=lambda state, old: {"w": state[0] / jnp.maximum(state[2], 1)})
+
+
+def test_statistics_of_batches_are_kept_and_read_by_targets():
+    """Means and squares of three batches against NumPy; one that is infinite is not applied.
+
+    Planted: the batch counted that was not applied.
+    """
+    update, train = make_toy(plain_sgd(), old_params_loss, tracker=moments(),
+                             targets=lambda params, old, key, sample: old)
+    batches = [[1.0, 2.0], [np.inf, 1.0], [-3.0, 5.0], [0.5, 0.5]]
+    means, applied = [], []
+    for batch in batches:
+        train, output = update(train, KEY, sample_of(batch))
+        means.append(float(output.metrics["old_w"]))
+        applied.append(bool(output.applied))
+    assert applied == [True, False, True, True]
+    good = np.array([batches[i] for i in (0, 2, 3)])
+    np.testing.assert_allclose(
+        train.tracked, [good.mean(1).sum(), (good**2).mean(1).sum(), 3], rtol=1e-6)
+    np.testing.assert_allclose(means, [0.0, 1.5, 1.5, 1.25], rtol=1e-6)
+
+
+def test_statistics_that_are_not_finite_are_not_kept():
+    """Though loss and gradient are. Planted: not looked at."""
+    tracker = types.Tracker(
+        init=lambda params: jnp.zeros(()), update=lambda state, params, measured: state + measured,
+        measure=lambda sample, targets, aux: jnp.log(sample.rows.mean()))
+    update, train = make_toy(plain_sgd(), tracker=tracker)
+    after, output = update(train, KEY, sample_of([-1.0, -1.0]))
+    assert not output.applied and after.tracked == 0
+    after, output = update(train, KEY, sample_of([1.0, 3.0]))
+    assert output.applied
+    np.testing.assert_allclose(after.tracked, np.log(2.0), rtol=1e-6)
+
+
+def test_statistics_of_all_devices_are_those_of_their_batch():
+    """Two shards of two rows, and four rows at once. Planted: each device's own."""
+    options = dict(target_interval_updates=9, importance_exponent=0.0, tracker=moments())
+    targets = lambda params, old, key, sample: old  # noqa: E731
+    one, train = make_toy(plain_sgd(), old_params_loss, targets=targets, tracker=moments())
+    rows = np.array([1.0, 2.0, -3.0, 5.0])
+    whole, _ = one(train, KEY, sample_of(rows))
+    update = learner.make_update(targets, old_params_loss, plain_sgd(), axis_name="x", **options)
+    shards = jax.tree.map(lambda *x: jnp.stack(x), sample_of(rows[:2]), sample_of(rows[2:]))
+    each, _ = jax.vmap(update, in_axes=(None, None, 0), axis_name="x")(train, KEY, shards)
+    np.testing.assert_allclose(each.tracked, np.stack([whole.tracked] * 2), rtol=1e-6)
 
 
 def test_the_target_is_a_copy_of_its_own():

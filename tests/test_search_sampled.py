@@ -34,8 +34,8 @@ PLANS = {"gumbel": gumbel_plan, "muzero": muzero_plan}
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("num_samples", [6, 9])
 def test_all_actions_drawn_are_the_flat_search(num_samples, plan, masked):
-    """K = A without replacement draws nothing: actions are the same; policies and values too, but for
-    the rounding of another program. Of more edges than actions those left over are never taken.
+    """K = A without replacement draws nothing: the same actions, and the same policies and values
+    but for the rounding of another program. Edges beyond the actions are never taken.
 
     Planted: edges taken for actions of another order; the mask not handed on; a prior for empty
     slots.

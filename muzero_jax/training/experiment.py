@@ -23,6 +23,7 @@ from muzero_jax.types import (
     RunState,
     Sample,
     SearchFn,
+    Tracker,
     TrainState,
     Transition,
     Window,
@@ -49,6 +50,7 @@ class Agent(NamedTuple):
       stored_returns: `(Transition [t + n]) -> [t]`, n-step returns from stored values.
       initial_priority: `(Transition [t + n]) -> [t]`, of new rows.
       init_train: `(key) -> TrainState`.
+      tracker: a `Tracker`, or None.
       explore_at: `(attempted updates) -> Explore` while acting.
       search_again: `(params, sample, key) -> ` the values of an update's own searches for these
         examples, and nothing else of it, so that their time can be measured; None where an update
@@ -70,6 +72,7 @@ class Agent(NamedTuple):
     stored_returns: Callable[[Transition], Array]
     initial_priority: Callable[[Transition], Array]
     init_train: Callable[[chex.PRNGKey], TrainState]
+    tracker: Tracker | None
     explore_at: Callable[[int], Explore]
     search_again: "SearchAgain | None"
 

@@ -194,8 +194,11 @@ def new_run(experiment: Experiment, warm: Params | None = None) -> RunState:
         lambda new, old: jax.device_put(new, old.sharding), jax.device_get(warm), run.train.params
     )
     # Each its own buffers: both are donated.
-    target_params = jax.tree.map(jnp.copy, params)
-    return run.replace(train=run.train.replace(params=params, target_params=target_params))
+    train = run.train.replace(params=params, target_params=jax.tree.map(jnp.copy, params))
+    if (tracker := experiment.agent.tracker) is not None:
+        init = jax.jit(tracker.init, out_shardings=shardings.train.tracked)
+        train = train.replace(tracked=init(params))
+    return run.replace(train=train)
 
 
 def warm_params(experiment: Experiment, init_from: str) -> tuple[Params, dict[str, Any]]:
