@@ -1,4 +1,4 @@
-from . import types
+from . import distributions, types
 from .acting import example_row, init_carry, make_act_and_add, make_rollout
 from .assembly import make_agent, on_device, on_host
 from .codecs import identity_codec, make_two_hot_codec
@@ -13,7 +13,7 @@ from .evaluation.matches import (
     make_search_match_player,
 )
 from .history import random_shift
-from .learner import init_train_state, make_learn, make_optimizer, make_update
+from .learner import averaged_params, init_train_state, make_learn, make_optimizer, make_update
 from .losses import make_loss, with_augmentation
 from .mesh import make_mesh
 from .networks.blocks import make_network
@@ -23,8 +23,10 @@ from .networks.mlp import make_mlp_network
 from .player import Player
 from .reanalyse import with_reanalyse
 from .replay import make_replay
-from .search.gumbel import make_gumbel_search
-from .search.muzero import make_muzero_search
+from .search.common import learned_model, make_search
+from .search.gumbel import gumbel_plan, make_gumbel_search
+from .search.muzero import make_muzero_search, muzero_plan
+from .search.sampled import sampled_model
 from .search.true_model import make_true_model_search
 from .search.uct import make_uct_search
 from .targets import make_initial_priority, make_network_bootstrap, make_targets
@@ -32,10 +34,14 @@ from .value_error import with_value_error
 
 __all__ = [
     "Player",
+    "averaged_params",
+    "distributions",
     "example_row",
+    "gumbel_plan",
     "identity_codec",
     "init_carry",
     "init_train_state",
+    "learned_model",
     "load_agent",
     "make_act_and_add",
     "make_agent",
@@ -59,6 +65,7 @@ __all__ = [
     "make_random_player",
     "make_replay",
     "make_rollout",
+    "make_search",
     "make_search_match_player",
     "make_search_player",
     "make_targets",
@@ -66,10 +73,12 @@ __all__ = [
     "make_two_hot_codec",
     "make_uct_search",
     "make_update",
+    "muzero_plan",
     "on_device",
     "on_host",
     "play_episodes",
     "random_shift",
+    "sampled_model",
     "types",
     "with_augmentation",
     "with_reanalyse",

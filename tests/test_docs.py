@@ -21,6 +21,9 @@ FILES = (
     "noisy_loss",
     "one_step_search",
     "true_rules",
+    "reach",
+    "train_reach",
+    "binned",
 )
 
 
@@ -47,9 +50,10 @@ def compose(tmp_path, monkeypatch):
 def test_compose_learns_with_each_swap(compose, tmp_path, monkeypatch):
     """Seen to fail with the reward of the corridor's ends exchanged in a scratch copy."""
     assert {path.stem for path in tmp_path.glob("*.py")} == set(FILES)
-    assert len(compose) == 5
+    corridor = [block for block in compose if "train_corridor" in block]
+    assert len(corridor) == 5
     monkeypatch.chdir(tmp_path)
-    for block in ("from train_corridor import train\nreturns = train('runs/plain')\n", *compose):
+    for block in ("from train_corridor import train\nreturns = train('runs/plain')\n", *corridor):
         space: dict = {}
         exec(compile(block, "compose.md", "exec"), space)
         returns = space["returns"]
@@ -57,6 +61,20 @@ def test_compose_learns_with_each_swap(compose, tmp_path, monkeypatch):
         assert np.mean(returns[-5:]) > 0.6, returns
         knows_the_rules = "true_rules" in block
         assert (np.mean(returns[:3]) > 0.6) == knows_the_rules, returns
+
+
+@pytest.mark.slow
+def test_compose_learns_actions_that_are_numbers(compose, tmp_path, monkeypatch):
+    """By a Gaussian policy, and by one of the page's own. Seen to fail with a policy's loss that did
+    not look at the weights of the search."""
+    reach = [block for block in compose if "train_reach" in block]
+    assert len(reach) == 2
+    monkeypatch.chdir(tmp_path)
+    for block in reach:
+        space: dict = {}
+        exec(compile(block, "compose.md", "exec"), space)
+        returns = space["returns"]
+        assert np.mean(returns[:2]) < -7 and np.mean(returns[-3:]) > -3, returns
 
 
 def test_the_match_counts_every_game_and_line():

@@ -143,9 +143,11 @@ def make_count_lines(
       twice in a row.
 
     Raises:
-      ArgumentError: for an environment without two alternating players.
+      ArgumentError: for an environment without two alternating players, or with other actions than
+        one discrete choice.
     """
     _check_two_players(env)
+    num_actions = env.spec.num_actions
     choose = jax.jit(player.choose)
 
     @jax.jit
@@ -177,10 +179,10 @@ def make_count_lines(
         seen, score = jax.tree.map(lambda x: x[:count], jax.device_get((timestep, score)))
         _check_turns(plies - 1, (seen.discount > 0).any())
         ended = ((seen.discount == 0) | seen.last) & (plies > 0)
-        moves = np.ones((count, env.spec.num_actions), bool)
+        moves = np.ones((count, num_actions), bool)
         if plies % 2 == side:
             chosen = choose(carry, jax.random.fold_in(choose_key, plies), env_state, timestep)
-            moves = np.arange(env.spec.num_actions) == np.asarray(chosen)[:count, None]
+            moves = np.arange(num_actions) == np.asarray(chosen)[:count, None]
         elif seen.invalid_actions is not None:
             moves = ~seen.invalid_actions
         line, move = np.nonzero(moves & ~ended[:, None])
