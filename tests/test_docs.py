@@ -65,8 +65,8 @@ def test_compose_learns_with_each_swap(compose, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_compose_learns_actions_that_are_numbers(compose, tmp_path, monkeypatch):
-    """By a Gaussian policy, and by one of the page's own. Seen to fail with a policy's loss that did
-    not look at the weights of the search."""
+    """By a Gaussian policy, and by one of the page's own. Seen to fail with a policy's loss that
+    does not look at the weights of the search."""
     reach = [block for block in compose if "train_reach" in block]
     assert len(reach) == 2
     monkeypatch.chdir(tmp_path)
