@@ -4,11 +4,11 @@
   python benchmarks/learning.py --only=cartpole_host-0
 
 Suites: walk (CartPole), atari (seven games, 20 minutes each), atari_steps (the same games, 630,000
-env steps each, which do not depend on the machine), control (LunarLander, Acrobot),
-searches (Gumbel against published search on CartPole), device (what runs in one compiled program:
-CartPole, tic-tac-toe, Connect Four, MinAtar), reanalyse (fraction 0 against 1: CartPole with three
-seeds, one pair of MinAtar), full (all of these, longer Atari studies with three seeds, all of
-MinAtar).
+env steps each, which do not depend on the machine), control (LunarLander, Acrobot), by_id
+(MiniGrid, MountainCar and CliffWalking, by their ids), searches (Gumbel against published search on
+CartPole), device (what runs in one compiled program: CartPole, tic-tac-toe, Connect Four, MinAtar),
+reanalyse (fraction 0 against 1: CartPole with three seeds, one pair of MinAtar), full (all of
+these, longer Atari studies with three seeds, all of MinAtar).
 Every result is a JSON file in benchmarks/results/: command, score with a 95 % interval, seeds,
 protocol, times, hardware, commit, date. Scores come from the last checkpoint, on seeds never used
 in training. `experiments/plot.py` draws the curves, `experiments/aggregate.py` makes the tables.
@@ -94,6 +94,17 @@ CONTROL = {
     for seed in SEEDS
     for name in ("lunarlander", "acrobot")
 }
+# What a config names by an id of gymnasium or envpool.
+BY_ID = {
+    f"by_id/{name}-{seed}": control(f"{config}:{name}", seed, f"--config.total_env_steps={steps}")
+    for config, name, seeds, steps in (
+        ("minigrid.py", "Empty-5x5", SEEDS, 40_000),
+        ("minigrid.py", "DoorKey-5x5", (0,), 150_000),
+        ("gymnasium.py", "MountainCar-v0", (0,), 100_000),
+        ("gymnasium.py", "CliffWalking-v1", (0,), 100_000),
+    )
+    for seed in seeds
+}
 SEARCHES = {
     f"searches/{name}_{simulations}-{seed}": control(
         f"cartpole.py:{variant}", seed, f"--config.search.num_simulations={simulations}"
@@ -156,10 +167,20 @@ SUITES = {
     "atari": ATARI,
     "atari_steps": ATARI_STEPS,
     "control": CONTROL,
+    "by_id": BY_ID,
     "searches": SEARCHES,
     "device": DEVICE,
     "reanalyse": REANALYSE,
-    "full": WALK | ATARI | ATARI_STEPS | CONTROL | SEARCHES | DEVICE | REANALYSE | LONGER | MINATAR,
+    "full": WALK
+    | ATARI
+    | ATARI_STEPS
+    | CONTROL
+    | BY_ID
+    | SEARCHES
+    | DEVICE
+    | REANALYSE
+    | LONGER
+    | MINATAR,
 }
 
 

@@ -22,10 +22,13 @@ def get_config(name: str = "Empty-5x5") -> ConfigDict:
         max_steps=100,
         leave_out=("mission",),
     )
-    config.network = base.conv_network(history_steps=2, channels=16, action_planes=True)
+    config.network = base.conv_network(
+        history_steps=2, stages=((16, 3, 2, 0),), channels=16, action_planes=True
+    )
     base.against_collapse(config)
     config.search.max_num_considered_actions = 7
+    config.replay.update(rows_per_update=32, batch_size=64)
     config.targets.discount = 0.97
     config.optimizer.decay_updates = 30_000
-    config.evaluation.update(interval_env_steps=20_000, episodes=32, num_envs=32, max_steps=100)
+    config.evaluation.update(interval_env_steps=10_000, episodes=32, num_envs=32, max_steps=100)
     return config
