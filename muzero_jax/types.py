@@ -136,8 +136,12 @@ class EnvSpec:
     def __post_init__(self):
         if isinstance(self.observation, Mapping):
             object.__setattr__(self, "observation", tuple(sorted(self.observation.items())))
-        if self.observation == ():
-            raise ArgumentError("observation: a dict must have an array at least")
+        if not isinstance(self.observation, ArraySpec):
+            if not self.observation or not all(name for name, _ in self.observation):
+                raise ArgumentError(
+                    "observation: a dict must have an array at least, and a name for each"
+                    f" (got {[name for name, _ in self.observation]})"
+                )
         if self.masked and not self.action.is_discrete:
             raise ArgumentError(f"masked needs one discrete action (it is {self.action})")
 

@@ -111,6 +111,7 @@ def test_features_of_another_kind_are_refused():
             "masked needs one discrete action",
         ),
         (lambda: EnvSpec({}, CHOICE, 1, True, 9), "a dict must have an array"),
+        (lambda: EnvSpec({"": ArraySpec((), "bool")}, CHOICE, 1, True, 9), "a name for each"),
         (
             lambda: EnvSpec({"a": ArraySpec((), "bool")}, CHOICE, 1, True, 9).observation_shape,
             "must be one array here",
