@@ -65,7 +65,7 @@ def main() -> None:
     trees = {"before": args.before.resolve(), "after": ROOT}
     result = {
         **provenance(),
-        "command": " ".join(["python benchmarks/before_after.py", *sys.argv[1:]]),
+        "command": f"python benchmarks/before_after.py --before=../before --rounds={args.rounds}",
         "commit_before": _commit(trees["before"]),
         "rounds": args.rounds,
         "seed": 0,

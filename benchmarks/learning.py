@@ -289,9 +289,10 @@ def measure_matches(name: str, workdir: Path) -> dict:
 def summary(returns: list[float]) -> dict:
     """Mean and 95 % percentile bootstrap interval (10,000 resamples, seed 0) of scores."""
     x = np.asarray(returns)
+    low, high = statistics.bootstrap_interval(statistics.mean, x[:, None])
     return {
         "mean": float(x.mean()),
-        "interval_95": list(statistics.bootstrap_interval(statistics.mean, x[:, None])),
+        "interval_95": [float(low), float(high)],
         "returns": x.tolist(),
     }
 
