@@ -1,7 +1,9 @@
 """Every Python block of the documents runs as it stands."""
 
+import ast
 from pathlib import Path
 import re
+import shlex
 import sys
 import types
 
@@ -75,6 +77,49 @@ def test_compose_learns_actions_that_are_numbers(compose, tmp_path, monkeypatch)
         exec(compile(block, "compose.md", "exec"), space)
         returns = space["returns"]
         assert np.mean(returns[:2]) < -7 and np.mean(returns[-3:]) > -3, returns
+
+
+def _commands():
+    """(page, script, flags) of each command of the README and the docs."""
+    found = []
+    for page in (ROOT / "README.md", *sorted(DOCS.glob("*.md"))):
+        for block in re.findall(r"```(?:bash)?\n(.*?)```", page.read_text(), flags=re.DOTALL):
+            for line in block.replace("\\\n", " ").splitlines():
+                if command := re.search(r"python (experiments/\w+\.py)(.*)", line):
+                    found.append((page.name, command[1], shlex.split(command[2], comments=True)))
+    return found
+
+
+def test_commands_name_configs_fields_and_flags_that_are_there(compose, tmp_path):
+    """The scripts' own tests run them; here each is read as it stands in a page.
+
+    Planted: a preset, a field and a flag of other names in a scratch copy of a page.
+    """
+    del compose  # The README's config stands beside docs/compose.md's environment.
+    readme = (ROOT / "README.md").read_text()
+    (tmp_path / "my_config.py").write_text(
+        re.search(r"```python\n(# my_config.py.*?)```", readme, flags=re.DOTALL)[1]
+    )
+    shared = (ROOT / "experiments" / "command_line.py").read_text()
+    commands = _commands()
+    assert len(commands) > 20
+    for page, script, words in commands:
+        source = (ROOT / script).read_text() + shared
+        config = None
+        for word in words:
+            if not word.startswith("--"):
+                continue
+            flag, _, value = word[2:].partition("=")
+            if flag == "config":
+                beside = tmp_path if value.startswith("my_") else ROOT
+                config = runs.load_config(str(beside / value))
+            elif flag.startswith("config."):
+                name = flag.removeprefix("config.")
+                config.update_from_flattened_dict({name: ast.literal_eval(value)})
+            else:
+                assert f'"{flag}"' in source, (page, script, flag)
+        if config is not None:
+            schema.check(config)
 
 
 def test_the_match_counts_every_game_and_line():
