@@ -83,7 +83,8 @@ def _commands():
     """(page, script, flags) of each command of the README and the docs."""
     found = []
     for page in (ROOT / "README.md", *sorted(DOCS.glob("*.md"))):
-        for block in re.findall(r"```(?:bash)?\n(.*?)```", page.read_text(), flags=re.DOTALL):
+        blocks = re.findall(r"```(\w*)\n(.*?)```", page.read_text(), flags=re.DOTALL)
+        for block in (text for language, text in blocks if language in ("", "bash")):
             for line in block.replace("\\\n", " ").splitlines():
                 if command := re.search(r"python (experiments/\w+\.py)(.*)", line):
                     found.append((page.name, command[1], shlex.split(command[2], comments=True)))
