@@ -88,7 +88,9 @@ def main(words: list[str]) -> None:
     if unknown := sorted(set(args.levels) - set(_LEVELS)):
         raise errors.BadInputError(f"--levels: of {', '.join(_LEVELS)} (got {unknown[0]!r})")
     groups = grouped(words)
-    points = {run.path: series(run, args.x, args.y) for runs in groups.values() for run in runs}
+    every = [run for runs in groups.values() for run in runs]
+    metric = args.y or usual_metric(every)
+    points = {run.path: series(run, args.x, metric) for run in every}
     x_label = _X_LABELS.get(args.x)
     if x_label is None:
         longest = max(x[-1] for x, _ in points.values())
@@ -98,9 +100,9 @@ def main(words: list[str]) -> None:
         )
         points = {path: (x / unit, y) for path, (x, y) in points.items()}
     panels = make_panels(groups, points, args.levels)
-    y_label = _Y_LABELS.get(args.y, args.y)
+    y_label = _Y_LABELS.get(metric, metric)
     save(Path(args.out), panels, x_label=x_label, y_label=y_label)
-    print(f"{args.out}: {INTERVAL}; thin lines are single seeds")
+    print(f"{args.out}: {y_label}, {INTERVAL}; thin lines are single seeds")
 
 
 def grouped(words: list[str]) -> dict[str, list[results.Run]]:
@@ -121,6 +123,16 @@ def grouped(words: list[str]) -> dict[str, list[results.Run]]:
         else:
             methods.append([run])
     return labelled | dict(zip(_names(methods), methods, strict=True))
+
+
+def usual_metric(runs: Sequence[results.Run]) -> str:
+    """Returns of evaluations; those of training where a run has not come to an evaluation yet."""
+    evaluation, training = _Y_LABELS
+
+    def have(metric):
+        return all(any(_is_number(r.get(metric)) for r in run.records) for run in runs)
+
+    return training if have(training) and not have(evaluation) else evaluation
 
 
 def series(run: results.Run, x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
@@ -309,6 +321,6 @@ def _draw_levels(axis, levels):
 if __name__ == "__main__":
     command_line.define_path("out", "curves.png", f"File; one of {', '.join(SUFFIXES)}.")
     flags.DEFINE_enum("x", "env_steps", ["env_steps", "wall_s", "updates"], "What runs across.")
-    flags.DEFINE_string("y", "eval/return_mean", "The metric.")
+    flags.DEFINE_string("y", None, "The metric; default: returns of evaluations, else of training.")
     flags.DEFINE_list("levels", [], "Published scores drawn as lines: random,human (Atari).")
     command_line.run(main, takes_words=True)

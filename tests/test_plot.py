@@ -92,6 +92,22 @@ def test_a_resumed_run_counts_as_it_finally_went(tmp_path):
     assert (run.score, run.env_steps, run.task) == (5.0, 50, "Pong")
 
 
+def test_a_run_without_an_evaluation_yet_is_drawn_by_its_training_returns(tmp_path):
+    """Planted: training returns always; evaluations wherever one run has them."""
+    evaluated = write_run(tmp_path / "old", lines=[(10, 1.0), (20, 2.0)])
+    young = write_run(tmp_path / "young", lines=[])
+    trained = dict(env_steps=10, updates=5, wall_s=1.0, resumes=0) | {"train/return_mean": 3.0}
+    for folder in (evaluated, young):
+        with (folder / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(trained) + "\n")
+    old, new = map(results.read, (evaluated, young))
+    assert plot.usual_metric([old]) == "eval/return_mean"
+    assert plot.usual_metric([new]) == "train/return_mean"
+    assert plot.usual_metric([old, new]) == "train/return_mean"
+    without = results.read(write_run(tmp_path / "without", lines=[(10, 1.0)]))
+    assert plot.usual_metric([without, new]) == "eval/return_mean"  # Its refusal names the run.
+
+
 def test_runs_of_one_method_are_one_curve_and_each_game_a_panel(tmp_path):
     """Planted bugs seen: the logging group in the comparison; the game in it; the evaluation's
     length left out of it."""
