@@ -234,7 +234,7 @@ def test_the_readme_trains_and_plays(compose, tmp_path, monkeypatch):
     (tmp_path / "my_config.py").write_text(config)
     monkeypatch.chdir(tmp_path)
     made = runs.load_config("my_config.py")
-    made.update(total_env_steps=2_000)
+    made.update(total_env_steps=1_500)
     made.evaluation.update(episodes=4, num_envs=4)
     build.train(schema.check(made), tmp_path / "runs" / "mine", allow={"corridor"})
     space: dict = {}

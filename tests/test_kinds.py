@@ -79,7 +79,7 @@ def run(experiment, iterations):
     return jax.device_get(state)
 
 
-@pytest.mark.parametrize("where", ["device", "host"])
+@pytest.mark.parametrize("where", ["device", pytest.param("host", marks=pytest.mark.slow)])
 def test_a_dict_is_learned_from_as_the_vector_that_it_splits(where):
     """CartPole's four numbers as a dict of two and two, which the network joins again: the same
     parameters to the last bit after 20 updates and more, and the same rows in replay.
@@ -178,8 +178,10 @@ def rows_in_order(replay):
     return jax.tree.map(lambda x: x[:, : replay.filled[0]], replay.rows)
 
 
-@pytest.mark.parametrize("where", ["device", "host"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind, where", [
+    ("a real number", "device"), ("as many as environments", "device"),
+    ("as many as environments", "host"), ("choices", "host"), ("a grid", "device"),
+])
 def test_every_kind_of_action_arrives_and_is_stored(kind, where):
     """What the next row shows is what the row before says was done, and both loops learn.
 

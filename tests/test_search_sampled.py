@@ -30,10 +30,9 @@ from worlds import (
 PLANS = {"gumbel": gumbel_plan, "muzero": muzero_plan}
 
 
-@pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("num_samples", [6, 9])
-def test_all_actions_drawn_are_the_flat_search(num_samples, plan, masked):
+def test_all_actions_drawn_are_the_flat_search(num_samples, plan):
     """K = A without replacement draws nothing: the same actions, and the same policies and values
     but for the rounding of another program. Edges beyond the actions are never taken.
 
@@ -44,7 +43,7 @@ def test_all_actions_drawn_are_the_flat_search(num_samples, plan, masked):
     world = make_world(num_actions, seed=3)
     rng = np.random.default_rng(0)
     history = history_of(np.tanh(rng.normal(size=(batch, 5)).astype(np.float32)))
-    invalid = random_masks(rng, batch, num_actions) if masked else None
+    invalid = random_masks(rng, batch, num_actions)
     action = types.ActionSpec.discrete(num_actions)
     flat = learned_model(WORLD_NETWORK, CODECS, action=action, discount=0.9, turn_sign=-1)
     drawn = sampled_model(flat, distributions.categorical(action), num_samples=num_samples)
