@@ -2,7 +2,8 @@
 
   git worktree add ../before COMMIT
   python benchmarks/before_after.py --before=../before            prints the result
-  python benchmarks/before_after.py --before=../before --write    keeps it in results/ as well
+  python benchmarks/before_after.py --before=../before --write    keeps it as well, in
+                                                                  results/before_after/COMMIT.json
 
 Each round trains every workload for a fixed number of env steps, first with one checkout, then
 with the other (the order changes from round to round), as processes of their own. Each checkout
@@ -82,7 +83,9 @@ def main() -> None:
     result["load_average_at_end"] = round(os.getloadavg()[0], 2)
     text = json.dumps(result, indent=1)
     if args.write:
-        (ROOT / "benchmarks" / "results" / "before_after.json").write_text(text + "\n")
+        path = ROOT / "benchmarks" / "results" / "before_after"
+        path.mkdir(exist_ok=True)
+        (path / f"{result['commit_before'][:7]}.json").write_text(text + "\n")
     print(text)
 
 
