@@ -19,21 +19,36 @@ def num_features(spec: ActionSpec) -> int:
     return len(spec.low) if spec.sizes is None else sum(spec.sizes)
 
 
+def flat(spec: ActionSpec, action: Array) -> Array:
+    """Actions `[..., *shape]` as `[..., D]`; of another shape or kind they are refused."""
+    lead = action.shape[: action.ndim - len(spec.shape)]
+    check(action, jax.ShapeDtypeStruct((*lead, *spec.shape), jnp.dtype(spec.dtype)))
+    return action.reshape(*lead, -1)
+
+
 def features(spec: ActionSpec, action: Array, dtype="float32") -> Array:
     """What a network sees of actions `[..., *shape]`: `[..., D]`.
 
     A choice is one-hot, several are their one-hots in order, and real numbers are scaled from their
     bounds to [-1, 1].
     """
-    lead = action.shape[: action.ndim - len(spec.shape)]
-    check(action, jax.ShapeDtypeStruct((*lead, *spec.shape), jnp.dtype(spec.dtype)))
+    numbers = flat(spec, action)
     if spec.sizes is None:
         low, high = jnp.asarray(spec.low), jnp.asarray(spec.high)
-        return (2.0 * (action.reshape(*lead, -1) - low) / (high - low) - 1.0).astype(dtype)
+        return (2.0 * (numbers - low) / (high - low) - 1.0).astype(dtype)
     if not spec.shape:
         return jax.nn.one_hot(action, spec.sizes[0], dtype=dtype)
-    each = [jax.nn.one_hot(action[..., i], n, dtype=dtype) for i, n in enumerate(spec.sizes)]
+    each = [jax.nn.one_hot(numbers[..., i], n, dtype=dtype) for i, n in enumerate(spec.sizes)]
     return jnp.concatenate(each, axis=-1)
+
+
+def legal_actions(invalid_actions: Array | None, shape: tuple[int, ...]) -> Array:
+    """The legal actions `[B, A]` bool, all of `shape` where there is no mask."""
+    if invalid_actions is None:
+        return jnp.ones(shape, bool)
+    chex.assert_type(invalid_actions, bool)
+    chex.assert_shape(invalid_actions, shape)
+    return ~invalid_actions
 
 
 def draw(
@@ -54,10 +69,8 @@ def draw(
         drawn = jnp.clip(low + uniform * (high - low), low, high)
         return drawn.reshape(batch_size, *spec.shape)
     if not spec.shape:
-        logits = jnp.zeros((batch_size, spec.sizes[0]))
-        if invalid_actions is not None:
-            chex.assert_equal_shape([logits, invalid_actions])
-            logits = jnp.where(invalid_actions, -jnp.inf, logits)
+        legal = legal_actions(invalid_actions, (batch_size, spec.sizes[0]))
+        logits = jnp.where(legal, 0.0, -jnp.inf)
         return jax.random.categorical(key, logits).astype(jnp.int32)
     sizes = jnp.asarray(spec.sizes)
     return jax.random.randint(key, (batch_size, len(spec.sizes)), 0, sizes, jnp.int32)

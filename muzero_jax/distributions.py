@@ -33,7 +33,7 @@ def categorical(action: ActionSpec) -> Distribution:
 
     def draw(key, logits, num_samples, invalid_actions=None):
         _check_logits(logits, num_actions)
-        legal = _legal(logits, invalid_actions)
+        legal = actions.legal_actions(invalid_actions, logits.shape)
         prior = jnp.where(legal, logits, MIN_LOGIT)
         if num_samples >= num_actions:  # The slots beyond A repeat the last action, and are none.
             beyond = [(0, 0), (0, num_samples - num_actions)]
@@ -50,7 +50,7 @@ def categorical(action: ActionSpec) -> Distribution:
 
     def mode(logits, invalid_actions=None):
         _check_logits(logits, num_actions)
-        legal = _legal(logits, invalid_actions)
+        legal = actions.legal_actions(invalid_actions, logits.shape)
         return jnp.argmax(jnp.where(legal, logits, -jnp.inf), axis=-1).astype(jnp.int32)
 
     return Distribution(num_actions, draw, log_prob, categorical_entropy, mode)
@@ -88,7 +88,7 @@ def factored(action: ActionSpec) -> Distribution:
         return chosen.reshape(*chosen.shape[:2], *action.shape), jnp.zeros(chosen.shape[:2])
 
     def log_prob(logits, chosen):
-        flat = _flat(action, chosen)
+        flat = actions.flat(action, chosen)
         each = [
             jnp.take_along_axis(jax.nn.log_softmax(x), flat[..., i], axis=-1)
             for i, x in enumerate(parts(logits))
@@ -230,21 +230,6 @@ def _scaled(action: ActionSpec, unit: Array) -> Array:
     low, high, half = _bounds(action)
     numbers = jnp.clip(low + half * (unit + 1.0), low, high)
     return numbers.reshape(*unit.shape[:-1], *action.shape)
-
-
-def _flat(action: ActionSpec, chosen: Array) -> Array:
-    """Actions `[..., *shape]` as `[..., D]`."""
-    lead = chosen.shape[: chosen.ndim - len(action.shape)]
-    like = jax.ShapeDtypeStruct((*lead, *action.shape), jnp.dtype(action.dtype))
-    actions.check(chosen, like)
-    return chosen.reshape(*lead, -1)
-
-
-def _legal(logits: Array, invalid_actions: Array | None) -> Array:
-    if invalid_actions is None:
-        return jnp.ones(logits.shape, bool)
-    chex.assert_equal_shape([logits, invalid_actions])
-    return ~invalid_actions
 
 
 def _no_masks(invalid_actions: Array | None) -> None:

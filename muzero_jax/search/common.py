@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import mctx
 
 from muzero_jax import actions
+from muzero_jax.actions import legal_actions
 from muzero_jax.errors import ArgumentError
 from muzero_jax.types import (
     ActionSpec,
@@ -126,15 +127,6 @@ def search_value(tree: mctx.Tree, policy: Array) -> Array:
     weight = jnp.where(jnp.any(weight > 0, axis=-1, keepdims=True), weight, visited)
     weight /= jnp.sum(weight, axis=-1, keepdims=True)
     return jnp.sum(jnp.where(visited, weight * summary.qvalues, 0.0), axis=-1)
-
-
-def legal_actions(invalid_actions: Array | None, shape: tuple[int, ...]) -> Array:
-    """The legal actions `[B, A]` bool, all of `shape` where there is no mask."""
-    if invalid_actions is None:
-        return jnp.ones(shape, bool)
-    chex.assert_type(invalid_actions, bool)
-    chex.assert_shape(invalid_actions, shape)
-    return ~invalid_actions
 
 
 def answer(

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import mctx
 
+from muzero_jax.actions import legal_actions
 from muzero_jax.distributions import MIN_LOGIT
 from muzero_jax.errors import ArgumentError
 from muzero_jax.search.common import (
     answer,
     check_root,
     learned_model,
-    legal_actions,
     make_search,
     noise_scales,
     search_value,
