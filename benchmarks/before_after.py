@@ -1,4 +1,4 @@
-"""Whole training runs of two checkouts in turns: is a change slower where it matters?
+"""Whole training runs of two checkouts in turns: is a change slower, are its results the same?
 
   git worktree add ../before COMMIT
   python benchmarks/before_after.py --before=../before            prints the result
@@ -11,7 +11,9 @@ has a compile cache of its own, empty at first: round 0 is a cold start, the oth
 Measured are the seconds from process start to the first line of metrics with an update, and env
 steps and updates per second, the medians over the lines of the second half of a run. Ratios are
 after over before, of the two runs of one round: rates below 1, or seconds above 1, are slower.
-Each checkout takes its own configs, with the same few fields set on both.
+Each checkout takes its own configs, with the same few fields set on both. `same_parameters` says
+whether the two runs of every round ended with the same parameters, to the last bit; two more
+workloads run once, for this answer alone.
 """
 
 import argparse
@@ -47,6 +49,18 @@ WORKLOADS = {
         | {"total_env_steps": 20_000, "replay.rows_per_env": 1_000},
     ),
 }
+# Run once, for their parameters: MuZero's own search, and two players.
+ONCE = {
+    "cartpole_published": (
+        "control", "configs/cartpole.py:published", _CARTPOLE | {"total_env_steps": 4_000},
+    ),
+    "tic_tac_toe": (
+        "board_games",
+        "configs/board_games.py:tic_tac_toe",
+        {"evaluation.interval_env_steps": 10**9, "logging.interval_env_steps": 1_000}
+        | {"total_env_steps": 12_000},
+    ),
+}
 _MEASURES = ("first_update_s", "env_steps_per_s", "updates_per_s")
 
 
@@ -56,7 +70,7 @@ def main() -> None:
     )
     parser.add_argument("--before", type=Path, required=True, help="The other checkout's folder.")
     parser.add_argument("--rounds", type=int, default=5, help="Round 0 is cold; at least 3.")
-    parser.add_argument("--only", choices=[*WORKLOADS], help="One workload.")
+    parser.add_argument("--only", choices=[*WORKLOADS, *ONCE], help="One workload.")
     parser.add_argument("--write", action="store_true", help="Keep it in results/.")
     args = parser.parse_args()
     if args.rounds < 3:
@@ -73,13 +87,17 @@ def main() -> None:
         "workloads": {},
     }
     with tempfile.TemporaryDirectory() as scratch:
-        for name in [args.only] if args.only else WORKLOADS:
-            rounds = []
-            for number in range(args.rounds):
+        for name in [args.only] if args.only else [*WORKLOADS, *ONCE]:
+            rounds, same = [], []
+            for number in range(1 if name in ONCE else args.rounds):
                 order = [*trees] if number % 2 == 0 else [*trees][::-1]
-                rounds.append({side: run(trees[side], name, Path(scratch, side)) for side in order})
-                print(name, number, json.dumps(rounds[-1]), file=sys.stderr, flush=True)
-            result["workloads"][name] = summary(rounds) | {"rounds": rounds}
+                workdirs = {side: Path(scratch, side, f"{name}-{number}") for side in order}
+                rounds.append({side: run(trees[side], name, workdirs[side]) for side in order})
+                same.append(same_parameters(*workdirs.values()))
+                print(name, number, same[-1], json.dumps(rounds[-1]), file=sys.stderr, flush=True)
+            result["workloads"][name] = {"same_parameters": all(same)}
+            if name not in ONCE:
+                result["workloads"][name] |= summary(rounds) | {"rounds": rounds}
     result["load_average_at_end"] = round(os.getloadavg()[0], 2)
     text = json.dumps(result, indent=1)
     if args.write:
@@ -89,11 +107,10 @@ def main() -> None:
     print(text)
 
 
-def run(tree: Path, workload: str, scratch: Path) -> dict[str, float]:
-    """Trains one workload with the code of one checkout."""
-    script, config, fields = WORKLOADS[workload]
-    scratch.mkdir(exist_ok=True)
-    workdir = Path(tempfile.mkdtemp(dir=scratch))
+def run(tree: Path, workload: str, workdir: Path) -> dict[str, float]:
+    """Trains one workload with the code of one checkout, in `workdir`/run."""
+    script, config, fields = (WORKLOADS | ONCE)[workload]
+    workdir.mkdir(parents=True)
     if not (tree / "experiments" / f"{script}.py").exists():
         script = "train"  # Of all suites; before it each had a script of its own.
     command = [sys.executable, f"experiments/{script}.py", f"--config={config}"]
@@ -101,7 +118,7 @@ def run(tree: Path, workload: str, scratch: Path) -> dict[str, float]:
     command += [f"--config.{name}={value}" for name, value in fields.items()]
     environment = os.environ | {
         "PYTHONPATH": str(tree),
-        "JAX_COMPILATION_CACHE_DIR": str(scratch / "compiled"),
+        "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     begin = time.monotonic()
@@ -120,6 +137,17 @@ def run(tree: Path, workload: str, scratch: Path) -> dict[str, float]:
     return {"first_update_s": first_update_s} | {
         name: statistics.median(x[f"speed/{name}"] for x in lines) for name in _MEASURES[1:]
     }
+
+
+def same_parameters(*workdirs: Path) -> bool:
+    """Whether runs ended with the same parameters, to the last bit, as this checkout reads them."""
+    import jax
+    import numpy as np
+
+    import muzero_jax
+
+    leaves = [jax.tree.leaves(muzero_jax.load_agent(x / "run").params) for x in workdirs]
+    return all(np.array_equal(*pair) for pair in zip(*leaves, strict=True))
 
 
 def _records(path: Path) -> list[dict]:
