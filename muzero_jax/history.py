@@ -108,15 +108,32 @@ def _where(rows: Array, then, otherwise) -> Array:
     return jnp.where(rows.reshape(rows.shape + (1,) * (rank - rows.ndim)), then, otherwise)
 
 
-def check_window(sample: Sample, window: Window) -> None:
-    """Refuses, while tracing, a sample whose arrays are not those of windows of this size."""
+def check_window(
+    sample: Sample, window: Window, *, frames: int | None = None, reader: str = "the root"
+) -> None:
+    """Refuses, while tracing, a sample whose arrays are not those of windows of this size.
+
+    Args:
+      sample: from a replay.
+      window: S, K and n.
+      frames: how many are read; None is S, those of the root.
+      reader: what reads them, for the message.
+
+    Raises:
+      ArgumentError: where the sample has fewer frames: a slice would give others, silently.
+    """
+    frames = frames or window.history
     batch = sample.probability.shape[0]
     chex.assert_shape(sample.probability, (batch,))
     chex.assert_shape(sample.index, (batch, 2))
     chex.assert_tree_shape_prefix(sample.rows, (batch, window.history + 1 + window.future))
     chex.assert_tree_shape_prefix(sample.observations, (batch,))
-    for frames in jax.tree.leaves(sample.observations):
-        chex.assert_axis_dimension_gteq(frames, 1, window.history)
+    for x in jax.tree.leaves(sample.observations):
+        if x.shape[1] < frames:
+            raise ArgumentError(
+                f"{frames} frames are needed for {reader}, and a sample has {x.shape[1]}: pass"
+                f" observed_steps={frames} to make_agent"
+            )
     chex.assert_rank([sample.num_drawable, sample.total_weight, sample.newest_updates], 0)
 
 

@@ -133,13 +133,7 @@ def make_loss(
     entropy = categorical_entropy if codecs.policy is None else codecs.policy.entropy
 
     def loss(params, key, sample: Sample, targets: Targets) -> tuple[Array, dict[str, Array]]:
-        check_window(sample, window)
-        num_frames = jax.tree.leaves(sample.observations)[0].shape[1]
-        if num_frames < observed_steps(window, terms):
-            raise ArgumentError(
-                f"terms: they read {observed_steps(window, terms)} frames, and a sample has"
-                f" {num_frames}: pass observed_steps to make_agent"
-            )
+        check_window(sample, window, frames=observed_steps(window, terms), reader="terms")
         heads = (sample.probability.shape[0], window.unroll + 1)
         chex.assert_tree_shape_prefix(targets.replace(policy_age=None), heads)
         scalars = (targets.value, targets.reward)

@@ -57,7 +57,8 @@ def with_reanalyse(
       `TargetFn`; `policy_age` is 0 where policies are fresh.
 
     Raises:
-      ArgumentError: where the fraction is no fraction.
+      ArgumentError: where the fraction is no fraction; while tracing, for a sample with fewer
+        frames than the searches read.
     """
     if not 0.0 <= fraction <= 1.0:
         raise ArgumentError(f"fraction must be in [0, 1] (got {fraction})")
@@ -67,9 +68,10 @@ def with_reanalyse(
         window, fresh_values=fresh_values, shorten_every_updates=shorten_every_updates
     )
     steps = slice(window.history, window.history + window.unroll + 1)
+    frames = window.history + (window.future if fresh_values else window.unroll)
 
     def reanalysed(params, old_params, key, sample: Sample) -> Targets:
-        check_window(sample, window)
+        check_window(sample, window, frames=frames, reader="reanalyse")
         search_key, target_key, chance_key = jax.random.split(key, 3)
         number, chance = num_searched(fraction, sample.index.shape[0])
         part = slice(0, number)

@@ -49,13 +49,17 @@ def make_targets(
 
     Returns:
       `TargetFn`.
+
+    Raises:
+      ArgumentError: while tracing, for a sample with fewer frames than `bootstrap_value` reads.
     """
     positions_of = make_bootstrap_positions(window, shorten_every_updates=shorten_every_updates)
 
     def targets(params, target_params, key, sample: Sample) -> Targets:
         del params, key  # The stored search made policies and, by default, values.
         rows = sample.rows
-        check_window(sample, window)
+        frames = None if bootstrap_value is None else window.history + window.future
+        check_window(sample, window, frames=frames, reader="bootstrap_value")
         if reward_transform is not None:
             rows = rows.replace(reward=reward_transform(rows.reward))
         positions = positions_of(sample)

@@ -291,12 +291,12 @@ def test_scale_gradient_keeps_the_value():
     np.testing.assert_array_equal(pullback(jnp.array([4.0, 8.0]))[0], [1.0, 2.0])
 
 
-def test_gradients_are_those_of_finite_differences_in_float64(monkeypatch):
-    """`check_grads` to 1e-4 with the halving switched off, for which it has a test of its own.
+def test_gradients_are_those_of_finite_differences_in_float64():
+    """`check_grads` to 1e-4; the network doubles the gradients that the loss halves, for which it
+    has a test of its own.
 
     Planted: `stop_gradient` around the embedding of the root; around the policy logits.
     """
-    monkeypatch.setattr(losses, "scale_gradient", lambda x, scale: x)
     sample, targets = random_batch(4, 2, 3)
 
     def codec(num_logits):  # The library's codecs compute in float32.
@@ -304,7 +304,12 @@ def test_gradients_are_those_of_finite_differences_in_float64(monkeypatch):
             num_logits=num_logits, encode=None, decode=lambda logits: logits.sum(axis=-1),
             loss=lambda logits, target: jnp.log1p(jnp.square(logits.sum(axis=-1) - target)))
 
-    network = linear_network()
+    plain = linear_network()
+
+    def doubled(params, embedding, action):
+        return plain.recurrent_inference(params, losses.scale_gradient(embedding, 2.0), action)
+
+    network = plain._replace(recurrent_inference=doubled)
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x,
                             (network.init(jax.random.key(0)), sample, targets))
@@ -565,5 +570,5 @@ def test_refusals_of_terms():
     assert losses.observed_steps(window, [far, drawn_term("near", 1.0)]) == 3
     assert losses.observed_steps(window, []) == 1
     run(far, sample=sample.replace(observations=sample.observations[:, :3]))
-    with pytest.raises(ArgumentError, match="they read 3 frames, and a sample has 2"):
+    with pytest.raises(ArgumentError, match="3 frames are needed for terms, and a sample has 2"):
         run(far, sample=sample.replace(observations=sample.observations[:, :2]))

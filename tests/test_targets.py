@@ -11,6 +11,7 @@ import pytest
 from muzero_jax import acting, types
 from muzero_jax import targets as targets_lib
 from muzero_jax.envs import wrappers
+from muzero_jax.errors import ArgumentError
 from muzero_jax.search import answer, make_search
 from oracles import episodes as oracle
 
@@ -233,6 +234,20 @@ def test_bootstrap_function_sees_the_right_history(name):
     blank = sample.replace(rows=sample.rows.replace(value=0 * sample.rows.value + 50.0))
     again = jax.jit(make)({"scale": 99.0}, {"scale": 2.0}, jax.random.key(0), blank)
     jax.tree.map(np.testing.assert_array_equal, got, again)
+
+
+def test_frames_that_a_bootstrap_would_not_find_are_refused():
+    """A slice would give others, silently. Bug seen: so it did."""
+    _, rows, roots, window, rule = random_world("truncated", 50, seed=3)
+    make = targets_lib.make_targets(
+        discount=rule["gamma"], bootstrap_value=value_of_history, window=window)
+    frames = sum(window)
+    sample = make_sample(rows, roots, num_frames=frames - 1, window=window)
+    said = f"^{frames} frames are needed for bootstrap_value, and a sample has {frames - 1}: pass"
+    with pytest.raises(ArgumentError, match=said):
+        jax.eval_shape(make, None, {"scale": 2.0}, jax.random.key(0), sample)
+    stored = targets_lib.make_targets(discount=rule["gamma"], window=window)
+    jax.eval_shape(stored, None, None, jax.random.key(0), sample)
 
 
 # Literal rows: (reward, discount, first, last, value), worked out by hand.
