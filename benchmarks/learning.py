@@ -149,8 +149,8 @@ MINATAR = {
 # What a player of a board game is measured by: (opponent, games, more flags of evaluate.py).
 MATCHES = {
     "tic_tac_toe": [
-        ("every_reply", 2),
-        ("every_reply", 2, "--policy=prior"),
+        ("exhaustive", 2),
+        ("exhaustive", 2, "--policy=prior"),
         ("random", 1_000),
         ("perfect", 1_000),
     ],

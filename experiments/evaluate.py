@@ -33,12 +33,12 @@ def _play_match(
     """The score of a match; the opponent is found before a game is played."""
     env, player = experiment.match_env, build.player(experiment.agent, args.policy)
     name = args.opponent or "random"
-    if name == "every_reply":
+    if name == "exhaustive":
         count = matches.make_count_lines(env, player)
         try:
             lines = count(scoring.key_of(seeds), params)
         except ArgumentError as error:
-            raise errors.BadInputError(f"--opponent=every_reply: {error}") from None
+            raise errors.BadInputError(f"--opponent=exhaustive: {error}") from None
         return scoring.both_colors(*lines) | {"opponent": name}
     opponent = opponents.make(name, config, env)
     # Two searches without noise play one game again and again.
@@ -71,10 +71,10 @@ def check_flags(args, two_players: bool) -> None:
         if args.policy == "prior":
             raise errors.BadInputError("--policy=prior is for games of two players")
         return
-    if args.opponent == "every_reply":
+    if args.opponent == "exhaustive":
         if args.policy == "random":
             raise errors.BadInputError(
-                "--opponent=every_reply needs a player without chance; use --policy=search or prior"
+                "--opponent=exhaustive needs a player without chance; use --policy=search or prior"
             )
     elif args.episodes % 2:
         raise errors.BadInputError(

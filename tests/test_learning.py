@@ -64,5 +64,5 @@ def test_no_reply_beats_tic_tac_toe(tmp_path):
     )
     for policy in ("search", "prior"):
         command = ["experiments/evaluate.py", f"--workdir={tmp_path}", f"--policy={policy}"]
-        lines = json.loads(_python(*command, "--opponent=every_reply"))
+        lines = json.loads(_python(*command, "--opponent=exhaustive"))
         assert lines["losses"] == 0 and lines["wins"] > 300, lines

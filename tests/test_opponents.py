@@ -192,11 +192,11 @@ def test_perfect_play_and_a_search_on_the_rules_are_opponents(experiment):
         ({"policy": "prior", "simulations": 5}, True, "--simulations is for --policy=search"),
         ({"policy": "prior"}, False, "--policy=prior is for games of two players"),
         ({"episodes": 21}, True, "--episodes must be even"),
-        ({"opponent": "every_reply", "policy": "random"}, True, "without chance"),
+        ({"opponent": "exhaustive", "policy": "random"}, True, "without chance"),
     ],
 )
 def test_flags_that_do_not_fit_are_refused(flags, two_players, said):
-    """Planted bug seen: `every_reply` let through for random moves."""
+    """Planted bug seen: `exhaustive` let through for random moves."""
     given = dict(opponent=None, opening_plies=None, policy="search", episodes=20, simulations=None)
     evaluate.check_flags(types.SimpleNamespace(**given), two_players)
     with pytest.raises(BadInputError, match=said):
@@ -241,7 +241,7 @@ def test_a_match_is_one_line(experiment, workdir, tmp_path):
 def test_lines_and_a_league_are_one_line_each(experiment, workdir, tmp_path):
     """Every reply to the prior as the functions count them, and a league of two. Planted bugs seen:
     the search for the prior; `--simulations` not used."""
-    replies = _run("evaluate", f"--workdir={workdir}", "--policy=prior", "--opponent=every_reply",
+    replies = _run("evaluate", f"--workdir={workdir}", "--policy=prior", "--opponent=exhaustive",
                    base=tmp_path)
     assert replies["step"] == 7 and replies["policy"] == "prior"
     prior = build.player(experiment.agent, "prior")

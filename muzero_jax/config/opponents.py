@@ -14,7 +14,7 @@ from muzero_jax.training import saving
 from muzero_jax.training.run_folder import local_path
 from muzero_jax.types import Env
 
-KINDS = "random, perfect, mcts:SIMULATIONS, every_reply, or the folder of a run (WORKDIR[@STEP])"
+KINDS = "random, perfect, mcts:SIMULATIONS, exhaustive, or the folder of a run (WORKDIR[@STEP])"
 
 
 def make(name: str, config, env: Env, *, flag: str = "--opponent") -> Side:
