@@ -139,9 +139,9 @@ def try_plant(plant: dict, whole: Path) -> dict:
     return plant | {"outcome": outcome, "by": by, "seconds": seconds}
 
 
-def found_before(origin: dict) -> dict:
+def found_before(origin: dict, path: Path = RESULT) -> dict:
     """The file of results, if it is of this commit and no Python file differed from it, else {}."""
-    before = json.loads(RESULT.read_text()) if RESULT.is_file() else {"commit": None}
+    before = json.loads(path.read_text()) if path.is_file() else {"commit": None}
     if before["commit"] != origin["commit"]:
         return {}
     return {} if origin["uncommitted_changes"] or before["uncommitted_changes"] else before
@@ -157,7 +157,13 @@ def kept_outcomes(plants: list[dict], before: dict) -> dict[str, dict]:
     }
 
 
-def write(origin: dict, plants: list[dict], passed: set[str], outcomes: dict[str, dict]) -> None:
+def write(
+    origin: dict,
+    plants: list[dict],
+    passed: set[str],
+    outcomes: dict[str, dict],
+    path: Path = RESULT,
+) -> None:
     """The file of results, in the order of the plants; `passed` are tests without any plant."""
     known = [outcomes[plant["name"]] for plant in plants if plant["name"] in outcomes]
     counts = collections.Counter(x["outcome"] for x in known)
@@ -167,7 +173,7 @@ def write(origin: dict, plants: list[dict], passed: set[str], outcomes: dict[str
         "seconds": round(sum(x["seconds"] for x in known), 1),
         "passed_without_plants": sorted(passed),
     }
-    RESULT.write_text(json.dumps({**origin, **summary, "outcomes": known}, indent=1) + "\n")
+    path.write_text(json.dumps({**origin, **summary, "outcomes": known}, indent=1) + "\n")
 
 
 def run(only: str | None, jobs: int) -> int:

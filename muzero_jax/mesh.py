@@ -103,6 +103,11 @@ def put_rows(mesh: Mesh, tree: Any) -> Any:
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), tree)
 
 
+def fetch(tree: Any) -> Any:
+    """The arrays of a tree as NumPy: the only way in which loops read the device."""
+    return jax.device_get(tree)
+
+
 def local_shards(array: Array) -> list[Array]:
     """The blocks of a split array on this process's devices, in order; nothing is read."""
     shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)

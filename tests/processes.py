@@ -18,7 +18,7 @@ from muzero_jax.errors import PREEMPTED
 from muzero_jax.training.saving import saved_tree
 
 ROOT = Path(__file__).resolve().parents[1]
-_PATIENCE_SECONDS = 240
+PATIENCE_SECONDS = 240
 
 TINY = {
     "env.num_envs": 4,
@@ -68,7 +68,7 @@ def start(arguments, *, output, errors=None):
         return subprocess.Popen(arguments, cwd=ROOT, env=environment(), stdout=out, stderr=err)
 
 
-def finish(arguments, *, output, patience_seconds=_PATIENCE_SECONDS):
+def finish(arguments, *, output, patience_seconds=PATIENCE_SECONDS):
     """Runs to the end; returns the exit code."""
     return start(arguments, output=output).wait(timeout=patience_seconds)
 
@@ -133,7 +133,7 @@ def kill_after_a_save(arguments, workdir, *, output):
     """
     before = set(checkpoint.committed_steps(workdir / "checkpoints"))
     process = start(arguments, output=output)
-    give_up = time.monotonic() + _PATIENCE_SECONDS
+    give_up = time.monotonic() + PATIENCE_SECONDS
     while not set(checkpoint.committed_steps(workdir / "checkpoints")) - before:
         assert process.poll() is None, Path(output).read_text()
         assert time.monotonic() < give_up, "no resume point"
@@ -150,13 +150,13 @@ def ask_to_leave(arguments, workdir, *, output):
     path = workdir / "metrics.jsonl"
     seen = path.read_bytes() if path.exists() else b""  # A kill may come before the first line.
     process = start(arguments, output=output)
-    give_up = time.monotonic() + _PATIENCE_SECONDS
+    give_up = time.monotonic() + PATIENCE_SECONDS
     while not path.exists() or path.read_bytes() == seen:
         assert process.poll() is None, Path(output).read_text()
         assert time.monotonic() < give_up, "no line of metrics"
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(_PATIENCE_SECONDS) == PREEMPTED, Path(output).read_text()
+    assert process.wait(PATIENCE_SECONDS) == PREEMPTED, Path(output).read_text()
     last = json.loads(path.read_text().splitlines()[-1])
     counters = checkpoint.read_meta(workdir / "checkpoints")["counters"]
     assert (last["env_steps"], last["updates"]) == (counters["env_steps"], counters["updates"])

@@ -407,10 +407,14 @@ def test_another_key_implementation_is_refused(saved):
         checkpoint.restore_newest(saved, target)
 
 
-def test_another_format_is_refused(copied, monkeypatch):
+def test_another_format_is_refused(copied):
     """Fails if the format version is not read."""
-    monkeypatch.setattr(checkpoint, "FORMAT", 2)
-    with pytest.raises(CheckpointError, match="format 1, not 2"):
+    for path in copied.glob("*/manifest/metadata"):
+        stored = json.loads(path.read_text())
+        stored["record"]["format"] += 1
+        stored["sha256"] = checkpoint.digest(stored["record"])
+        path.write_text(json.dumps(stored))
+    with pytest.raises(CheckpointError, match="format 2, not 1"):
         checkpoint.restore_newest(copied, _target())
 
 

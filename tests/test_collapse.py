@@ -4,7 +4,6 @@ import math
 
 import pytest
 
-from muzero_jax.training import multihost
 from muzero_jax.training.collapse import CERTAIN, FIRST_EPISODES, LINES, SILENCE, Collapse
 
 NUM_ENVS = 4
@@ -17,10 +16,15 @@ LENGTH = 50  # Env steps of each of the first episodes.
 
 
 @pytest.fixture(name="said")
-def _said(monkeypatch):
-    said = []
-    monkeypatch.setattr(multihost, "print_once", said.append)
-    return said
+def _said(capsys):
+    """What has been printed so far, line by line."""
+    lines = []
+
+    def read():
+        lines.extend(capsys.readouterr().out.splitlines())
+        return lines
+
+    return read
 
 
 def _make(before=()):
@@ -57,9 +61,9 @@ def test_a_certain_policy_without_returns_is_warned_of_once(said):
     lines = [_line(_BEGIN + 100 * i, [1.0], _LOW) for i in range(1, LINES)]
     _look(collapse, lines)
     _look(collapse, [_line(_BEGIN + 301, [], _LOW), {"env_steps": 302, "eval/return_mean": 9.0}])
-    assert not said
+    assert not said()
     _look(collapse, [_line(_BEGIN + 400 + i, [0.5], _LOW) for i in range(3)])
-    assert said == [
+    assert said() == [
         f"warning: the policy is certain (entropy {_LOW:.2g} of at most 1.79) and its return of"
         f" 0.5 no better than the 1 of the first episodes; {ADVICE}"
     ]
@@ -76,14 +80,14 @@ def test_a_good_policy_may_be_certain_and_a_bad_one_unsure(returns, entropy, sai
         steps = _BEGIN + 300 * i
         _look(collapse, [_line(steps + 100 * j, [0.5], _LOW) for j in range(1, LINES)])
         _look(collapse, [_line(steps + 100 * LINES, returns, entropy)])
-    assert not said
+    assert not said()
 
 
 def test_the_first_episodes_are_never_a_collapse(said):
     """However bad, and however certain the policy begins."""
     lines = [_line(100 * i, [0.0], 0.0) for i in range(1, FIRST_EPISODES + 1)]
     _look(_make(), lines)
-    assert not said
+    assert not said()
 
 
 def test_episodes_that_no_longer_end_are_warned_of_once(said):
@@ -93,9 +97,9 @@ def test_episodes_that_no_longer_end_are_warned_of_once(said):
     collapse = _make()
     _look(collapse, [*_FIRST, _line(_BEGIN + limit, [1.0])])
     _look(collapse, [_line(_BEGIN + 2 * limit, [])])
-    assert not said
+    assert not said()
     _look(collapse, [_line(_BEGIN + 2 * limit + 1, []), _line(_BEGIN + 3 * limit, [])])
-    assert said == [
+    assert said() == [
         f"warning: no episode has ended for {limit + 1} env steps, the first ones took {LENGTH}"
         f" each: if the agent does not play that well, it idles; {ADVICE}"
     ]
@@ -105,9 +109,9 @@ def test_a_run_that_goes_on_knows_its_first_episodes(said):
     """What the earlier stretches wrote counts, and by itself says nothing."""
     low = [_line(_BEGIN + 100 * i, [0.0], _LOW) for i in range(1, LINES + 2)]
     collapse = _make(before=[*_FIRST, *low])
-    assert not said
+    assert not said()
     _look(collapse, [_line(_BEGIN + 1000, [0.0], _LOW)])
-    assert len(said) == 1
+    assert len(said()) == 1
     fresh = _make()
     _look(fresh, low)  # Of these alone nothing is known to compare with.
-    assert len(said) == 1
+    assert len(said()) == 1

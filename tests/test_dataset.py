@@ -151,11 +151,11 @@ def test_what_is_read_is_what_was_written_but_for_closed_ends(tmp_path):
     )
 
 
-def test_files_of_large_frames_have_fewer_rows(tmp_path, monkeypatch):
+def test_files_of_large_frames_have_fewer_rows(tmp_path):
     """Planted bug seen: the bytes of a row taken for its numbers."""
-    monkeypatch.setattr(dataset, "BYTES_PER_CHUNK", 8 * 30)  # Two numbers of four bytes each.
     found = [_rows() for _ in range(5)]
-    info = dataset.write_dataset(tmp_path, spec_of(), found)
+    thirty = 8 * 30  # Two numbers of four bytes each.
+    info = dataset.write_dataset(tmp_path, spec_of(), found, bytes_per_chunk=thirty)
     assert 10 < max(chunk.rows for chunk in info.chunks) <= 30 < info.rows
 
 

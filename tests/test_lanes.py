@@ -3,6 +3,8 @@
 import collections
 import dataclasses
 import itertools
+import pathlib
+import tracemalloc
 
 import jax
 import numpy as np
@@ -116,19 +118,41 @@ def test_each_process_reads_its_own_lanes(streamed):
         fakes.assert_trees_equal(joined, whole)
 
 
-def test_memory_is_bounded_however_long_the_data(tmp_path, monkeypatch):
+class Noting(type(pathlib.Path())):
+    """A folder that notes which of its files were asked for."""
+
+    files: list[str] = []
+
+    def __truediv__(self, name):
+        self.files.append(name)
+        return super().__truediv__(name)
+
+
+def bytes_of_arrays():
+    """What NumPy has allocated since `tracemalloc.start`."""
+    domain = tracemalloc.DomainFilter(inclusive=True, domain=np.lib.tracemalloc_domain)
+    return sum(x.size for x in tracemalloc.take_snapshot().filter_traces([domain]).traces)
+
+
+def test_memory_is_bounded_however_long_the_data(tmp_path):
     """Files are read once a round and in order; what is kept of them is a segment a lane and one
     file. Planted bug seen: segments kept after their last row."""
     opened = write(tmp_path, [15] * 400, rows_per_chunk=320)
-    assigned, files, real = assign(opened), [], lanes.read_chunk
-    monkeypatch.setattr(lanes, "read_chunk", lambda data, i: files.append(i) or real(data, i))
-    blocks, most = read(assigned), 0
-    for _ in range(2 * assigned.num_blocks):
-        next(blocks)
-        held = blocks.gi_yieldfrom.gi_frame.f_locals["held"]
-        most = max(most, sum(len(segment.first) for _, _, segment in held))
-    assert files == [*range(len(opened.info.chunks))] * 2 and len(files) == 40
-    assert 0 < most <= 320 + E * MOST
+    rows = dataset.read_chunk(opened, 0)
+    bytes_of_row = sum(x.nbytes for x in jax.tree.leaves(rows)) / len(rows.first)
+    noting = assign(opened)._replace(dataset=opened._replace(path=Noting(opened.path)))
+    Noting.files.clear()
+    blocks, most = read(noting), 0
+    tracemalloc.start()
+    try:
+        for _ in range(2 * noting.num_blocks):
+            next(blocks)
+            most = max(most, bytes_of_arrays())
+    finally:
+        tracemalloc.stop()
+    assert Noting.files == [chunk.file for chunk in opened.info.chunks] * 2
+    assert len(Noting.files) == 40
+    assert 0 < most / bytes_of_row <= 320 + E * MOST
 
 
 def test_policies_and_values_are_read_only_where_they_are_wanted(tmp_path):

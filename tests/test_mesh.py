@@ -304,21 +304,13 @@ def test_acting_and_sampling_talk_to_nobody():
         split,
     )
     assert collectives(jax.jit(sample), run.replay, jax.random.key(0)) == []
-    seen = {}
-
-    def shard(*args):
-        return seen.setdefault("act", mesh.shard(*args))
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sebulba, "shard", shard)
-        act_and_add = acting.make_act_and_add(SEARCH, ring)
-        sebulba.bind_act(act_and_add, lambda _: fakes.EXPLORE, jax.random.key(0), four)
+    act = sebulba.shard_act(acting.make_act_and_add(SEARCH, ring), jax.random.key(0), four)
     group = mesh.shard_run(
         jax.eval_shape(lambda: fresh().replace(acting=fresh().acting.carry)), four
     )
     count = np.zeros(2, np.uint32)
     args = (group.train.params, group.replay, group.acting, group.timestep, np.int32(0), count)
-    assert collectives(jax.jit(seen["act"]), *args, fakes.EXPLORE, np.int32(0)) == []
+    assert collectives(jax.jit(act), *args, fakes.EXPLORE, np.int32(0)) == []
 
 
 def restored(folder, count):

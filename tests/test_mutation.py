@@ -79,26 +79,26 @@ def test_only_a_test_that_ran_and_failed_kills(code, output, judged):
     assert found == judged if judged else found[0] == "error"
 
 
-def test_only_outcomes_that_still_hold_are_kept(tmp_path, monkeypatch):
+def test_only_outcomes_that_still_hold_are_kept(tmp_path):
     """Planted bugs seen: outcomes of another commit kept; of a tree that differs from its commit;
     of a plant that has changed since; an error taken for an outcome."""
-    monkeypatch.setattr(mutation, "RESULT", tmp_path / "mutation.json")
+    path = tmp_path / "mutation.json"
     plants = [_plant(tmp_path, name=name) for name in ("dead", "alive", "fault", "changed", "new")]
     origin = {"commit": "abc", "uncommitted_changes": False}
     changed = origin | {"uncommitted_changes": True}
-    assert mutation.found_before(origin) == {} == mutation.kept_outcomes(plants, {})
+    assert mutation.found_before(origin, path) == {} == mutation.kept_outcomes(plants, {})
     ends = {"dead": "killed", "alive": "survived", "fault": "error", "changed": "killed"}
     outcomes = {
         plant["name"]: plant | {"outcome": ends[plant["name"]], "by": None, "seconds": 1.0}
         for plant in plants[:4]
     }
     outcomes["changed"] |= {"replace": "a = 3"}
-    mutation.write(origin, plants, {"test_part.py"}, outcomes)
-    before = mutation.found_before(origin)
+    mutation.write(origin, plants, {"test_part.py"}, outcomes, path)
+    before = mutation.found_before(origin, path)
     kept = mutation.kept_outcomes(plants, before)
     assert kept == {name: outcomes[name] for name in ("dead", "alive")}
     assert before["passed_without_plants"] == ["test_part.py"] and before["killed"] == 2
-    assert mutation.found_before(origin | {"commit": "def"}) == {}
-    assert mutation.found_before(changed) == {}
-    mutation.write(changed, plants, set(), outcomes)
-    assert mutation.found_before(origin) == {}
+    assert mutation.found_before(origin | {"commit": "def"}, path) == {}
+    assert mutation.found_before(changed, path) == {}
+    mutation.write(changed, plants, set(), outcomes, path)
+    assert mutation.found_before(origin, path) == {}

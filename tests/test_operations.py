@@ -86,16 +86,14 @@ def whole(tmp_path_factory):
     return workdir
 
 
-def _asking(patch, experiment, *, iteration=None, step=None):
+def _asking(experiment, *, iteration=None, step=None):
     """The experiment, during which the process is asked to leave: before an iteration, or at a step
     of the games of an evaluation."""
-    asked = threading.Event()
-    patch.setattr(process, "preemption_requested", asked.is_set)
 
     def run(state):
         for number, item in enumerate(experiment.run(state), start=1):
             if number == iteration:
-                asked.set()
+                process.request_preemption()
             yield item
 
     def score(params, number, stop):
@@ -103,7 +101,7 @@ def _asking(patch, experiment, *, iteration=None, step=None):
 
         def asked_at_a_step():
             if next(steps) == step:
-                asked.set()
+                process.request_preemption()
             return stop()
 
         return experiment.score(params, number, asked_at_a_step)
@@ -118,18 +116,15 @@ def _scores(workdir):
     ]
 
 
-def test_asked_anywhere_a_run_saves_leaves_and_ends_like_one_that_was_not(
-    whole, tmp_path, monkeypatch
-):
+def test_asked_anywhere_a_run_saves_leaves_and_ends_like_one_that_was_not(whole, tmp_path):
     """Asked between two iterations, in the games of an evaluation, and in those of the last: each
     time the work done so far is saved, and in the end state and evaluations are those of the
     undisturbed run. Planted bugs seen: an evaluation broken off and never made; nothing saved for
     an evaluation that was broken off."""
     workdir = tmp_path / "run"
     for when in (dict(iteration=8), dict(step=3), dict(iteration=3), dict(step=3)):
-        with monkeypatch.context() as patch, pytest.raises(PreemptedError):
-            asking = _asking(patch, _experiment(_config()), **when)
-            _train(_config(), workdir, experiment=asking)
+        with pytest.raises(PreemptedError):
+            _train(_config(), workdir, experiment=_asking(_experiment(_config()), **when))
         last = metrics.read_jsonl(workdir / "metrics.jsonl")[-1]
         counters = checkpoint.read_meta(workdir / "checkpoints")["counters"]
         assert last["env_steps"] == counters["env_steps"], "nothing is lost"
@@ -158,15 +153,15 @@ def _said_last(capfd):
     return capfd.readouterr().err.splitlines()[-1]
 
 
-def test_saved_is_said_of_a_resume_point_that_is_there(tmp_path, monkeypatch):
+def test_saved_is_said_of_a_resume_point_that_is_there(tmp_path):
     """Asked to leave before it has passed a newest step that is damaged, a run saves all the same,
     and so it does beside a stray copy of a step under a large number. Bugs seen, of either: nothing
     written, and called saved, from then on for ever."""
     workdir = tmp_path / "run"
 
     def leave(iteration):
-        with monkeypatch.context() as patch, pytest.raises(PreemptedError) as error:
-            asking = _asking(patch, _experiment(_config()), iteration=iteration)
+        with pytest.raises(PreemptedError) as error:
+            asking = _asking(_experiment(_config()), iteration=iteration)
             _train(_config(), workdir, experiment=asking)
         step, _, meta = processes.resume_point(_experiment(_config()), workdir)
         env_steps = meta["counters"]["env_steps"]
@@ -239,7 +234,7 @@ def test_a_run_is_not_done_because_an_environment_calls_exit(way):
 
 
 @pytest.mark.parametrize("asked", [False, True])
-def test_a_run_ends_only_when_it_could_be_saved(asked, tmp_path, monkeypatch):
+def test_a_run_ends_only_when_it_could_be_saved(asked, tmp_path):
     """Its last iterations' updates are not finite (skipped), those after them are. Planted bug
     seen: the end of a run that was not saved, with code 0."""
     config = _config(total_env_steps=64)
@@ -247,13 +242,14 @@ def test_a_run_ends_only_when_it_could_be_saved(asked, tmp_path, monkeypatch):
 
     def iterate(run):
         for iteration, skipped in enumerate((1, 2, 0, 0), start=1):
+            if asked:
+                process.request_preemption()
             run = run.replace(
                 train=run.train.replace(skipped_in_a_row=jax.numpy.int32(skipped)),
                 counters=run.counters._replace(iteration=iteration, env_steps=63 + iteration),
             )
             yield run, {"train/return_sum": 0.0, "train/episodes": 0}
 
-    monkeypatch.setattr(process, "preemption_requested", lambda: asked)
     with pytest.raises(PreemptedError) if asked else contextlib.nullcontext():
         _train(config, tmp_path, experiment=experiment._replace(run=iterate))
     assert checkpoint.committed_steps(tmp_path / "checkpoints") == [3]
@@ -335,7 +331,7 @@ def test_a_signal_is_obeyed_even_while_python_waits(number):
     assert (code, said) == (75, f"{name}: nothing to save yet, leaving\n") and seconds < 30
     code, said, _ = _signalled(["hold"], [(0, number)])
     assert code == 75 and said.startswith(f"{name}: saving, then leaving")
-    wait = process._SAME_REQUEST_SECONDS + 0.5
+    wait = process.SAME_REQUEST_SECONDS + 0.5
     signals = [(0, number), (0.1, number), (wait, number)]
     code, said, seconds = _signalled(["hold", "stuck"], signals)
     assert code == 128 + number and said.count("\n") == 2 and seconds < 30
@@ -356,7 +352,7 @@ def test_a_dropped_terminal_and_a_schedulers_warning_ask_to_leave(number):
 def test_a_signal_after_the_save_changes_no_exit_code():
     """Neither while the process cleans up, be it stuck there, nor in Python's own last steps. Bug
     seen: 143 of a run that was saved, in the first case and in the second."""
-    wait = process._SAME_REQUEST_SECONDS + 0.5
+    wait = process.SAME_REQUEST_SECONDS + 0.5
     signals = [(0, signal.SIGTERM), (wait, signal.SIGTERM)]
     code, said, seconds = _signalled(["hold", "saved", "stuck"], signals[:1])
     assert (code, said) == (75, "SIGTERM: all is saved, leaving\n") and seconds < 30
@@ -375,7 +371,7 @@ _STORY = processes.TINY_CONTROL | {
 
 
 def _until(happened, process, log):
-    give_up = time.monotonic() + processes._PATIENCE_SECONDS
+    give_up = time.monotonic() + processes.PATIENCE_SECONDS
     while not happened():
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < give_up, log.read_text()
@@ -409,14 +405,14 @@ def story(tmp_path_factory):
     size = (workdir / "metrics.jsonl").stat().st_size
     _until(lambda: (workdir / "metrics.jsonl").stat().st_size > size, process, log)
     _limit_files(process, 20_000)
-    codes = [intruder, process.wait(timeout=processes._PATIENCE_SECONDS)]
+    codes = [intruder, process.wait(timeout=processes.PATIENCE_SECONDS)]
     full, written = log.read_text(), metrics.read_jsonl(workdir / "metrics.jsonl")
     newest = max(steps())
     process = processes.start([*arguments, "--resume=must"], output=log)
     size = (workdir / "metrics.jsonl").stat().st_size
     _until(lambda: (workdir / "metrics.jsonl").stat().st_size > size, process, log)
     process.send_signal(signal.SIGINT)
-    codes.append(process.wait(timeout=processes._PATIENCE_SECONDS))
+    codes.append(process.wait(timeout=processes.PATIENCE_SECONDS))
     return workdir, codes, full, log.read_text(), written, (base / "intruder").read_text(), newest
 
 
@@ -464,17 +460,16 @@ def test_ctrl_c_on_the_host_saves_the_last_iteration(story):
     assert log.splitlines()[-1] == said
 
 
-def test_a_failed_save_is_booked_and_the_next_one_is_made(tmp_path, capfd, monkeypatch):
+def test_a_failed_save_is_booked_and_the_next_one_is_made(tmp_path, capfd):
     """Where the folder has become a file; only a vital store gives up, after three in a row. What
     is said is one line for each. Planted bugs seen: a save that failed at once booked as made by
     the next `wait`; params saves that end a run."""
     tree, clock = {"x": jax.numpy.arange(3)}, [0]
-    monkeypatch.setattr(saving, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
     (tmp_path / "config.json").write_text("{}")
     for vital in (True, False):
         folder = tmp_path / f"steps_{vital}"
         with checkpoint.CheckpointStore(folder, max_to_keep=2) as store:
-            saver = saving.Saver(store, folder, vital=vital)
+            saver = saving.Saver(store, folder, vital=vital, clock=lambda: clock[0])
             saver.save(1, tree, {})
             clock[0] += 10
             saver.wait()
@@ -593,18 +588,15 @@ def test_a_run_folder_that_was_removed_is_never_saved_into(tmp_path, capfd):
 def test_of_several_processes_one_failed_save_ends_the_run(tmp_path, monkeypatch, cause, code):
     """By 76 where a peer was lost, else by 74. Planted bugs seen: all of them 74; every error of
     the runtime a lost peer; the text alone looked at."""
-    with checkpoint.CheckpointStore(tmp_path / "steps", max_to_keep=2) as store:
-        saver = saving.Saver(store, tmp_path / "steps", vital=True)
 
-        def wait():
-            raise SaveError(f"saving step 1 failed: {cause}") from cause
+    def wait():
+        raise SaveError(f"saving step 1 failed: {cause}") from cause
 
-        with monkeypatch.context() as patch:
-            patch.setattr(store, "wait", wait)
-            patch.setattr(jax, "process_count", lambda: 2)
-            with pytest.raises(Exception, match="^saving step 1 failed") as ended:
-                saver.wait()
-            assert ended.value.code == code
+    saver = saving.Saver(types.SimpleNamespace(wait=wait), tmp_path / "steps", vital=True)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(Exception, match="^saving step 1 failed") as ended:
+        saver.wait()
+    assert ended.value.code == code
 
 
 def test_a_full_disk_costs_lines_of_metrics_and_not_the_run(tmp_path, capfd):

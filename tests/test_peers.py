@@ -24,7 +24,7 @@ from presets import config_of
 import processes
 from processes import ROOT, TINY_CONTROL
 
-_PATIENCE_SECONDS = 400
+PATIENCE_SECONDS = 400
 _OPTIONS = TINY_CONTROL | {
     "env.num_envs": 8,
     "replay.min_rows": 96,
@@ -69,7 +69,7 @@ def _start(folder, *, total, script=None, words=(), config="cartpole.py:on_devic
     return started
 
 
-def _wait(folder, started, patience_seconds=_PATIENCE_SECONDS):
+def _wait(folder, started, patience_seconds=PATIENCE_SECONDS):
     """Their exit codes."""
     try:
         return [process.wait(timeout=patience_seconds) for process in started]
@@ -80,7 +80,7 @@ def _wait(folder, started, patience_seconds=_PATIENCE_SECONDS):
 
 
 def _wait_for_a_save(folder, started):
-    give_up = time.monotonic() + _PATIENCE_SECONDS
+    give_up = time.monotonic() + PATIENCE_SECONDS
     while not checkpoint.committed_steps(folder / "run" / "checkpoints"):
         assert all(process.poll() is None for process in started), _said(folder)
         assert time.monotonic() < give_up, _said(folder)
@@ -109,7 +109,7 @@ def test_two_processes_train_leave_together_die_and_go_on(tmp_path, config):
     assert left["env_steps"] >= 500 and left["updates"] > 0
 
     started = _start(tmp_path, total=10**8, config=config)
-    give_up = time.monotonic() + _PATIENCE_SECONDS
+    give_up = time.monotonic() + PATIENCE_SECONDS
     while _counters(tmp_path)["iteration"] == left["iteration"]:
         assert time.monotonic() < give_up, _said(tmp_path)
         time.sleep(0.1)
@@ -178,10 +178,10 @@ def test_a_lost_process_ends_all_others_within_two_minutes(tmp_path, rank, numbe
             assert any(line == "ready\n" for line in process.stdout)
         started[rank].send_signal(number)
         begin, others = time.monotonic(), [i for i in range(3) if i != rank]
-        codes = [started[i].wait(_PATIENCE_SECONDS) for i in others]
+        codes = [started[i].wait(PATIENCE_SECONDS) for i in others]
         assert codes == [76, 76] and time.monotonic() - begin < 120
         started[rank].send_signal(signal.SIGCONT)
-        code = started[rank].wait(_PATIENCE_SECONDS)
+        code = started[rank].wait(PATIENCE_SECONDS)
         assert code == (76 if number == signal.SIGSTOP else -signal.SIGKILL)
     finally:
         for process in started:

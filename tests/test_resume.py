@@ -1,7 +1,6 @@
 """CartPole on the device over processes: a run that was killed, then asked to leave, goes on bit
 for bit, and nothing is spare."""
 
-import functools
 import itertools
 import shutil
 
@@ -11,7 +10,6 @@ import pytest
 
 import fakes
 from muzero_jax import checkpoint, metrics
-from muzero_jax.loops import anakin
 from muzero_jax.types import Counters
 import processes
 
@@ -103,14 +101,6 @@ def _digest(run):
     return checkpoint.fingerprints([x for x in leaves if x.size]), run.counters
 
 
-@pytest.fixture
-def one_program(monkeypatch):
-    """The iteration is the same each time: it is compiled once."""
-    make = functools.cache(lambda: real(*arguments[0]))
-    real, arguments = anakin.make_iteration, []
-    monkeypatch.setattr(anakin, "make_iteration", lambda *args: arguments.append(args) or make())
-
-
 def _without(tree, path):
     """The tree with the item at `path` zeroed."""
     rest = tree["rest"]
@@ -124,7 +114,7 @@ def _without(tree, path):
 
 
 @pytest.mark.slow
-def test_every_item_of_a_resume_point_is_needed(folders, experiment, tmp_path, one_program):
+def test_every_item_of_a_resume_point_is_needed(folders, experiment, tmp_path):
     """Negative controls: from an older resume point the run ends in the same state; with any one
     item zeroed, three iterations later state, counters or returns differ. (A test of the test
     above: what could be dropped unseen would not have been compared.) Planted bug seen: a resumed

@@ -68,12 +68,14 @@ def _emitted(env, count):
 
 
 @pytest.mark.parametrize("rows_per_update,min_rows", [(1, 20), (2, 20), (4, 22), (8, 0), (4, 3)])
-def test_the_ratio_is_exact_at_every_yield_and_there_is_no_burst(
-    monkeypatch, rows_per_update, min_rows
-):
+def test_the_ratio_is_exact_at_every_yield_and_there_is_no_burst(rows_per_update, min_rows):
     """Planted bugs seen: updates one group step late; `rows // r` without `min_rows`."""
-    events = _record(monkeypatch)
-    loop = _loop(rows_per_update=rows_per_update, min_rows=min_rows)
+    attempted = []  # Updates before each search.
+    loop = _loop(
+        rows_per_update=rows_per_update,
+        min_rows=min_rows,
+        explore_at=lambda updates: attempted.append(updates) or fakes.EXPLORE,
+    )
     for i, (run, metrics) in enumerate(itertools.islice(loop, 8), start=1):
         rows = _E * (1 + _STEPS * i)
         assert run.counters == Counters(
@@ -86,10 +88,7 @@ def test_the_ratio_is_exact_at_every_yield_and_there_is_no_burst(
         assert all(type(count) is int for count in run.counters)  # They may pass 2^63.
         assert int(run.train.step) == run.counters.updates
         assert ("train/loss" in metrics) == (run.counters.updates > 0)
-    groups = itertools.groupby(event[0] for event in events)
-    assert max(len(list(g)) for kind, g in groups if kind == "learn") <= max(
-        1, _SIZE // rows_per_update
-    )
+    assert 0 < np.diff(attempted).max() <= max(1, _SIZE // rows_per_update)
 
 
 def test_a_reset_in_the_same_step_is_a_step():
@@ -171,37 +170,30 @@ def test_returns_where_the_last_reward_comes_with_the_first_row():
     assert stats.take() == (0, 0)
 
 
-def _record(monkeypatch):
-    """Events as the host makes them: ("act", g), ("learn",), ("fetch", value)."""
-    events = []
+def _record(monkeypatch, **options):
+    """A loop, and its events as the host makes them: ("act", updates until then), ("env", group),
+    and ("fetch", arrays) of the device."""
+    events, read = [], jax.device_get
 
-    def bind(name, label):
-        real = getattr(module, name)
+    def device_get(x):
+        if all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(x)):
+            events.append(("fetch", x))
+        return read(x)
 
-        def binder(*args):
-            step = real(*args)
+    def explore_at(updates):
+        events.append(("act", updates))
+        return fakes.EXPLORE
 
-            def recorded(*call):
-                events.append(label(call))
-                return step(*call)
-
-            return recorded
-
-        monkeypatch.setattr(module, name, binder)
-
-    bind("bind_act", lambda call: ("act", call[4]))
-    bind("bind_learn", lambda call: ("learn",))
-    fetch = module.fetch
-    monkeypatch.setattr(module, "fetch", lambda x: events.append(("fetch", x)) or fetch(x))
-    return events
+    monkeypatch.setattr(jax, "device_get", device_get)
+    return _loop(envs=_groups(events), explore_at=explore_at, **options), events
 
 
 def test_one_fetch_per_group_step_and_the_order_of_events(monkeypatch):
     """When a group's search is dispatched, the next group's environments are already at work.
     Planted bugs seen: another fetch in each iteration; the next group started only after the
     search, which makes the loop serial wherever a dispatch blocks."""
-    events = _record(monkeypatch)
-    fakes.take(_loop(envs=_groups(events), rows_per_update=2, min_rows=4), 4)
+    loop, events = _record(monkeypatch, rows_per_update=2, min_rows=4)
+    assert len(list(itertools.islice(loop, 4))) == 4
     fetched = [event[1] for event in events if event[0] == "fetch"]
     assert len(fetched) == 4 * _STEPS * _GROUPS + 1  # One group is always ahead.
     # Actions and faults, each a list of the blocks of this process's devices, here one.
@@ -209,13 +201,17 @@ def test_one_fetch_per_group_step_and_the_order_of_events(monkeypatch):
     assert len(blocks) == 2 * len(fetched)
     assert all(isinstance(x, jax.Array) and x.shape == (_SIZE,) for x in blocks)
     # With 2 rows per update, each group step makes one due; the 4 rows at the start make none.
-    step = [[("fetch",), ("act", g), ("learn",)] for g in range(_GROUPS)]
+    steps = [[("fetch",), ("act", updates)] for updates in range(4 * _STEPS * _GROUPS)]
     mine = [event[:1] if event[0] == "fetch" else event for event in events if event[0] != "env"]
-    assert mine == [("act", 0), ("act", 1), ("fetch",)] + (step[0] + step[1]) * (4 * _STEPS)
+    assert mine == [("act", 0), ("act", 0), ("fetch",)] + sum(steps, [])
     for g in range(_GROUPS):
         # The environments' thread reports when it likes, but always before what it brings is used.
-        ours = [event for event in events if event in (("env", g), ("act", g))]
-        assert ours[: 2 * 4 * _STEPS + 1] == [("act", g)] + [("env", g), ("act", g)] * (4 * _STEPS)
+        acts = itertools.count(-g)
+        ours = [
+            event[0] for event in events
+            if event == ("env", g) or (event[0] == "act" and next(acts) % _GROUPS == 0)
+        ]
+        assert ours[: 2 * 4 * _STEPS + 1] == ["act"] + ["env", "act"] * (4 * _STEPS)
 
 
 @pytest.mark.skipif(jax.default_backend() == "cpu", reason="on a CPU the guard catches nothing")
@@ -279,15 +275,18 @@ def test_every_update_has_its_own_key():
 
 
 def test_a_probe_waits_for_what_it_times(monkeypatch):
-    """Every call but those of the host itself is followed by a fetch of an array that it made.
+    """Every search and every update is followed by a fetch of arrays that it made.
     Planted bug seen: the wait looks at a host counter, so that updates seem to cost nothing."""
-    events = _record(monkeypatch)
-    fakes.take(_loop(probe_interval_iterations=1, min_rows=4), 1)
-    inside = events[events.index(("act", 1)) + 1 :]
-    for event, after in itertools.pairwise(inside):
-        if event[0] in ("act", "learn"):
-            assert after[0] == "fetch"
-            assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(after[1]))
+    loop, events = _record(
+        monkeypatch, probe_interval_iterations=1, min_rows=4, rows_per_update=1
+    )
+    next(loop)
+    kinds = "".join(event[0][0] for event in events if event[0] != "env")
+    # The last of the first acts, then in each group step: actions, act, and two updates, each with
+    # a fetch of its own behind it.
+    assert kinds == "aa" + "fafff" * (_STEPS * _GROUPS)
+    updates = [event[1] for event in events if event[0] == "act"]
+    assert updates == [0, 0, *range(0, 2 * _STEPS * _GROUPS, 2)]
 
 
 @pytest.mark.parametrize(

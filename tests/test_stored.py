@@ -1,6 +1,7 @@
 """Recording what runs have stored, and learning from it: the scripts, killed and refused too."""
 
 import json
+import sys
 import types
 
 import jax
@@ -13,7 +14,7 @@ from muzero_jax import metrics
 from muzero_jax.acting import NO_EXPLORATION, init_carry
 from muzero_jax.checkpoint import CheckpointStore
 from muzero_jax.config import build, offline, runs
-from muzero_jax.data import dataset, lanes, trajectories
+from muzero_jax.data import dataset, trajectories
 from muzero_jax.envs.wrappers import as_host_env
 from muzero_jax.errors import BadInputError
 from muzero_jax.evaluation.actors import make_search_player
@@ -416,16 +417,18 @@ def test_a_run_goes_on_with_its_own_data_only(learned, recorded, played, tmp_pat
     assert "learns from environments" in _refused(online, played[0], data=str(recorded))
 
 
-def test_data_that_are_damaged_after_they_were_verified_end_the_run(tmp_path, monkeypatch):
+def test_data_that_are_damaged_after_they_were_verified_end_the_run(tmp_path):
     """With the same line. Planted bug seen: a `DatasetError` left to Python."""
-    data, assign = _write(tmp_path / "data", _SPEC), lanes.assign
+    data = _write(tmp_path / "data", _SPEC)
+    opened = []
 
-    def damage_later(*args, **options):
-        assigned = assign(*args, **options)
-        DAMAGE["flipped byte"][0](data)
-        return assigned
+    def damage_when_opened_again(event, args):  # Hooks cannot be removed: this one acts once.
+        if event == "open" and args[0] == str(data / "chunk-000001.npz"):
+            opened.append(args)
+            if len(opened) == 2:
+                DAMAGE["flipped byte"][0](data)
 
-    monkeypatch.setattr(lanes, "assign", damage_later)
+    sys.addaudithook(damage_when_opened_again)
     line = _refused(_config(), tmp_path / "run", data=str(data))
     assert line.startswith("--data: ") and "chunk-000001.npz is damaged" in line
 

@@ -10,7 +10,6 @@ import pytest
 import fakes
 from muzero_jax import acting, codecs, errors, targets
 from muzero_jax.config import build
-from muzero_jax.training import multihost
 from muzero_jax.training.supports import Supports
 from muzero_jax.training.timing import Interval
 from muzero_jax.types import Codecs, Counters
@@ -98,27 +97,25 @@ def test_rewards_that_all_lie_outside_are_refused(length):
     _supports(-9.0, 9.0).look(_run(np.zeros(length)), Interval(Counters()))
 
 
-def test_each_head_is_warned_of_once_with_the_range_of_the_replay(monkeypatch):
+def test_each_head_is_warned_of_once_with_the_range_of_the_replay(capsys):
     """Rewards -1 and 3, learned as a tenth; returns of one step are the same, as values are 0."""
-    warned = []
-    monkeypatch.setattr(multihost, "print_once", warned.append)
     rewards = np.where(np.arange(64) % 2, -10.0, 30.0)
     rewards[-1] = 1000.0  # Not learned yet: its row has no future.
     run, supports, interval = _run(rewards), _supports(-1.0, 1.0, -0.5, 9.0), Interval(Counters())
     supports.note({"train/value_outside": np.nan, "train/reward_outside": 0.0})
     supports.look(run, interval)
-    assert not warned
+    assert not capsys.readouterr().out
     for _ in range(2):
         supports.note({"train/value_outside": 0.25, "train/reward_outside": 0.0})
         supports.look(run, interval)
-    assert len(warned) == 1
-    assert warned[0].startswith("warning: codec.value.low: some value targets lie outside")
-    assert "which holds -0.5 to 9," in warned[0] and "range from -1 to 3;" in warned[0]
+    (warned,) = capsys.readouterr().out.splitlines()
+    assert warned.startswith("warning: codec.value.low: some value targets lie outside")
+    assert "which holds -0.5 to 9," in warned and "range from -1 to 3;" in warned
     supports.note({"train/value_outside": 0.25, "train/reward_outside": 0.01})
     supports.look(run, interval)
-    assert len(warned) == 2
-    assert warned[1].startswith("warning: codec.reward.high: some reward targets")
-    assert "range from -1 to 100;" in warned[1]
+    (warned,) = capsys.readouterr().out.splitlines()
+    assert warned.startswith("warning: codec.reward.high: some reward targets")
+    assert "range from -1 to 100;" in warned
 
 
 def test_a_run_whose_rewards_do_not_fit_is_refused_before_it_is_saved(tmp_path):

@@ -82,7 +82,12 @@ class Dataset(NamedTuple):
 
 
 def write_dataset(
-    path, spec: EnvSpec, trajectories: Iterable[Transition], *, rows_per_chunk: int | None = None
+    path,
+    spec: EnvSpec,
+    trajectories: Iterable[Transition],
+    *,
+    rows_per_chunk: int | None = None,
+    bytes_per_chunk: int = BYTES_PER_CHUNK,
 ) -> DatasetInfo:
     """Writes trajectories of rows `[rows]` of NumPy into a new folder; `dataset.json` comes last.
 
@@ -91,7 +96,9 @@ def write_dataset(
       spec: of the environment.
       trajectories: each begins with a `first` row; all have `invalid_actions` or none, and all have
         policies and values or none (None). They are taken one by one.
-      rows_per_chunk: most rows of a file, >= 2; None: 65,536, or as many as have 512 MiB of frames.
+      rows_per_chunk: most rows of a file, >= 2; None: 65,536, or as many as have frames of
+        `bytes_per_chunk`.
+      bytes_per_chunk: of the frames of a file, where `rows_per_chunk` is None; 512 MiB.
 
     Raises:
       DatasetError: for a folder that is not empty, rows that break the convention, or no rows.
@@ -103,7 +110,7 @@ def write_dataset(
         frame = sum(
             math.prod(x.shape) * np.dtype(x.dtype).itemsize for x in spec.named_arrays().values()
         )
-        rows_per_chunk = min(ROWS_PER_CHUNK, max(BYTES_PER_CHUNK // frame, 2))
+        rows_per_chunk = min(ROWS_PER_CHUNK, max(bytes_per_chunk // frame, 2))
     seen: list[tuple[DatasetInfo, np.ndarray]] = []  # Of each trajectory, with its returns.
     segments = _segments(path, spec, trajectories, rows_per_chunk, seen)
     chunks = [

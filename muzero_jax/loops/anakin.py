@@ -12,10 +12,17 @@ import numpy as np
 from muzero_jax import finite
 from muzero_jax.acting import init_carry
 from muzero_jax.learner import check_ratio, fold_count, make_updates, split_count, updates_due
-from muzero_jax.mesh import AXIS, REPLICATED, SHARDED, make_mesh, shard, shard_key, shard_run
+from muzero_jax.mesh import (
+    AXIS,
+    REPLICATED,
+    SHARDED,
+    fetch,
+    make_mesh,
+    shard,
+    shard_key,
+    shard_run,
+)
 from muzero_jax.types import Array, EnvSpec, Explore, Replay, RunState, Transition
-
-fetch = jax.device_get  # The only way in which this module reads the device.
 
 ITERATION = 0  # The purpose of a key, beside `learner.LEARN`.
 

@@ -25,6 +25,7 @@ from muzero_jax.learner import LEARN, check_ratio, fold_count, split_count, upda
 from muzero_jax.mesh import (
     REPLICATED,
     SHARDED,
+    fetch,
     local_shards,
     make_mesh,
     put_rows,
@@ -35,8 +36,6 @@ from muzero_jax.mesh import (
     sum_over_processes,
 )
 from muzero_jax.types import Counters, Explore, HostEnv, RunState, TimeStep
-
-fetch = jax.device_get  # The only way in which this module reads the device.
 
 ACT = 0  # The purpose of a key, beside `learner.LEARN`.
 
@@ -143,9 +142,13 @@ def sebulba(
             yield run, {**metrics_of_train, **watch.seconds()}
 
 
-def bind_act(act_and_add, explore_at, key, mesh: Mesh):
-    """A host function that dispatches one group's search and counts the rows that all processes
-    store, and the env steps of this one; it returns the faults of the rows last."""
+def shard_act(act_and_add, key, mesh: Mesh):
+    """One group's search on all devices, each with its share of the group and of the replay.
+
+    Returns:
+      `(params, replay, carry, timestep, group, count, explore, made_at_updates) ->
+      (replay, carry, faults)`, to be compiled; `count` is from `split_count`.
+    """
 
     def dispatched(params, replay, carry, timestep, group, count, explore, made_at_updates):
         act_key = shard_key(fold_count(key, ACT, count))
@@ -155,7 +158,13 @@ def bind_act(act_and_add, explore_at, key, mesh: Mesh):
         )
 
     specs = (REPLICATED, SHARDED, SHARDED, SHARDED, *4 * [REPLICATED])
-    jitted = jax.jit(shard(dispatched, mesh, specs, 3 * (SHARDED,)), donate_argnums=(1, 2))
+    return shard(dispatched, mesh, specs, 3 * (SHARDED,))
+
+
+def bind_act(act_and_add, explore_at, key, mesh: Mesh):
+    """A host function that dispatches one group's search and counts the rows that all processes
+    store, and the env steps of this one; it returns the faults of the rows last."""
+    jitted = jax.jit(shard_act(act_and_add, key, mesh), donate_argnums=(1, 2))
     was_last: dict[int, np.ndarray] = {}  # Of each group's newest rows.
 
     def act_step(train, replay, carry, timestep: TimeStep, group: int, counters: Counters):

@@ -13,10 +13,17 @@ import numpy as np
 
 from muzero_jax import finite
 from muzero_jax.learner import make_updates, split_count
-from muzero_jax.mesh import AXIS, REPLICATED, SHARDED, make_mesh, put_rows, shard, shard_run
+from muzero_jax.mesh import (
+    AXIS,
+    REPLICATED,
+    SHARDED,
+    fetch,
+    make_mesh,
+    put_rows,
+    shard,
+    shard_run,
+)
 from muzero_jax.types import Replay, RunState, Transition
-
-fetch = jax.device_get  # The only way in which this module reads the device.
 
 
 def unplugged(

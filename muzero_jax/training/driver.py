@@ -116,6 +116,7 @@ def _train(
     title: str,
 ) -> Counters:
     workdir, origin = folder.path, folder.init_from
+    stack.callback(process.clear_request)
     needed = memory.estimate(experiment)
     memory.check(needed)
     warm = None

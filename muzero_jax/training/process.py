@@ -26,7 +26,7 @@ from muzero_jax import errors
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 # Wrappers pass on a Ctrl-C that the terminal has sent to the whole group already.
-_SAME_REQUEST_SECONDS = 1.0
+SAME_REQUEST_SECONDS = 1.0
 
 _lock = threading.Lock()
 _held = threading.Event()
@@ -69,9 +69,19 @@ def end(code: int) -> NoReturn:
     sys.exit(code)
 
 
+def request_preemption() -> None:
+    """Asks the run in this process to save and leave, as a signal does; from any thread."""
+    _asked.set()
+
+
 def preemption_requested() -> bool:
     """Whether the process has been asked to save and leave."""
     return _asked.is_set()
+
+
+def clear_request() -> None:
+    """The run that was asked has ended: the next one in this process has not been asked."""
+    _asked.clear()
 
 
 def expect_progress(within_s: float | None) -> None:
@@ -130,6 +140,6 @@ def _watch(reading: int) -> None:
         if first is None:
             first = now
             log_stderr(f"{name}: saving, then leaving; once more leaves without a save")
-        elif now - first >= _SAME_REQUEST_SECONDS:
+        elif now - first >= SAME_REQUEST_SECONDS:
             log_stderr(f"{name} again: leaving without a save")
             os._exit(128 + number)

@@ -3,6 +3,7 @@
 A save may fail: each failure is reported within one interval, and tried again at the next.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 import re
 import time
@@ -28,17 +29,24 @@ class Saver:
     """One store of a run, seen by a driver for which a failed save is news and no exception.
 
     A `vital` one gives up after three failures in a row. The folder of the run, in which that of
-    the store lies, holds `config.json`.
+    the store lies, holds `config.json`. `clock` gives seconds.
 
     Attributes:
       failed: saves of this process that failed.
       failed_in_a_row: of these, how many since the last one that was committed.
     """
 
-    def __init__(self, store: CheckpointStore, folder: Path, *, vital: bool):
-        self._store, self._folder, self._vital = store, folder, vital
+    def __init__(
+        self,
+        store: CheckpointStore,
+        folder: Path,
+        *,
+        vital: bool,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._store, self._folder, self._vital, self._clock = store, folder, vital, clock
         self._begun: tuple[int, float] | None = None  # (step, time) of the save under way.
-        self._safe_since = time.monotonic()
+        self._safe_since = clock()
         self.failed = self.failed_in_a_row = 0
 
     def save(self, step: int, tree: Any, meta: dict) -> None:
@@ -61,7 +69,7 @@ class Saver:
             if multihost.is_primary():
                 (self._folder / "probe").mkdir(exist_ok=True)
                 (self._folder / "probe").rmdir()
-            begin = time.monotonic()
+            begin = self._clock()
             self._store.save(step, tree, meta)
             self._begun = (step, begin)
         except OSError as error:
@@ -82,7 +90,7 @@ class Saver:
         """Seconds of work that a kill would lose: since the state of the newest committed save."""
         if self._begun is not None and self._begun[0] in self._store.steps():
             self.wait()
-        return time.monotonic() - self._safe_since
+        return self._clock() - self._safe_since
 
     def finish(self, step: int) -> None:
         """Waits for the last save; raises `StorageError` if a vital store has not committed it."""
