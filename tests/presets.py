@@ -25,6 +25,8 @@ PRESETS = {
     "procgen": ("procgen", "coinrun"),
     "catch": ("catch", None),
     "memory": ("memory", "4"),
+    "arm": ("arm", None),
+    "traffic": ("traffic", None),
     "tic_tac_toe": ("board_games", "tic_tac_toe"),
     "connect_four": ("board_games", "connect_four"),
     "go_9x9": ("board_games", "go_9x9"),

@@ -286,7 +286,8 @@ def test_the_schema_knows_what_can_be_built():
     made = {*schema.ON_DEVICE, *build.HOST_ENVS}
     assert made == set(schema.CHOICES["env.suite"])
     assert set(build.NETWORKS) == set(schema.CHOICES["network.kind"])
-    assert set(build.SEARCHES) == set(schema.CHOICES["search.kind"])
+    assert set(build.PLANS) == set(schema.CHOICES["search.kind"])
+    assert set(build.POLICIES) == set(schema.CHOICES["codec.policy"])
 
 
 @pytest.mark.parametrize(

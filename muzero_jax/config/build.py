@@ -17,11 +17,13 @@ from muzero_jax import (
     acting,
     assembly,
     codecs,
+    distributions,
     history,
     learner,
     losses,
     mesh,
     reanalyse,
+    search,
     targets,
     value_error,
 )
@@ -37,24 +39,28 @@ from muzero_jax.config.schema import (
 )
 from muzero_jax.data.dataset import Dataset, open_dataset
 from muzero_jax.envs import host
+from muzero_jax.envs.arm import make_arm
 from muzero_jax.envs.cartpole import make_cartpole
 from muzero_jax.envs.catch import make_catch
 from muzero_jax.envs.gymnasium import make_by_id, make_gymnasium
 from muzero_jax.envs.memory import make_memory
 from muzero_jax.envs.pgx import make_pgx
+from muzero_jax.envs.traffic import make_traffic
 from muzero_jax.errors import ArgumentError, BadInputError, DatasetError, EnvError
 from muzero_jax.evaluation import actors, results, scoring
 from muzero_jax.networks.conv import make_conv_network
 from muzero_jax.networks.convolve import convolve_for_cpu
 from muzero_jax.networks.gru import make_gru_network
 from muzero_jax.networks.mlp import make_mlp_network
-from muzero_jax.search.gumbel import make_gumbel_search
-from muzero_jax.search.muzero import make_muzero_search
+from muzero_jax.search.gumbel import gumbel_plan
+from muzero_jax.search.muzero import muzero_plan
 from muzero_jax.training import driver
 from muzero_jax.training.experiment import Agent, Experiment, Schedule, SearchAgain
 from muzero_jax.types import (
+    ActionSpec,
     Codecs,
     Counters,
+    Distribution,
     Env,
     EnvSpec,
     Explore,
@@ -68,12 +74,20 @@ from muzero_jax.types import (
 
 # What a config may name; the keys are those of `fields.FIELDS`.
 NETWORKS = {"mlp": make_mlp_network, "conv": make_conv_network, "gru": make_gru_network}
-SEARCHES = {"gumbel": make_gumbel_search, "muzero": make_muzero_search}
+PLANS = {"gumbel": gumbel_plan, "muzero": muzero_plan}
+POLICIES: dict[str, Callable[[ActionSpec], Distribution]] = {
+    "categorical": distributions.categorical,
+    "factored": distributions.factored,
+    "gaussian": distributions.gaussian,
+    "beta": distributions.beta,
+}
 # What `env.task` may name in the suite "jax".
 JAX_ENVS: dict[str, Callable[..., Env]] = {
+    "arm": make_arm,
     "cartpole": make_cartpole,
     "catch": make_catch,
     "memory": make_memory,
+    "traffic": make_traffic,
 }
 # Of each other suite: what makes its environments.
 HOST_ENVS: dict[str, Callable[..., HostEnv]] = {
@@ -344,7 +358,8 @@ def agent(config, spec: EnvSpec) -> Agent:
         **{
             name: call(codecs.make_two_hot_codec, f"codec.{name}", config.codec[name].to_dict())
             for name in ("value", "reward")
-        }
+        },
+        policy=_make_policy(config, spec.action),
     )
     make_network, options = _chosen(NETWORKS, config, "network")
     more = {}
@@ -373,6 +388,7 @@ def agent(config, spec: EnvSpec) -> Agent:
         importance_exponent=config.replay.importance_exponent,
         track=track,
         num_simulations=config.search.num_simulations,
+        num_edges=config.search.get("num_samples"),
         search_again=_make_search_again(config, again),
     )
 
@@ -389,17 +405,19 @@ def window(config) -> Window:
 def _make_search(
     config, spec: EnvSpec, network: Network, codec: Codecs, num_simulations: int
 ) -> SearchFn:
-    make, options = _chosen(SEARCHES, config, "search")
-    return call(
-        make,
-        "search",
-        options | {"num_simulations": num_simulations},
-        network,
-        codec,
-        num_actions=spec.num_actions,
-        turn_sign=spec.turn_sign,
-        discount=config.targets.discount,
-    )
+    make, options = _chosen(PLANS, config, "search")
+    options |= {"num_simulations": num_simulations}
+    game = dict(turn_sign=spec.turn_sign, discount=config.targets.discount)
+    if names_code(config.search.kind):
+        return call(
+            make, "search", options, network, codec, num_actions=spec.num_actions, **game
+        )
+    num_samples = options.pop("num_samples", None)
+    model = search.learned_model(network, codec, action=spec.action, **game)
+    if num_samples is not None:
+        policy = codec.policy or distributions.categorical(spec.action)
+        model = search.sampled_model(model, policy, num_samples=num_samples)
+    return search.make_search(model, call(make, "search", options))
 
 
 def _chosen(makers, config, group: str) -> tuple[Callable[..., Any], dict[str, Any]]:
@@ -484,6 +502,24 @@ def _observed_steps(config) -> int:
     return steps + target.unroll_steps if again else steps
 
 
+def _make_policy(config, action: ActionSpec) -> Distribution | None:
+    """What the policy head's logits mean, by `codec.policy`; without it by the kind of action."""
+    usual = "factored" if action.sizes is not None else "gaussian"
+    kind = config.codec.get("policy", "categorical" if action.is_discrete else usual)
+    if kind == "categorical" and action.is_discrete:
+        return None
+    if not action.is_discrete and "num_samples" not in config.search:
+        raise ArgumentError(
+            "search.num_samples is missing: a search cannot try each of these actions"
+            f" ({action}), it draws so many in each node"
+        )
+    make = POLICIES.get(kind) or own_code.find("codec.policy", kind)
+    try:
+        return make(action)
+    except ArgumentError as error:
+        raise ArgumentError(f"codec.policy {kind!r}: {error}") from None
+
+
 def _make_loss(config, spec: EnvSpec, network: Network, codec: Codecs) -> LossFn:
     options = config.loss.to_dict()
     max_shift = options.pop("random_shift_pixels", 0)
@@ -493,6 +529,10 @@ def _make_loss(config, spec: EnvSpec, network: Network, codec: Codecs) -> LossFn
             "loss.random_shift_pixels needs images, and less than their size"
             f" (got {max_shift} for observations {shape})"
         )
+    more = {}
+    if "num_samples" in config.search:
+        policy = codec.policy or distributions.categorical(spec.action)
+        more = {"policy_loss": distributions.sampled_cross_entropy(policy)}
     loss = call(
         losses.make_loss,
         "loss",
@@ -500,6 +540,7 @@ def _make_loss(config, spec: EnvSpec, network: Network, codec: Codecs) -> LossFn
         network,
         codec,
         window=window(config),
+        **more,
     )
     if not max_shift:
         return loss

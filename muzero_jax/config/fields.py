@@ -118,8 +118,8 @@ _SCHEDULE, _LOOPS, _SCORING = "training.Schedule", "loops", "evaluation.scoring"
 _HOST, _ATARI, _PROCGEN = "envs.host", "envs.host.make_atari", "envs.host.make_procgen"
 _CATCH = "envs.catch.make_catch"
 _SMALL, _CONV = "networks.mlp, networks.gru", "networks.conv.make_conv_network"
-_SEARCHES, _GUMBEL = "search", "search.gumbel.make_gumbel_search"
-_MUZERO, _EXPLORE = "search.muzero.make_muzero_search", "config.build.make_explore_at"
+_SEARCHES, _GUMBEL = "search", "search.gumbel.gumbel_plan"
+_MUZERO, _EXPLORE = "search.muzero.muzero_plan", "config.build.make_explore_at"
 _REPLAY, _UPDATE = "replay.make_replay", "learner.make_update"
 _TARGETS, _REANALYSE = "targets.make_targets", "reanalyse.with_reanalyse"
 _LOSS, _OPTIMIZER = "losses.make_loss", "learner.make_optimizer"
@@ -185,6 +185,10 @@ FIELDS: dict[str, Field] = {
     ),
     "env.rows": Field("height of the board of Catch", _at_most(2**10), "cells", _CATCH),
     "env.columns": Field("width of the board of Catch", _at_most(2**10), "cells", _CATCH),
+    "env.crossings": Field(
+        "L, crossings of the ring of traffic lights", _at_most(1_000), "crossings",
+        "envs.traffic.make_traffic",
+    ),
     "env.length": Field(
         "blank rows between cue and question of the memory task",
         _at_most(2**20, low=0), "rows", "envs.memory.make_memory",
@@ -262,6 +266,11 @@ FIELDS: dict[str, Field] = {
     # Codecs.
     **_codec_fields("value", "values and returns"),
     **_codec_fields("reward", "rewards, after `targets.clip_rewards`"),
+    "codec.policy": Field(
+        "what the policy head's numbers mean, or \"module:function\" of one's own; without this"
+        " field: categorical for one choice, factored for several, gaussian for real numbers",
+        ("categorical", "factored", "gaussian", "beta"), part="distributions", own=True,
+    ),
     # Search.
     "search.kind": Field(
         "which search, or \"module:function\" of one's own",
@@ -269,6 +278,11 @@ FIELDS: dict[str, Field] = {
     ),
     "search.num_simulations": Field(
         "N, simulations for each action", _at_most(10_000), "simulations", _SEARCHES
+    ),
+    "search.num_samples": Field(
+        "K, actions that are drawn from the policy in each node, and searched; without this field"
+        " all of one choice are",
+        _at_most(2**16), "actions", "search.sampled_model",
     ),
     "search.max_num_considered_actions": Field(
         "root actions that enter sequential halving", _at_most(256), "actions", _GUMBEL

@@ -1,0 +1,29 @@
+"""Sampled MuZero on ten crossings whose lights are switched all at once; two CPU cores.
+
+  python experiments/train.py --config=configs/traffic.py
+
+The environment is a JAX program (muzero_jax/envs/traffic.py) with 1,024 joint actions; the run is
+one compiled program. The policy has two logits for each light; in each node of a search 16 joint
+actions are drawn from it, and searched. Not trained to an end yet.
+"""
+
+from ml_collections import ConfigDict
+
+from muzero_jax.config import base
+
+
+def get_config() -> ConfigDict:
+    """The config."""
+    config = base.get_config()
+    config.total_env_steps = 300_000
+    config.env.update(suite="jax", task="traffic", crossings=10, max_steps=60)
+    config.codec.value.update(num_bins=61, low=-60.0, high=0.0)
+    config.codec.reward.update(num_bins=41, low=-10.0, high=0.0)
+    config.codec.policy = "factored"
+    config.search.update(num_samples=16, num_simulations=24)
+    config.reanalyse.num_simulations = 24
+    config.targets.update(unroll_steps=3, bootstrap_steps=5, discount=0.9)
+    config.loss.value_weight = 1.0
+    config.optimizer.decay_updates = 10_000
+    config.evaluation.update(interval_env_steps=20_000, episodes=64, num_envs=64, max_steps=60)
+    return config
