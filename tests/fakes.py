@@ -35,6 +35,10 @@ EXPLORE = Explore(
 )
 
 
+# Of a program that runs for long, where `conftest` asks for plain ones.
+OPTIMIZED = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
+
+
 def make_host_env(ids, lengths, *, truncated=(), on_step=lambda action: None):
     """NumPy environments: row n of environment `ids[i]` shows `(id, n)` and brings reward n.
 

@@ -226,6 +226,7 @@ def test_the_index_leads_to_every_page():
     assert [p.name for p in DOCS.glob("*.md") if f"({p.name})" not in index] == ["index.md"]
 
 
+@pytest.mark.slow
 def test_the_readme_trains_and_plays(compose, tmp_path, monkeypatch):
     """Its config, beside the environment of docs/compose.md, and then its player."""
     del compose

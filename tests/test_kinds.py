@@ -79,7 +79,8 @@ def run(experiment, iterations):
     return jax.device_get(state)
 
 
-@pytest.mark.parametrize("where", ["device", pytest.param("host", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["device", "host"])
 def test_a_dict_is_learned_from_as_the_vector_that_it_splits(where):
     """CartPole's four numbers as a dict of two and two, which the network joins again: the same
     parameters to the last bit after 20 updates and more, and the same rows in replay.

@@ -535,7 +535,8 @@ def chain_learner():
         return (learner.init_train_state(network, optimizer, KEY),
                 replay.add(replay.init(), 0, rows))
 
-    @jax.jit
+    # Thousands of updates: worth a better program than those of other tests.
+    @functools.partial(jax.jit, compiler_options=fakes.OPTIMIZED)
     def train_for(num_updates, train, state, key):
         def one(i, carry):
             train, state, _ = carry

@@ -462,8 +462,9 @@ def test_integers_in_an_embedding_pass():
 
     def run(dtype):
         loss = losses.make_loss(counting_network(dtype), CODECS, window=types.Window(2, 3, 1))
-        return jax.value_and_grad(
-            lambda params: jnp.sum(loss(params, jax.random.key(1), sample, targets)[0]))(params)
+        total = lambda params: jnp.sum(  # noqa: E731
+            loss(params, jax.random.key(1), sample, targets)[0])
+        return jax.jit(jax.value_and_grad(total))(params)
 
     (value, grads), (other, other_grads) = run(jnp.int32), run(jnp.float32)
     np.testing.assert_allclose(value, other, rtol=1e-6)
