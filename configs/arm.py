@@ -20,8 +20,8 @@ def get_config() -> ConfigDict:
     config.codec.value.update(num_bins=41, low=-12.0, high=0.0)
     config.codec.reward.update(num_bins=41, low=-2.0, high=0.0)
     config.codec.policy = "gaussian"
-    config.search.update(num_samples=16, num_simulations=24)
-    config.reanalyse.num_simulations = 24
+    config.search.num_samples = 16
+    base.simulate(config, 24)
     config.targets.update(unroll_steps=3, bootstrap_steps=5, discount=0.9)
     config.loss.value_weight = 1.0
     config.optimizer.decay_updates = 10_000

@@ -2,12 +2,13 @@
 
 import contextlib
 import itertools
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from muzero_jax import mesh, replay
+from muzero_jax import checkpoint, mesh, replay
 from muzero_jax.acting import example_row
 from muzero_jax.envs.wrappers import auto_reset
 from muzero_jax.types import (
@@ -181,6 +182,15 @@ def assert_trees_equal(a, b):
         x, y = np.asarray(x), np.asarray(y)
         assert x.dtype == y.dtype and x.shape == y.shape, jax.tree_util.keystr(path)
         assert x.tobytes() == y.tobytes(), jax.tree_util.keystr(path)
+
+
+def make_newer(step):
+    """Marks the step of a checkpoint store, a folder, as one of the format after this one."""
+    path = step / "manifest" / "metadata"
+    stored = json.loads(path.read_text())
+    stored["record"]["format"] += 1
+    stored["sha256"] = checkpoint.digest(stored["record"])
+    path.write_text(json.dumps(stored))
 
 
 def take(loop, iterations):

@@ -691,14 +691,6 @@ def _copy(whole, tmp_path):
     return Path(shutil.copytree(whole, tmp_path / "copy"))
 
 
-def _newer_format(step):
-    path = step / "manifest" / "metadata"
-    stored = json.loads(path.read_text())
-    stored["record"]["format"] += 1
-    stored["sha256"] = checkpoint.digest(stored["record"])
-    path.write_text(json.dumps(stored))
-
-
 def _empty_all(step):
     for path in step.rglob("*"):
         if path.is_file():
@@ -712,7 +704,7 @@ def _spoil_lock(run):
 
 _FOLDERS = {  # Name: (what is done to a folder of a finished run, options, what the line says).
     "damaged": (lambda run: [*map(_empty_all, _steps(run))], {}, "no step in .* is readable"),
-    "newer format": (lambda run: [*map(_newer_format, _steps(run))], {}, "has format 2, not 1"),
+    "newer format": (lambda run: [*map(fakes.make_newer, _steps(run))], {}, "has format 2, not 1"),
     "no config": (lambda run: (run / "config.json").unlink(), {}, "without their config.json"),
     "half a config": (
         lambda run: (run / "config.json").write_text('{"seed": '),
