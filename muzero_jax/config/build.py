@@ -415,7 +415,7 @@ def _make_search(
     num_samples = options.pop("num_samples", None)
     model = search.learned_model(network, codec, action=spec.action, **game)
     if num_samples is not None:
-        policy = codec.policy or distributions.categorical(spec.action)
+        policy = _drawn_from(codec, spec.action)
         model = search.sampled_model(model, policy, num_samples=num_samples)
     return search.make_search(model, call(make, "search", options))
 
@@ -520,6 +520,11 @@ def _make_policy(config, action: ActionSpec) -> Distribution | None:
         raise ArgumentError(f"codec.policy {kind!r}: {error}") from None
 
 
+def _drawn_from(codec: Codecs, action: ActionSpec) -> Distribution:
+    """What a search draws actions from, and its loss scores them by."""
+    return codec.policy or distributions.categorical(action)
+
+
 def _make_loss(config, spec: EnvSpec, network: Network, codec: Codecs) -> LossFn:
     options = config.loss.to_dict()
     max_shift = options.pop("random_shift_pixels", 0)
@@ -531,7 +536,7 @@ def _make_loss(config, spec: EnvSpec, network: Network, codec: Codecs) -> LossFn
         )
     more = {}
     if "num_samples" in config.search:
-        policy = codec.policy or distributions.categorical(spec.action)
+        policy = _drawn_from(codec, spec.action)
         more = {"policy_loss": distributions.sampled_cross_entropy(policy)}
     loss = call(
         losses.make_loss,
