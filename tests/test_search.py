@@ -83,6 +83,43 @@ def test_equals_a_plain_tree(num_actions, num_simulations, considered, turn_sign
     assert compared >= 0.75 * batch
 
 
+@pytest.mark.parametrize("num_actions,num_simulations,considered", [(18, 16, 16), (7, 7, 16),
+                                                                   (9, 3, 4), (4, 1, 1)])
+@pytest.mark.parametrize("turn_sign", [1, -1])
+def test_simulations_that_fit_at_the_root_are_one_call(
+    num_actions, num_simulations, considered, turn_sign
+):
+    """The model is called once, for all of them, and the search says what mctx does: a mask without
+    a masked action makes no difference, but for the tree that it needs.
+
+    Planted: the value of the next state without its discount; the edges of greatest prior, noise or
+    not; no noise; the edge of the greatest score, visited or not; the embeddings of other rows.
+    """
+    batch, shapes = 64, []
+    world = make_world(num_actions, seed=num_actions)
+    rng = np.random.default_rng(num_simulations)
+    history = history_of(np.tanh(rng.normal(size=(batch, 5)).astype(np.float32)))
+
+    def recurrent_inference(params, embedding, action):
+        shapes.append(action.shape)
+        return WORLD_NETWORK.recurrent_inference(params, embedding, action)
+
+    network = WORLD_NETWORK._replace(recurrent_inference=recurrent_inference)
+    search = jax.jit(gumbel.make_gumbel_search(
+        network, CODECS, num_actions=num_actions, turn_sign=turn_sign, discount=0.9,
+        num_simulations=num_simulations, max_num_considered_actions=considered))
+    key = jax.random.key(3)
+    search(world, key, history, None, explore())
+    assert shapes == [(batch * num_simulations,)]
+    for noise_scale, temperature in ((0.0, 0.0), (1.0, 0.0), (1.0, 1.0)):
+        more = explore(noise_scale=noise_scale, temperature=temperature)
+        one = search(world, key, history, None, more)
+        tree = search(world, key, history, np.zeros((batch, num_actions), bool), more)
+        np.testing.assert_array_equal(one.action, tree.action)
+        np.testing.assert_allclose(one.policy, tree.policy, rtol=2e-5, atol=1e-7)
+        np.testing.assert_allclose(one.value, tree.value, rtol=2e-5, atol=1e-6)
+
+
 # Trees written out by hand: state = index of a node, the world is a table.
 
 

@@ -16,6 +16,7 @@ from muzero_jax.search.common import (
 )
 from muzero_jax.types import (
     ActionSpec,
+    Array,
     Codecs,
     Explore,
     Model,
@@ -85,7 +86,9 @@ def gumbel_plan(
 ) -> Plan:
     """Gumbel MuZero (Danihelka et al. 2022): sequential halving at the root, completed Q-values.
 
-    Its weights are the improved policy.
+    Its weights are the improved policy. Where as many root edges are considered as there are
+    simulations, and none is masked, each simulation is the first visit to another edge: then there
+    is no tree, and the model is called once for all of them.
 
     Args:
       num_simulations: N.
@@ -115,7 +118,11 @@ def gumbel_plan(
             epsilon=least_range(params),
         )
         search_key, action_key = jax.random.split(key)
-        output = mctx.gumbel_muzero_policy(
+        num_considered = min(max_num_considered_actions, model.num_edges)
+        search = mctx.gumbel_muzero_policy
+        if num_simulations <= num_considered and root.invalid_edges is None:
+            search = _search_one_step
+        output = search(
             params,
             search_key,
             root.node,
@@ -124,7 +131,7 @@ def gumbel_plan(
             invalid_actions=root.invalid_edges,
             max_depth=max_depth,
             qtransform=qtransform,
-            max_num_considered_actions=min(max_num_considered_actions, model.num_edges),
+            max_num_considered_actions=num_considered,
             gumbel_scale=noise_scales(explore, root.node.value.shape[0]),
         )
         weights = output.action_weights
@@ -139,3 +146,68 @@ def gumbel_plan(
         )
 
     return plan
+
+
+def _search_one_step(
+    params,
+    key,
+    root: mctx.RootFnOutput,
+    step,
+    *,
+    num_simulations: int,
+    qtransform,
+    gumbel_scale: Array,
+    **unused,
+) -> mctx.PolicyOutput:
+    """`mctx.gumbel_muzero_policy` where each simulation is the first visit to another root edge.
+
+    Returns:
+      The same, with a tree of the root alone.
+    """
+    del unused  # No edge is masked, none is left out, and no path is longer than a step.
+    step_key, gumbel_key = jax.random.split(key)
+    logits = root.prior_logits
+    gumbel = gumbel_scale * jax.random.gumbel(gumbel_key, logits.shape, logits.dtype)
+    # The order of edges before any value is known; unvisited ones all have the same value.
+    score = gumbel + (logits - jnp.max(logits, axis=-1, keepdims=True))
+    edges = jax.lax.top_k(score, num_simulations)[1]
+    batch, num_edges = logits.shape
+
+    def for_each_edge(x):
+        return jnp.repeat(x, num_simulations, axis=0)
+
+    output, _ = step(
+        params, step_key, edges.reshape(-1), jax.tree.map(for_each_edge, root.embedding)
+    )
+
+    def at_edges(x):
+        row = jnp.arange(batch)[:, None]
+        return jnp.zeros((batch, 1, num_edges), x.dtype).at[row, 0, edges].set(
+            x.reshape(batch, num_simulations)
+        )
+
+    q = (output.reward + output.discount * output.value).reshape(batch, num_simulations)
+    visits = at_edges(jnp.ones_like(edges))
+    tree = mctx.Tree(
+        node_visits=jnp.full((batch, 1), num_simulations + 1),
+        raw_values=root.value[:, None],
+        node_values=(root.value + q.sum(axis=1))[:, None] / (num_simulations + 1),
+        parents=jnp.full((batch, 1), mctx.Tree.NO_PARENT),
+        action_from_parent=jnp.full((batch, 1), mctx.Tree.NO_PARENT),
+        children_index=jnp.full((batch, 1, num_edges), mctx.Tree.UNVISITED),
+        children_prior_logits=logits[:, None],
+        children_visits=visits,
+        children_rewards=at_edges(output.reward),
+        children_discounts=at_edges(output.discount),
+        children_values=at_edges(output.value),
+        embeddings=jax.tree.map(lambda x: x[:, None], root.embedding),
+        root_invalid_actions=jnp.zeros((batch, num_edges), bool),
+        extra_data=None,
+    )
+    completed = jax.vmap(qtransform, in_axes=(0, None))(tree, mctx.Tree.ROOT_INDEX)
+    best = jnp.where(visits[:, 0] > 0, score + completed, -jnp.inf)
+    return mctx.PolicyOutput(
+        action=jnp.argmax(best, axis=-1).astype(jnp.int32),
+        action_weights=jax.nn.softmax(logits + completed),
+        search_tree=tree,
+    )

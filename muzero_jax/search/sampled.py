@@ -28,6 +28,8 @@ def sampled_model(model: Model, distribution: Distribution, *, num_samples: int)
     """
     if num_samples < 1:
         raise ArgumentError(f"num_samples must be >= 1 (got {num_samples})")
+    # One choice is drawn without replacement, so that slots can be left over, as under masks.
+    leaves_empty = model.action.is_discrete and num_samples > model.action.num_actions
 
     def root(params, key, history, invalid_actions) -> Root:
         root_key, draw_key = jax.random.split(key)
@@ -35,8 +37,8 @@ def sampled_model(model: Model, distribution: Distribution, *, num_samples: int)
         logits = at.node.prior_logits
         drawn, prior = distribution.draw(draw_key, logits, num_samples, invalid_actions)
         node = at.node.replace(prior_logits=prior, embedding=_Node(at.node.embedding, drawn))
-        # Drawn sets of a discrete choice can have slots left over, masks or not.
-        return Root(node, invalid_edges=prior <= MIN_LOGIT, invalid_actions=invalid_actions)
+        empty = prior <= MIN_LOGIT if leaves_empty or invalid_actions is not None else None
+        return Root(node, invalid_edges=empty, invalid_actions=invalid_actions)
 
     def step(params, key, edge, node):
         step_key, draw_key = jax.random.split(key)

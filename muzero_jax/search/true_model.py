@@ -75,7 +75,6 @@ def true_model(
     Returns:
       `(env_state [B]) -> Model` for the histories `[B, 1]` of those states.
     """
-    num_actions = env.spec.num_actions
     seen = learned_model(
         network, codecs, action=env.spec.action, discount=discount, turn_sign=env.spec.turn_sign
     )
@@ -84,6 +83,9 @@ def true_model(
         env_state, row = step_envs(env, key, node.env_state, action)
         history = history_push(history_init(row.observation, env.spec.action, 1), row, action)
         leaf = seen.root(params, key, history, None).node
+        prior = leaf.prior_logits
+        if env.spec.action.is_discrete:
+            prior = jnp.where(legal_at(row, env.spec.num_actions), prior, MIN_LOGIT)
         # Episodes that can be truncated reset in the next step (see docs/conventions.md), so that
         # a step into a `first` row was none: it left a `last` row. If that one was truncated, it
         # is worth what the network says, to the same mover; if it has terminated, the discount 0
@@ -93,7 +95,7 @@ def true_model(
         return mctx.RecurrentFnOutput(
             reward=jnp.where(stays, 0.0, row.reward),
             discount=jnp.where(stays, 1.0, discount * row.discount),
-            prior_logits=jnp.where(legal_at(row, num_actions), leaf.prior_logits, MIN_LOGIT),
+            prior_logits=prior,
             value=value,
         ), _Position(_select(stays, node.env_state, env_state), value)
 
