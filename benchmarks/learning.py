@@ -5,7 +5,8 @@
 
 Suites: walk (CartPole), atari (seven games, 20 minutes each), atari_steps (the same games, 630,000
 env steps each, which do not depend on the machine), control (LunarLander, Acrobot), by_id
-(MiniGrid, MountainCar and CliffWalking, by their ids), searches (Gumbel against published search on
+(MiniGrid, MountainCar and CliffWalking, by their ids), actions (Pendulum, LunarLander and Reacher
+with real actions, the arm, the traffic lights), searches (Gumbel against published search on
 CartPole), device (what runs in one compiled program: CartPole, tic-tac-toe, Connect Four, MinAtar),
 reanalyse (fraction 0 against 1: CartPole with three seeds, one pair of MinAtar), full (all of
 these, longer Atari studies with three seeds, all of MinAtar).
@@ -105,6 +106,17 @@ BY_ID = {
     )
     for seed in seeds
 }
+# Actions of other kinds than one choice.
+ACTIONS = {
+    **{
+        f"actions/pendulum-{seed}": control("continuous.py:Pendulum-v1", seed) for seed in SEEDS
+    },
+    "actions/lunarlander-0": control("continuous.py:LunarLanderContinuous-v3", 0),
+    "actions/reacher_easy-0": control("continuous.py:ReacherEasy-v1", 0),
+    **{f"actions/arm-{seed}": control("arm.py", seed) for seed in SEEDS},
+    "actions/arm_bins-0": control("arm.py:bins", 0),
+    "actions/traffic-0": control("traffic.py", 0),
+}
 SEARCHES = {
     f"searches/{name}_{simulations}-{seed}": control(
         f"cartpole.py:{variant}", seed, f"--config.search.num_simulations={simulations}"
@@ -168,6 +180,7 @@ SUITES = {
     "atari_steps": ATARI_STEPS,
     "control": CONTROL,
     "by_id": BY_ID,
+    "actions": ACTIONS,
     "searches": SEARCHES,
     "device": DEVICE,
     "reanalyse": REANALYSE,
@@ -176,6 +189,7 @@ SUITES = {
     | ATARI_STEPS
     | CONTROL
     | BY_ID
+    | ACTIONS
     | SEARCHES
     | DEVICE
     | REANALYSE
@@ -219,13 +233,19 @@ def measure(command: list[str], workdir: Path, episodes: int) -> dict:
     if "minatar" in command[0]:
         episodes = 100
     board_game = command[1].partition("board_games.py:")[2]
-    if board_game:
+    real = any(name in command[1] for name in ("continuous.py", "arm.py", "traffic.py"))
+    if board_game or real:
         episodes = 200
     evaluate = ["experiments/evaluate.py", f"--workdir={workdir}", f"--episodes={episodes}"]
     if command[0].endswith("/atari.py"):
         evaluate.append("--max_steps=27000")  # The usual 108,000 frames.
     score = json.loads(output([*evaluate, f"--seed={EVAL_SEED}"]))
     random = json.loads(output([*evaluate, f"--seed={EVAL_SEED}", "--policy=random"]))
+    own = {}
+    if "arm.py" in command[1]:
+        own["final_distance"] = json.loads(output(["benchmarks/arm.py", f"--workdir={workdir}"]))
+    if "traffic.py" in command[1]:
+        own["rules"] = json.loads(output(["benchmarks/traffic.py"]))
     greedy = {}
     if score["protocol"]["noise"] != "none":
         without = json.loads(output([*evaluate, f"--seed={EVAL_SEED}", "--random_move=0"]))
@@ -242,6 +262,7 @@ def measure(command: list[str], workdir: Path, episodes: int) -> dict:
         "score": summary(score["returns"]) | cut(score),
         **greedy,
         "random": summary(random["returns"]) | cut(random),
+        **own,
         **(measure_matches(board_game, workdir) if board_game else {}),
         "evaluation_seed": EVAL_SEED,
         "protocol": score["protocol"],

@@ -2,8 +2,13 @@
 
   python experiments/train.py --config=configs/board_games.py:tic_tac_toe
   python experiments/train.py --config=configs/board_games.py:connect_four
+  python experiments/train.py --config=configs/board_games.py:chess,sampled
 
-Any two-player game of pgx can be named. The sizes of tic-tac-toe and Connect Four are for two CPU
+Any two-player game of pgx can be named. With ",sampled" each node of a search has a few actions
+that are drawn from the policy, in place of all (Sampled MuZero, see docs/actions.md): a search of
+chess then takes a fraction of the time and memory, and a row of the replay holds 256 bytes of
+policy in place of 18,688.
+The sizes of tic-tac-toe and Connect Four are for two CPU
 cores, those of the others for one GPU. With probability `explore.random_move` a move is any legal
 one, so that the agent meets positions that neither player would choose; no return runs through it.
 For the same purpose games of Connect Four begin after up to 24 random moves (`env.opening_plies`).
@@ -27,6 +32,7 @@ class _Size(NamedTuple):
     Attributes:
       network: the group `network`.
       simulations: of one search.
+      samples: actions that are drawn in each node of the variant "sampled".
       envs: games at a time.
       unroll: steps of a training unroll.
       bootstrap: steps of a return, unless a random move or the end comes before.
@@ -41,6 +47,7 @@ class _Size(NamedTuple):
 
     network: dict
     simulations: int = 32
+    samples: int = 16
     envs: int = 128
     unroll: int = 5
     bootstrap: int = 10
@@ -74,6 +81,7 @@ _SIZES = {
     "tic_tac_toe": _Size(
         _mlp(128),
         simulations=25,
+        samples=4,
         envs=64,
         bootstrap=3,
         rows=1_024,
@@ -84,6 +92,7 @@ _SIZES = {
         # Many small updates teach its model sooner what wins than few large ones.
         _conv(48, 1, "column", dtype="float32", head_planes=32),
         simulations=16,
+        samples=4,
         envs=128,
         unroll=3,
         batch=64,
@@ -99,15 +108,20 @@ _SIZES = {
     "gardner_chess": _Size(_conv(64, 2, "chess")),
     "animal_shogi": _Size(_conv(64, 2, "shogi")),
     "go_9x9": _Size(_conv(64, 3, "spatial")),
-    "go_19x19": _Size(_conv(128, 6, "spatial"), rows=256),
-    "chess": _Size(_conv(128, 6, "chess"), rows=256),
-    "shogi": _Size(_conv(128, 6, "shogi"), rows=256),
+    "go_19x19": _Size(_conv(128, 6, "spatial"), samples=32, rows=256),
+    "chess": _Size(_conv(128, 6, "chess"), samples=32, rows=256),
+    "shogi": _Size(_conv(128, 6, "shogi"), samples=32, rows=256),
 }
 _OTHER = _Size(_mlp(256, num_layers=2))
 
 
 def get_config(game: str = "tic_tac_toe") -> ConfigDict:
-    """The config for one game, e.g. `configs/board_games.py:connect_four`."""
+    """The config for `GAME` or `GAME,sampled`."""
+    game, _, variant = game.partition(",")
+    if variant not in ("", "sampled"):
+        raise ValueError(
+            f"configs/board_games.py takes ':GAME' or ':GAME,sampled', got {variant!r}"
+        )
     size = _SIZES.get(game, _OTHER)
     config = base.get_config()
     config.total_env_steps = size.total
@@ -119,6 +133,8 @@ def get_config(game: str = "tic_tac_toe") -> ConfigDict:
     )
     config.network = size.network
     base.simulate(config, size.simulations)
+    if variant:
+        config.search.num_samples = size.samples
     config.search.min_value_range = 0.2  # So that noise does not rank moves of equal worth.
     config.explore.random_move = size.random_move
     config.replay.update(

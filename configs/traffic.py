@@ -4,7 +4,7 @@
 
 The environment is a JAX program (muzero_jax/envs/traffic.py) with 1,024 joint actions; the run is
 one compiled program. The policy has two logits for each light; in each node of a search 16 joint
-actions are drawn from it, and searched. Not trained to an end yet.
+actions are drawn from it, and at the root all of them are tried. Not trained to an end yet.
 """
 
 from ml_collections import ConfigDict
@@ -21,9 +21,10 @@ def get_config() -> ConfigDict:
     config.codec.reward.update(num_bins=41, low=-10.0, high=0.0)
     config.codec.policy = "factored"
     config.search.num_samples = 16
-    base.simulate(config, 24)
+    base.simulate(config, 16)
+    config.replay.rows_per_update = 16
     config.targets.update(unroll_steps=3, bootstrap_steps=5, discount=0.9)
     config.loss.value_weight = 1.0
-    config.optimizer.decay_updates = 10_000
+    config.optimizer.decay_updates = 18_750
     config.evaluation.update(interval_env_steps=20_000, episodes=64, num_envs=64, max_steps=60)
     return config

@@ -136,6 +136,19 @@ def test_the_match_counts_every_game_and_line():
     assert sum(space["lines_second"]) > sum(space["lines_first"])
 
 
+def test_the_search_over_drawn_actions():
+    """Seen to fail with one of the bounds in another place."""
+    (block,) = _blocks("actions.md")
+    space: dict = {}
+    exec(compile(block, "actions.md", "exec"), space)
+    output = space["output"]
+    drawn = np.asarray(output.policy["actions"])
+    assert drawn.shape == (4, 16, 2)
+    assert (drawn >= [-1, 0]).all() and (drawn <= [1, 5]).all() and drawn[..., 1].max() > 3
+    assert (drawn == np.asarray(output.action)[:, None]).all(axis=-1).any(axis=1).all()
+    np.testing.assert_allclose(output.policy["weights"].sum(axis=1), 1.0, rtol=1e-5)
+
+
 def test_the_mean_of_all_shards():
     """Seen to fail with `pmean` left out."""
     (block,) = _blocks("scaling.md")

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from muzero_jax.envs import arm
+from muzero_jax.envs import arm, wrappers
 from muzero_jax.envs.check_env import check_env
 
 
@@ -110,3 +110,23 @@ def test_contract():
     assert check_env(arm.make_arm(max_steps=5), num_steps=20, key=jax.random.key(0)) >= 16
     with pytest.raises(ValueError, match="^max_steps 0 must be >= 1$"):
         arm.make_arm(max_steps=0)
+
+
+def test_bins_are_values_between_the_bounds():
+    """Five of them: -1, -0.5, 0, 0.5, 1 of each joint, in its own place.
+
+    Planted: a bound left out; the bin of the first joint for all.
+    """
+    real, binned = arm.make_arm(), arm.make_arm(bins=5)
+    assert binned.spec.action.sizes == (5,) * 6
+    key = jax.random.key(0)
+    state, _ = real.reset(key)
+    chosen = np.array([0, 1, 2, 3, 4, 2], np.int32)
+    want = real.step(state, jnp.array([-1.0, -0.5, 0.0, 0.5, 1.0, 0.0]), key)[1]
+    got = binned.step(binned.reset(key)[0], jnp.asarray(chosen), key)[1]
+    np.testing.assert_array_equal(got.observation, want.observation)
+    check_env(binned, num_steps=45, key=key, num_envs=2)
+    with pytest.raises(ValueError, match="^bins 1 must be >= 2$"):
+        arm.make_arm(bins=1)
+    with pytest.raises(ValueError, match="^bins are for real numbers"):
+        wrappers.discretised(binned, 3)

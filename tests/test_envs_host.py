@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import re
 
+import jax
 import numpy as np
 import pytest
 
@@ -337,6 +338,78 @@ def test_sticky_and_noop_options_act():
     assert (starts == starts[0]).all()  # One no-op leaves no chance.
     starts = host.make_atari("Freeway", seeds=list(range(8)), noop_max=30).reset().observation
     assert len(np.unique(starts.reshape(8, -1), axis=0)) >= 4
+
+
+@pytest.mark.envpool
+@pytest.mark.parametrize("task,low,high,seen", [
+    ("Pendulum-v1", -2, 2, (3,)),
+    ("LunarLanderContinuous-v3", [-1] * 2, [1] * 2, (8,)),
+    ("HalfCheetah-v5", [-1] * 6, [1] * 6, (17,)),
+    ("ReacherEasy-v1", [-1] * 2, [1] * 2, {"position": (2,), "to_target": (2,), "velocity": (2,)}),
+    ("MetaWorld/Reach-v3", [-1] * 4, [1] * 4, (39,)),
+    ("MuJoCoPlayground/PandaPickCube-v1", [-1] * 8, [1] * 8, (66,)),
+])
+def test_tasks_of_real_actions_by_id(task, low, high, seen):
+    """Their bounds, what is seen, as float32, and whole episodes of random actions, by the checks
+    of `check_host_env`; another number than of the space is refused.
+
+    Planted: bounds of the first component for all (Pendulum has one alone); the reward of
+    MetaWorld's first row kept.
+    """
+    env = host.make_envpool(task, seeds=[1, 2], max_steps=6)
+    low, high = np.atleast_1d(low), np.atleast_1d(high)
+    np.testing.assert_array_equal(env.spec.action.low, low)
+    np.testing.assert_array_equal(env.spec.action.high, high)
+    rng = np.random.default_rng(0)
+    rows = [env.reset()]
+    for _ in range(14):
+        action = rng.uniform(low, high, (2, len(low))).astype(np.float32)
+        rows.append(env.step(action.reshape(2, *env.spec.action.shape)))
+    shapes = jax.tree.map(lambda x: x.shape[1:], rows[0].observation)
+    assert shapes == seen
+    assert all(x.dtype == np.float32 for x in jax.tree.leaves(rows[0].observation))
+    assert [bool(row.first.all()) for row in rows] == [i % 7 == 0 for i in range(15)]
+    assert all((row.reward == 0).all() for row in rows[::7])
+    assert np.isfinite([row.reward for row in rows]).all()
+    for wrong in (np.nan, 2.1):
+        with pytest.raises(EnvError, match="action .* outside"):
+            env.step(np.full((2, *env.spec.action.shape), wrong, np.float32))
+
+
+@pytest.mark.envpool
+def test_repeated_actions_are_steps_of_the_task_and_their_rewards_add_up():
+    """Against the task itself, over three episodes of 8 steps, four at a time.
+
+    Planted: the reward of the last step alone; the first row repeated too; one step too many.
+    """
+    once = host.make_envpool("Pendulum-v1", seeds=[1, 2], max_steps=8)
+    four = host.make_envpool("Pendulum-v1", seeds=[1, 2], max_steps=2, action_repeat=4)
+    assert four.spec.max_steps == 2 and once.spec.max_steps == 8
+    np.testing.assert_array_equal(four.reset().observation, once.reset().observation)
+    rng = np.random.default_rng(0)
+    for i in range(1, 9):
+        action = rng.uniform(-2, 2, (2, *once.spec.action.shape)).astype(np.float32)
+        got = four.step(action)
+        want = [once.step(action) for _ in range(1 if i % 3 == 0 else 4)]
+        np.testing.assert_array_equal(got.observation, want[-1].observation)
+        np.testing.assert_allclose(got.reward, sum(row.reward for row in want), rtol=1e-6)
+        for name in ("first", "last", "discount"):
+            np.testing.assert_array_equal(getattr(got, name), getattr(want[-1], name))
+        assert bool(got.last.all()) == (i % 3 == 2) and bool(got.first.all()) == (i % 3 == 0)
+
+
+@pytest.mark.envpool
+def test_repeated_actions_are_for_episodes_that_end_together():
+    """An end within a repeated action would be lost: it is refused, as is another limit."""
+    env = host.make_envpool("CartPole-v1", seeds=[1, 2], action_repeat=4)
+    env.reset()
+    with pytest.raises(EnvError, match="^an episode has ended within a repeated action$"):
+        for _ in range(100):
+            env.step(np.array([0, 1]))
+    with pytest.raises(ValueError, match="action_repeat 7 must divide the 200 steps of an episode"):
+        host.make_envpool("Pendulum-v1", seeds=[1], action_repeat=7)
+    with pytest.raises(ValueError, match="action_repeat 0 must be >= 1"):
+        host.make_envpool("Pendulum-v1", seeds=[1], action_repeat=0)
 
 
 @pytest.mark.envpool

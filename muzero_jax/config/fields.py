@@ -179,6 +179,10 @@ FIELDS: dict[str, Field] = {
         "entries of a dict of observations that the agent does not see",
         "names", part="envs.spaces.observed",
     ),
+    "env.action_repeat": Field(
+        "steps of the task for each action, in tasks that end at their limit alone",
+        _at_most(1_000), "steps", "envs.host.repeat_actions",
+    ),
     "env.opening_plies": Field(
         "each game begins after 0 to so many uniform legal moves",
         _at_most(1_000, low=0), "moves", "envs.pgx.make_pgx",
@@ -188,6 +192,10 @@ FIELDS: dict[str, Field] = {
     "env.crossings": Field(
         "L, crossings of the ring of traffic lights", _at_most(1_000), "crossings",
         "envs.traffic.make_traffic",
+    ),
+    "env.bins": Field(
+        "values that each joint of the arm can take; without this field real numbers",
+        _at_most(1_000, low=2), "values", "envs.wrappers.discretised",
     ),
     "env.length": Field(
         "blank rows between cue and question of the memory task",

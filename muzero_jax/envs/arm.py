@@ -28,14 +28,15 @@ class ArmState:
     steps: types.Array
 
 
-def make_arm(*, max_steps: int = 40) -> types.Env:
+def make_arm(*, max_steps: int = 40, bins: int | None = None) -> types.Env:
     """Makes an arm that is fixed at the origin and has to bring its end to a target.
 
     The action `[6]`, in -1 to 1, turns each joint by so many times `SPEED`; none turns beyond
     `LIMIT`. The reward is minus the distance between end and target after the turn. Every episode
     has another target, the end of an arm with uniform angles, and begins with angles within half
     the limit; it is truncated after `max_steps` steps. The observation `[9]` is the angles and the
-    target.
+    target. With `bins` each number of the action is one of so many evenly spaced values, see
+    `wrappers.discretised`.
     """
     if max_steps < 1:
         raise errors.ArgumentError(f"max_steps {max_steps} must be >= 1")
@@ -75,7 +76,10 @@ def make_arm(*, max_steps: int = 40) -> types.Env:
         distance = jnp.linalg.norm(places(state.angles)[-1] - state.target)
         return state, timestep(state, reward=-distance, first=jnp.zeros((), bool))
 
-    return wrappers.auto_reset(types.Env(spec=spec, reset=reset, step=step), same_step=False)
+    env = types.Env(spec=spec, reset=reset, step=step)
+    if bins is not None:
+        env = wrappers.discretised(env, bins)
+    return wrappers.auto_reset(env, same_step=False)
 
 
 def places(angles: types.Array) -> types.Array:

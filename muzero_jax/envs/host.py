@@ -1,6 +1,7 @@
 """The one adapter from envpool to checked `HostEnv`s; it resets in the next step, as we do."""
 
 from collections.abc import Callable, Sequence
+import dataclasses
 import difflib
 from typing import Any
 import warnings
@@ -163,6 +164,7 @@ def make_envpool(
     num_threads: int = 0,
     max_steps: int | None = None,
     leave_out: Sequence[str] = (),
+    action_repeat: int = 1,
 ) -> types.HostEnv:
     """Makes `len(seeds)` environments of any name that envpool has, but for its images `(C, H, W)`.
 
@@ -180,16 +182,54 @@ def make_envpool(
       num_threads: of envpool; 0 lets it choose.
       max_steps: steps until an episode is truncated; None keeps the task's own limit.
       leave_out: names of entries of the observation that the agent is not to see.
+      action_repeat: steps of the task for each of ours, see `repeat_actions`.
 
     Raises:
       ArgumentError: for spaces that cannot be served.
     """
-    options = {} if max_steps is None else {"max_episode_steps": max_steps}
+    _check_range("action_repeat", action_repeat, 1, None)
+    options = {} if max_steps is None else {"max_episode_steps": max_steps * action_repeat}
     pool = _make_pool(task, seeds, num_threads=num_threads, **options)
     seen = spaces.observed(pool.observation_space, leave_out=leave_out)
     done = spaces.acted(pool.action_space)
     spec = _spec(pool, seen.spec, done.spec, masked=_MASK in _info_names(pool))
-    return wrap_pool(pool, spec, len(seeds), observe=seen.convert, act=done.convert)
+    env = wrap_pool(pool, spec, len(seeds), observe=seen.convert, act=done.convert)
+    return repeat_actions(env, action_repeat)
+
+
+def repeat_actions(env: types.HostEnv, times: int) -> types.HostEnv:
+    """An environment whose every step is `times` steps of `env`, with the sum of their rewards.
+
+    For tasks whose episodes all end at their limit, such as those of the DeepMind Control Suite:
+    environments that step together cannot wait for one that ends before the others.
+
+    Args:
+      env: with a limit that `times` divides.
+      times: at least 1.
+
+    Raises:
+      ArgumentError: for another limit.
+      EnvError: from `step`, where an episode ends within a repeated action.
+    """
+    if times == 1:
+        return env
+    if env.spec.max_steps % times:
+        raise errors.ArgumentError(
+            f"action_repeat {times} must divide the {env.spec.max_steps} steps of an episode"
+        )
+
+    def step(action):
+        timestep = env.step(action)
+        reward = timestep.reward
+        for _ in range(0 if timestep.first.any() else times - 1):
+            if timestep.last.any():
+                raise errors.EnvError("an episode has ended within a repeated action")
+            timestep = env.step(action)
+            reward = reward + timestep.reward
+        return timestep.replace(reward=reward)
+
+    spec = dataclasses.replace(env.spec, max_steps=env.spec.max_steps // times)
+    return env._replace(spec=spec, step=step)
 
 
 # The name that it had while it took discrete actions and vectors alone.

@@ -1,6 +1,7 @@
 """What turns one environment into another: its resets, its openings, its batches on the host."""
 
 from collections.abc import Callable
+import dataclasses
 from typing import Any
 
 import chex
@@ -138,6 +139,28 @@ def random_openings(env: types.Env, opening_plies: int) -> types.Env:
         return state, _first_row(timestep, 0.0)
 
     return env._replace(reset=reset)
+
+
+def discretised(env: types.Env, num_bins: int) -> types.Env:
+    """An environment of real actions as one of several choices: each number is one of `num_bins`.
+
+    Args:
+      env: with real actions `[D]`.
+      num_bins: evenly spaced values of each number, both bounds among them; at least 2.
+    """
+    given = env.spec.action
+    if given.sizes is not None:
+        raise errors.ArgumentError(f"bins are for real numbers (the action is {given})")
+    if num_bins < 2:
+        raise errors.ArgumentError(f"bins {num_bins} must be >= 2")
+    low, high = jnp.asarray(given.low), jnp.asarray(given.high)
+
+    def step(state, action, key):
+        numbers = low + action.astype(jnp.float32) * (high - low) / (num_bins - 1)
+        return env.step(state, numbers.reshape(given.shape), key)
+
+    action = types.ActionSpec.several((num_bins,) * len(given.low))
+    return env._replace(spec=dataclasses.replace(env.spec, action=action), step=step)
 
 
 def as_host_env(env: types.Env, num_envs: int, key: chex.PRNGKey) -> types.HostEnv:
