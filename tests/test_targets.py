@@ -24,7 +24,7 @@ def make_sample(rows, roots, *, window, num_frames=None):
     index = np.asarray(roots)[:, None] + np.arange(window.history + 1 + window.future)
 
     def column(name, dtype):
-        return jnp.asarray(np.array([getattr(row, name) for row in rows], dtype)[index])
+        return np.array([getattr(row, name) for row in rows], dtype)[index]
 
     batch = len(index)
     frames = window.history if num_frames is None else num_frames
@@ -40,14 +40,14 @@ def make_sample(rows, roots, *, window, num_frames=None):
             policy=column("policy", np.float32),
             value=column("value", np.float32),
             explored=column("explored", bool),
-            made_at_updates=jnp.zeros(index.shape, jnp.int32),
+            made_at_updates=np.zeros(index.shape, np.int32),
         ),
         observations=column("observation", np.float32)[:, 1 : frames + 1],
-        index=jnp.zeros((batch, 2), jnp.int32),
-        probability=jnp.ones(batch),
-        num_drawable=jnp.float32(batch),
-        total_weight=jnp.float32(batch),
-        newest_updates=jnp.int32(0),
+        index=np.zeros((batch, 2), np.int32),
+        probability=np.ones(batch, np.float32),
+        num_drawable=np.float32(batch),
+        total_weight=np.float32(batch),
+        newest_updates=np.int32(0),
     )
 
 
@@ -132,11 +132,11 @@ def test_brute_force_sees_a_wrong_sign_and_a_wrong_discount():
     episodes, rows, roots, window, rule = random_world("two players, next step", 200)
     sample = make_sample(rows, roots, window=window)
     want = expected_targets(episodes, rows, roots, **rule)
-    make = targets_lib.make_targets(discount=rule["gamma"], window=window)
-    wrong = sample.replace(rows=sample.rows.replace(discount=jnp.abs(sample.rows.discount)))
+    make = jax.jit(targets_lib.make_targets(discount=rule["gamma"], window=window))
+    wrong = sample.replace(rows=sample.rows.replace(discount=np.abs(sample.rows.discount)))
     with pytest.raises(AssertionError):
         assert_targets(make(None, None, jax.random.key(0), wrong), want)
-    wrong = sample.replace(rows=sample.rows.replace(last=jnp.zeros_like(sample.rows.last)))
+    wrong = sample.replace(rows=sample.rows.replace(last=np.zeros_like(sample.rows.last)))
     with pytest.raises(AssertionError):
         assert_targets(make(None, None, jax.random.key(0), wrong), want)
     wrong = sample.replace(rows=sample.rows.replace(value=sample.rows.value + 0.01))
@@ -168,13 +168,16 @@ def test_root_row_itself_is_not_read(name):
     _, rows, roots, window, rule = random_world(name, 64, seed=2)
     sample = make_sample(rows, roots, window=window)
     root = window.history
-    wrong = {key: getattr(sample.rows, key).at[:, : root + 1].set(value)
-             for key, value in (("reward", 321.0), ("discount", 0.5), ("first", True))}
-    wrong["last"] = sample.rows.last.at[:, :root].set(True)
-    wrong["value"] = sample.rows.value.at[:, :root].set(oracle.POISON)
-    wrong["explored"] = ~sample.rows.explored.at[:, root:].set(~sample.rows.explored[:, root:])
+    wrong = {name: getattr(sample.rows, name).copy()
+             for name in ("reward", "discount", "first", "last", "value", "explored")}
+    wrong["reward"][:, : root + 1] = 321.0
+    wrong["discount"][:, : root + 1] = 0.5
+    wrong["first"][:, : root + 1] = True
+    wrong["last"][:, :root] = True
+    wrong["value"][:, :root] = oracle.POISON
+    wrong["explored"][:, :root] ^= True
     other = sample.replace(rows=sample.rows.replace(**wrong),
-                           observations=jnp.full_like(sample.observations, jnp.nan))
+                           observations=np.full_like(sample.observations, np.nan))
     make = jax.jit(targets_lib.make_targets(discount=rule["gamma"], window=window))
     got, again = (make(None, None, jax.random.key(0), s) for s in (sample, other))
     jax.tree.map(np.testing.assert_array_equal, got, again)
@@ -223,7 +226,8 @@ def test_bootstrap_function_sees_the_right_history(name):
         discount=rule["gamma"], bootstrap_value=value_of_history,
         reward_transform=lambda r: jnp.clip(r, -1, 1), window=window)
     sample = make_sample(rows, roots, num_frames=sum(window), window=window)
-    got = jax.jit(make)({"scale": 99.0}, {"scale": 2.0}, jax.random.key(0), sample)
+    make = jax.jit(make)
+    got = make({"scale": 99.0}, {"scale": 2.0}, jax.random.key(0), sample)
     steps = window.history
     want = expected_targets(
         episodes, rows, roots, **rule, transform=lambda reward: min(max(reward, -1), 1),
@@ -232,7 +236,7 @@ def test_bootstrap_function_sees_the_right_history(name):
 
     # The stored values are not read at all.
     blank = sample.replace(rows=sample.rows.replace(value=0 * sample.rows.value + 50.0))
-    again = jax.jit(make)({"scale": 99.0}, {"scale": 2.0}, jax.random.key(0), blank)
+    again = make({"scale": 99.0}, {"scale": 2.0}, jax.random.key(0), blank)
     jax.tree.map(np.testing.assert_array_equal, got, again)
 
 
@@ -253,6 +257,11 @@ def test_frames_that_a_bootstrap_would_not_find_are_refused():
 # Literal rows: (reward, discount, first, last, value), worked out by hand.
 
 
+@functools.cache
+def jitted_targets(window, discount):
+    return jax.jit(targets_lib.make_targets(discount=discount, window=window))
+
+
 def literal(rows, root, *, unroll_steps, bootstrap_steps, discount, explored=()):
     """Reward, value and policy targets as lists, None where masked; history of 1.
 
@@ -262,8 +271,8 @@ def literal(rows, root, *, unroll_steps, bootstrap_steps, discount, explored=())
     rows = [oracle.Row((0.0, i), *row[:4], 0, np.full(2, i), row[4], i in explored, (0, i))
             for i, row in enumerate(rows)]
     sample = make_sample(rows, [root], window=window)
-    got = targets_lib.make_targets(discount=discount, window=window)(
-        None, None, jax.random.key(0), sample)
+    make = jitted_targets(window, discount)
+    got = jax.tree.map(np.asarray, make(None, None, jax.random.key(0), sample))
 
     def read(values, mask):
         return [None if m == 0 else round(float(v), 4) for v, m in zip(values[0], mask[0])]
