@@ -40,6 +40,13 @@ EXPLORE = Explore(
 OPTIMIZED = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
 
 
+def edited(x: np.ndarray, index, value) -> np.ndarray:
+    """A copy of an array of NumPy with one place changed; JAX's would compile a program for it."""
+    x = x.copy()
+    x[index] = value
+    return x
+
+
 def make_host_env(ids, lengths, *, truncated=(), on_step=lambda action: None):
     """NumPy environments: row n of environment `ids[i]` shows `(id, n)` and brings reward n.
 

@@ -252,7 +252,8 @@ def test_an_action_is_legal_whatever_the_network_says(make, temperature):
         lambda params, history: predict(history.action.shape[0]),
         lambda params, embedding, action: predict(action.shape[0]),
     )
-    search = make(network, CODECS, num_actions=5, turn_sign=1, discount=0.9, num_simulations=4)
+    search = jax.jit(
+        make(network, CODECS, num_actions=5, turn_sign=1, discount=0.9, num_simulations=4))
     invalid = np.array([[True, True, False, True, False], [False] * 5, [True] * 4 + [False]])
     for seed in range(3):
         output = search(None, jax.random.key(seed), history_of(np.zeros((3, 2), np.float32)),

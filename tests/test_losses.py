@@ -6,6 +6,7 @@ from jax.test_util import check_grads
 import numpy as np
 import pytest
 
+import fakes
 from muzero_jax import codecs as codecs_lib
 from muzero_jax import losses, types
 from muzero_jax import targets as targets_lib
@@ -79,7 +80,7 @@ def random_batch(batch, history_steps, unroll_steps, bootstrap_steps=1, seed=0):
         **{name: (rng.random(heads) < 0.7).astype(np.float32)
            for name in ("policy_mask", "value_mask", "reward_mask")},
         policy_age=np.zeros(batch, np.int32))
-    return jax.tree.map(jnp.asarray, (sample, targets))
+    return sample, targets
 
 
 def numpy_cross_entropy(logits, distribution):
@@ -192,8 +193,9 @@ def step_network(unroll_steps):
 
 
 def ones_mask(targets):
-    ones = jnp.ones_like(targets.value)
-    return targets.replace(policy_mask=ones, value_mask=ones, reward_mask=ones.at[:, 0].set(0.0))
+    ones = np.ones_like(targets.value)
+    return targets.replace(
+        policy_mask=ones, value_mask=ones, reward_mask=fakes.edited(ones, np.s_[:, 0], 0.0))
 
 
 def test_weights_and_masks_literally():
@@ -208,10 +210,11 @@ def test_weights_and_masks_literally():
     params, key = network.init(None), jax.random.key(0)
     full = 0.25 * 2 * np.log(5) + np.log(3) + 2 * np.log(ACTIONS)
     np.testing.assert_allclose(loss(params, key, sample, targets)[0], full, rtol=1e-6)
+    # Costs example 1 a whole 0.25 ln 5, example 2 two steps of ln 3 / 4 and one of ln 3 / 4.
     masked = targets.replace(
-        value_mask=targets.value_mask.at[1, 0].set(0.0),  # Costs example 1 a whole 0.25 ln 5.
-        policy_mask=targets.policy_mask.at[2, 3:].set(0.0),  # Two steps of ln 3 / 4.
-        reward_mask=targets.reward_mask.at[2, 1].set(0.0))  # One step of ln 3 / 4.
+        value_mask=fakes.edited(targets.value_mask, (1, 0), 0.0),
+        policy_mask=fakes.edited(targets.policy_mask, np.s_[2, 3:], 0.0),
+        reward_mask=fakes.edited(targets.reward_mask, (2, 1), 0.0))
     want = full - np.array([0.0, 0.25 * np.log(5), 2 * np.log(ACTIONS) / 4 + np.log(3) / 4])
     np.testing.assert_allclose(loss(params, key, sample, masked)[0], want, rtol=1e-6)
 
@@ -222,10 +225,10 @@ def test_gradients_at_zero_logits_literally():
     Planted: weight 1 instead of 1/K; the root's reward trained.
     """
     sample, targets = random_batch(1, 1, 2)
-    targets = ones_mask(targets).replace(policy=jnp.eye(3)[None])
+    targets = ones_mask(targets).replace(policy=np.eye(3, dtype=np.float32)[None])
     network = step_network(2)
     loss = losses.make_loss(network, CODECS, window=types.Window(1, 2, 1))
-    targets = targets.replace(policy_mask=jnp.array([[1.0, 1.0, 0.0]]))
+    targets = targets.replace(policy_mask=np.array([[1.0, 1.0, 0.0]], np.float32))
     run = jax.jit(jax.grad(lambda p: loss(p, None, sample, targets)[0].sum()))
     grads = run(network.init(None))
     third = 1.0 / 3.0
@@ -355,13 +358,16 @@ def test_what_lies_beyond_an_end_trains_only_what_is_known():
     """
     network = step_network(3)
     sample, _ = random_batch(2, 2, 3, bootstrap_steps=2)
-    ended = jnp.zeros((2, 8), bool).at[:, 3].set(True)  # Row 3 is one step after the root.
-    discount = jnp.ones((2, 8)).at[0, 3].set(0.0).at[:, 4].set(0.0)  # Example 1 is truncated.
+    ended = np.arange(8) == np.full((2, 1), 3)  # Row 3 is one step after the root.
+    discount = np.ones((2, 8), np.float32)
+    discount[0, 3] = 0.0  # Example 1 is truncated.
+    discount[:, 4] = 0.0
     sample = sample.replace(rows=sample.rows.replace(
-        last=ended, first=jnp.roll(ended, 1, axis=1), discount=discount))
+        last=ended, first=np.roll(ended, 1, axis=1), discount=discount))
     loss = losses.make_loss(network, CODECS, window=types.Window(2, 3, 2))
     targets = jax.jit(made_targets(network))(None, None, None, sample)
-    params = jax.tree.map(lambda x: x + jnp.arange(x.shape[1]) / 3, network.init(None))
+    params = jax.tree.map(
+        lambda x: np.asarray(x) + np.arange(x.shape[1], dtype=np.float32) / 3, network.init(None))
     slopes = jax.jit(jax.jacrev(lambda p: loss(p, None, sample, targets)[0]))(params)
 
     def steps_trained(example):
@@ -382,11 +388,12 @@ def test_a_masked_target_poisons_neither_loss_nor_gradient(poison):
     loss = losses.make_loss(network, CODECS, window=types.Window(1, 3, 1))
     params = jax.jit(network.init)(jax.random.key(0))
     # The root's value is the priority, so that it is never masked.
-    targets = targets.replace(value_mask=targets.value_mask.at[:, 0].set(1.0))
+    targets = targets.replace(value_mask=fakes.edited(targets.value_mask, np.s_[:, 0], 1.0))
+    poison = np.float32(poison)
     bad = targets.replace(
-        value=jnp.where(targets.value_mask > 0, targets.value, poison),
-        reward=jnp.where(targets.reward_mask > 0, targets.reward, poison),
-        policy=jnp.where(targets.policy_mask[..., None] > 0, targets.policy, poison))
+        value=np.where(targets.value_mask > 0, targets.value, poison),
+        reward=np.where(targets.reward_mask > 0, targets.reward, poison),
+        policy=np.where(targets.policy_mask[..., None] > 0, targets.policy, poison))
     run = jax.jit(jax.value_and_grad(lambda p, t: loss(p, None, sample, t)[0].sum()))
     want, got = run(params, targets), run(params, bad)
     assert np.isfinite(want[0])
@@ -402,14 +409,14 @@ def test_examples_do_not_touch_each_other():
     network = linear_network()
     params = jax.jit(network.init)(jax.random.key(0))
     loss = jax.jit(losses.make_loss(network, CODECS, window=types.Window(2, 3, 1)))
-    together, _ = loss(params, None, sample, targets)
+    together = np.asarray(loss(params, None, sample, targets)[0])
 
     def take(index):
         return jax.tree.map(lambda x: x[np.asarray(index)] if x.ndim else x, (sample, targets))
 
     for b in range(5):
         alone, _ = loss(params, None, *take([b] * 5))  # The others are replaced by copies of b.
-        np.testing.assert_allclose(alone, jnp.full(5, together[b]), rtol=1e-5)
+        np.testing.assert_allclose(alone, np.full(5, together[b]), rtol=1e-5)
     mean_grad = jax.jit(jax.grad(lambda p, s, t: loss(p, None, s, t)[0].mean()))
     copies = take([0, 1, 2, 3, 4] * 3)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5),
@@ -482,16 +489,18 @@ def test_unroll_equals_single_steps(unroll_steps):
     sample, _ = random_batch(4, 2, unroll_steps)
     network = counting_network(jnp.int32)
     params = network.init(jax.random.key(0))
-    history = losses.root_history(sample, 2)
-    actions = jnp.asarray(sample.rows.action[:, 2:2 + unroll_steps])
+    history = jax.jit(losses.root_history, static_argnums=1)(sample, 2)
+    actions = sample.rows.action[:, 2:2 + unroll_steps]
     got = jax.jit(losses.unroll, static_argnums=0)(network, params, history, actions)
-    want = network.initial_inference(params, history)
+    got = jax.tree.map(np.asarray, got)
+    want = jax.jit(network.initial_inference)(params, history)
+    recurrent_inference = jax.jit(network.recurrent_inference)
     for step in range(unroll_steps + 1):
         now = jax.tree.map(lambda x, step=step: x[:, step], got)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), now, want)
         assert (now.embedding["count"] == step + 1).all()
         if step < unroll_steps:
-            want = network.recurrent_inference(params, want.embedding, actions[:, step])
+            want = recurrent_inference(params, want.embedding, actions[:, step])
     assert got.embedding["count"].dtype == jnp.int32
     assert {x.shape[:2] for x in jax.tree.leaves(got)} == {(4, unroll_steps + 1)}
 
@@ -521,14 +530,16 @@ def test_terms_add_up():
         return jax.jit(loss)(params, key, sample, targets)
 
     first, second = drawn_term("first", 1.0), drawn_term("second", 10.0)
-    (none, aux), (one, _), (both, both_aux) = run(), run(first), run(first, second)
+    (none, aux), (one, _), (both, both_aux) = jax.tree.map(
+        np.asarray, (run(), run(first), run(first, second)))
     chance = both_aux["second"]
     assert both_aux.keys() == aux.keys() | {"first", "second"}
     assert not np.allclose(both_aux["first"], chance)
     size = one - none - both_aux["first"]
     np.testing.assert_allclose(both - one, 10 * chance + size, rtol=1e-4)
-    predicted = losses.unroll(network, params, losses.root_history(sample, 2),
-                              sample.rows.action[:, 2:5]).embedding[:, 3]
+    predicted = jax.jit(lambda params, sample: losses.unroll(
+        network, params, losses.root_history(sample, 2), sample.rows.action[:, 2:5]
+    ).embedding[:, 3])(params, sample)
     want = np.sum(np.square(predicted), axis=-1) + np.sum(params["reward"])
     np.testing.assert_allclose(size, want, rtol=1e-3, atol=1e-4)
 
@@ -548,7 +559,7 @@ def test_the_gradient_of_a_term_goes_through_the_unroll():
             predicted = losses.unroll(network, params, history, sample.rows.action[:, 1:3])
             return jnp.sum(predicted.embedding[:, step])
 
-        return jax.grad(embedding)(params)["w"]
+        return jax.jit(jax.grad(embedding))(params)["w"]
 
     x = sample.observations[:, 0, 0].sum()
     np.testing.assert_allclose([slope(0), slope(1), slope(2)], x * (g / 2) ** np.arange(3),

@@ -59,8 +59,8 @@ def test_equals_brute_force_over_episodes(name):
     steps = window.history
     sample = make_sample(rows, roots, num_frames=sum(window), window=window)
     # What is stored is poison: all of it must be replaced.
-    stored = sample.rows.replace(policy=jnp.full_like(sample.rows.policy, oracle.POISON),
-                                 value=jnp.full_like(sample.rows.value, oracle.POISON))
+    stored = sample.rows.replace(policy=np.full_like(sample.rows.policy, oracle.POISON),
+                                 value=np.full_like(sample.rows.value, oracle.POISON))
     make = targets_lib.make_targets(discount=rule["gamma"], window=window)
     again = reanalyse.with_reanalyse(
         make, search_of_history, fraction=1.0, fresh_values=True, window=window)
@@ -79,7 +79,11 @@ def random_params(network, seed):
     """Heads begin at 0, where all networks agree: noise makes them differ."""
     params = jax.jit(network.init)(jax.random.key(seed))
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda x: x + 0.3 * rng.normal(size=x.shape).astype(np.float32), params)
+
+    def moved(x):
+        return np.asarray(x) + 0.3 * rng.normal(size=x.shape).astype(np.float32)
+
+    return jax.tree.map(moved, params)
 
 
 def tiny_search(num_simulations=4, num_actions=3, **options):
@@ -117,7 +121,8 @@ def test_bit_equal_to_a_fresh_search(bootstrap_steps, masked):
     sample = make_sample(rows, roots, num_frames=sum(window), window=window)
     sample = sample.replace(observations=sample.observations / 100)
     if masked:
-        masks = jnp.asarray(rng.random((*sample.rows.reward.shape, 3)) < 0.3).at[..., 1].set(False)
+        masks = rng.random((*sample.rows.reward.shape, 3)) < 0.3
+        masks[..., 1] = False
         sample = sample.replace(rows=sample.rows.replace(invalid_actions=masks))
     params = random_params(network, 1)
     explore = NO_NOISE.replace(noise_scale=np.float32(1.0))
@@ -193,7 +198,8 @@ def test_the_fraction_is_exact_on_average_for_any_batch(fraction, batch):
                                              window=window) for x in (fraction, 1.0))
     stored, fresh = (jax.jit(f)({"scale": 2.0}, None, KEY, sample) for f in (make, whole))
     keys = jax.random.split(KEY, 4000)
-    got = jax.jit(jax.vmap(lambda key: again({"scale": 2.0}, None, key, sample)))(keys)
+    got = jax.jit(jax.vmap(functools.partial(again, {"scale": 2.0}, None), in_axes=(0, None)))(
+        keys, sample)
     taken = np.asarray(got.policy_age) == 0
     assert abs(taken.mean() - fraction) < 5 * 0.5 / np.sqrt(4000) / batch
     assert ((taken.mean(axis=0) % 1) > 0).sum() == 1
@@ -268,7 +274,7 @@ def test_an_unchanged_network_changes_no_value():
         lambda params, sample: bootstrap(params, targets_lib.histories_at(sample, positions, 2))
     )(params, sample).reshape(40, 8)
     sample = sample.replace(rows=sample.rows.replace(
-        value=sample.rows.value.at[:, 2:].set(values)))
+        value=fakes.edited(sample.rows.value, np.s_[:, 2:], values)))
     stored = jax.jit(targets_lib.make_targets(discount=0.9, window=window))
     fresh = jax.jit(targets_lib.make_targets(
         discount=0.9, bootstrap_value=bootstrap, window=window))
@@ -286,19 +292,21 @@ def test_returns_of_old_rows_are_shorter(age, steps):
     rows = [oracle.Row(*row) for row in rows]
     window = types.Window(history=1, unroll=2, bootstrap=4)
     sample = make_sample(rows, [2], window=window)
-    made_at = sample.rows.made_at_updates.at[:, 1].set(1_000 - age)
-    sample = sample.replace(newest_updates=jnp.int32(1_000),
+    made_at = fakes.edited(sample.rows.made_at_updates, np.s_[:, 1], 1_000 - age)
+    sample = sample.replace(newest_updates=np.int32(1_000),
                             rows=sample.rows.replace(made_at_updates=made_at))
-    make = targets_lib.make_targets(discount=1.0, shorten_every_updates=10, window=window)
+    make = jax.jit(
+        targets_lib.make_targets(discount=1.0, shorten_every_updates=10, window=window))
     got = make(None, None, KEY, sample)
     want = [sum(range(2 + k + 1, 2 + k + steps + 1)) + 100.0 * (2 + k + steps) for k in range(3)]
-    np.testing.assert_allclose(got.value[0], want)
+    np.testing.assert_allclose(np.asarray(got.value)[0], want)
     assert got.policy_age.tolist() == [age]
     # The fresh values are those of the rows where these shorter returns stop.
     window = window._replace(bootstrap=9)
     sample = make_sample(rows * 2, [2], window=window)
-    sample = sample.replace(newest_updates=jnp.int32(10 * (9 - steps)))
-    positions_of = reanalyse.make_positions(window, fresh_values=True, shorten_every_updates=10)
+    sample = sample.replace(newest_updates=np.int32(10 * (9 - steps)))
+    positions_of = jax.jit(
+        reanalyse.make_positions(window, fresh_values=True, shorten_every_updates=10))
     index = positions_of(sample)
     assert index.tolist() == [[1, 2, 3, 1 + steps, 2 + steps, 3 + steps]]
 

@@ -6,6 +6,7 @@ Their params are the world itself, so that one compiled search serves many world
 import functools
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -19,22 +20,23 @@ CODECS = types.Codecs(value=IDENTITY, reward=IDENTITY)
 
 def explore(temperature=0.0, noise_scale=0.0, random_move=0.0, spread=0.0):
     return types.Explore(
-        temperature=jnp.float32(temperature),
-        noise_scale=jnp.float32(noise_scale),
-        random_move=jnp.float32(random_move),
-        spread=jnp.float32(spread),
+        temperature=np.float32(temperature),
+        noise_scale=np.float32(noise_scale),
+        random_move=np.float32(random_move),
+        spread=np.float32(spread),
     )
 
 
 def history_of(frames):
-    """`[B, ...]` single frames as a `History` of length 1."""
-    frames = jnp.asarray(frames)[:, None]
+    """`[B, ...]` single frames as a `History` of length 1, of NumPy."""
+    frames = np.asarray(frames)
+    frames = frames.astype(jax.dtypes.canonicalize_dtype(frames.dtype))[:, None]
     batch = frames.shape[0]
     return types.History(
         observation=frames,
-        action=jnp.zeros((batch, 1), jnp.int32),
-        reward=jnp.zeros((batch, 1), jnp.float32),
-        valid=jnp.ones((batch, 1), bool),
+        action=np.zeros((batch, 1), np.int32),
+        reward=np.zeros((batch, 1), np.float32),
+        valid=np.ones((batch, 1), bool),
     )
 
 
