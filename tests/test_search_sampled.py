@@ -8,6 +8,7 @@ import mctx
 import numpy as np
 import pytest
 
+import fakes
 from muzero_jax import actions, distributions, types
 from muzero_jax.search import (
     answer,
@@ -164,7 +165,7 @@ def test_equal_drawn_actions_share_their_visits_as_one_would(plan):
     Of a single step, whose values the visits do not change: exactly in the improved policy, and but
     for 2 % of the visits in MuZero's (with the whole prior for each of the two it is 15 %).
     """
-    world, batch = make_world(6, seed=5), 32
+    world, batch = make_world(6, seed=5), 8
     action = types.ActionSpec.discrete(6)
     history = history_of(np.random.default_rng(0).normal(size=(batch, 5)).astype(np.float32))
     flat = learned_model(WORLD_NETWORK, CODECS, action=action, discount=0.0, turn_sign=1)
@@ -176,8 +177,8 @@ def test_equal_drawn_actions_share_their_visits_as_one_would(plan):
             options = dict(max_num_considered_actions=len(drawn))
             num_simulations = len(drawn)
         model = sampled_model(flat, fixed_draws(drawn, prior), num_samples=len(drawn))
-        search = jax.jit(make_search(model, PLANS[plan](
-            num_simulations=num_simulations, **options)))
+        search = make_search(model, PLANS[plan](num_simulations=num_simulations, **options))
+        search = jax.jit(search, compiler_options=fakes.OPTIMIZED)
         output = search(world, jax.random.key(0), history, None, explore())
         found[name] = np.asarray(output.policy["weights"])
     twice = np.concatenate([found["twice"][:, :2].sum(1, keepdims=True), found["twice"][:, 2:]], 1)
@@ -193,8 +194,8 @@ POLICIES = {
 }
 
 
-@pytest.mark.parametrize("kind", POLICIES)
-@pytest.mark.parametrize("num_simulations", [8, 16])
+@pytest.mark.parametrize("kind,num_simulations", [
+    *((kind, 8) for kind in POLICIES), ("categorical", 16), ("gaussian", 16)])
 def test_drawn_actions_are_improved_upon(kind, num_simulations):
     """Bandits with known values, 10,000 of them: Σ π' q >= Σ π q over the eight drawn actions.
 
@@ -228,7 +229,8 @@ def test_drawn_actions_are_improved_upon(kind, num_simulations):
     network = types.Network(lambda key: {}, look, pull)
     model = learned_model(network, CODECS, action=spec, discount=0.0, turn_sign=1)
     plan = gumbel_plan(num_simulations=num_simulations, max_num_considered_actions=8)
-    search = jax.jit(make_search(sampled_model(model, policy, num_samples=8), plan))
+    search = make_search(sampled_model(model, policy, num_samples=8), plan)
+    search = jax.jit(search, compiler_options=fakes.OPTIMIZED)
     output = search({}, jax.random.key(1), history_of(np.arange(batch)), None,
                     explore(noise_scale=1.0))
     drawn, weights = output.policy["actions"], np.asarray(output.policy["weights"], np.float64)

@@ -28,9 +28,11 @@ def explore(temperature=0.0, noise_scale=0.0, random_move=0.0, spread=0.0):
 
 
 def history_of(frames):
-    """`[B, ...]` single frames as a `History` of length 1, of NumPy."""
-    frames = np.asarray(frames)
-    frames = frames.astype(jax.dtypes.canonicalize_dtype(frames.dtype))[:, None]
+    """`[B, ...]` single frames as a `History` of length 1, of NumPy where they are not traced."""
+    if not isinstance(frames, jax.core.Tracer):
+        frames = np.asarray(frames)
+        frames = frames.astype(jax.dtypes.canonicalize_dtype(frames.dtype))
+    frames = frames[:, None]
     batch = frames.shape[0]
     return types.History(
         observation=frames,
