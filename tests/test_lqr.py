@@ -147,7 +147,8 @@ def test_it_is_learned_from_play_alone(tmp_path):
     config.optimizer.decay_updates = 1_250
     build.train(schema.check(config), tmp_path, allow=["lqr"])
     player = load_agent(tmp_path, allow=["lqr"])
-    x = jax.vmap(lqr.make_env().reset)(jax.random.split(jax.random.key(99), 200))[0][0]
+    keys = jax.random.split(jax.random.key(99), 200)
+    x = jax.vmap(lqr.make_env().reset)(keys)[1].observation
     rng = np.random.default_rng(0)
 
     def cost_of(act):
