@@ -16,12 +16,12 @@ sys.path.insert(0, str(_ROOT))
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
+from learning import mean_and_interval  # noqa: E402
 import numpy as np  # noqa: E402
 
-from muzero_jax import load_agent, types  # noqa: E402
+from muzero_jax import actions, load_agent, types  # noqa: E402
 from muzero_jax.config import runs  # noqa: E402
 from muzero_jax.envs import arm  # noqa: E402
-from muzero_jax.evaluation import statistics  # noqa: E402
 
 _TARGETS = 200
 _SEED = 12345
@@ -45,8 +45,8 @@ def judge(workdir: Path) -> dict:
     return {
         "targets": _TARGETS,
         "seed": _SEED,
-        "search": summary(final_distances(env, agent.act)),
-        "random": summary(final_distances(env, _random_play(env.spec))),
+        "search": mean_and_interval(final_distances(env, agent.act)),
+        "random": mean_and_interval(final_distances(env, _random_play(env.spec))),
     }
 
 
@@ -65,21 +65,12 @@ def final_distances(env: types.Env, act) -> np.ndarray:
 
 
 def _random_play(spec: types.EnvSpec):
-    rng = np.random.default_rng(_SEED)
+    keys = iter(jax.random.split(jax.random.key(_SEED), spec.max_steps))
 
     def act(observation, reward):
-        size = (len(observation), *spec.action.shape)
-        if spec.action.sizes is None:
-            return rng.uniform(spec.action.low, spec.action.high, size).astype(np.float32)
-        return rng.integers(0, spec.action.sizes, size).astype(np.int32)
+        return actions.draw(spec.action, next(keys), len(observation))
 
     return act
-
-
-def summary(distances: np.ndarray) -> dict:
-    """Mean and 95 % percentile bootstrap interval (10,000 resamples, seed 0)."""
-    low, high = statistics.bootstrap_interval(statistics.mean, distances[:, None])
-    return {"mean": float(distances.mean()), "interval_95": [float(low), float(high)]}
 
 
 if __name__ == "__main__":

@@ -308,14 +308,15 @@ def measure_matches(name: str, workdir: Path) -> dict:
 
 
 def summary(returns: list[float]) -> dict:
-    """Mean and 95 % percentile bootstrap interval (10,000 resamples, seed 0) of scores."""
+    """Mean and interval of scores, and the scores themselves."""
     x = np.asarray(returns)
+    return {**mean_and_interval(x), "returns": x.tolist()}
+
+
+def mean_and_interval(x: np.ndarray) -> dict:
+    """The mean of `[N]` and its 95 % percentile bootstrap interval (10,000 resamples, seed 0)."""
     low, high = statistics.bootstrap_interval(statistics.mean, x[:, None])
-    return {
-        "mean": float(x.mean()),
-        "interval_95": [float(low), float(high)],
-        "returns": x.tolist(),
-    }
+    return {"mean": float(x.mean()), "interval_95": [float(low), float(high)]}
 
 
 def timed(command: list[str]) -> float:

@@ -18,11 +18,11 @@ sys.path.insert(0, str(_ROOT))
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
+from learning import mean_and_interval  # noqa: E402
 import numpy as np  # noqa: E402
 from provenance import provenance  # noqa: E402
 
 from muzero_jax.envs import traffic  # noqa: E402
-from muzero_jax.evaluation import statistics  # noqa: E402
 
 _EPISODES = 200
 _CHOICE, _UNSEEN = 1, 12345
@@ -60,10 +60,8 @@ def best(env, make, name: str, numbers) -> dict:
 
 
 def score(env, rule: traffic.Controller) -> dict:
-    """Mean return and 95 % percentile bootstrap interval (10,000 resamples, seed 0)."""
-    x = np.asarray(returns(env, rule, _UNSEEN), np.float64)
-    low, high = statistics.bootstrap_interval(statistics.mean, x[:, None])
-    return {"mean": float(x.mean()), "interval_95": [float(low), float(high)]}
+    """Mean return and its interval."""
+    return mean_and_interval(np.asarray(returns(env, rule, _UNSEEN), np.float64))
 
 
 def returns(env, rule: traffic.Controller, seed: int) -> jax.Array:

@@ -28,8 +28,7 @@ def get_config(variant: str | None = None) -> ConfigDict:
     if variant == "bins":
         config.env.bins = 5
         config.codec.policy = "factored"
-    config.search.num_samples = 16
-    base.simulate(config, 16)
+    base.try_drawn_actions(config, 16)
     config.replay.rows_per_update = 8
     config.targets.update(unroll_steps=3, bootstrap_steps=5, discount=0.9)
     config.loss.value_weight = 1.0

