@@ -429,7 +429,10 @@ def _learning(
         priority_exponent=priority_exponent,
         priority_floor=priority_floor,
     )
-    learn = learner.make_learn(ring, agent.update, batch_size=batch_size // mesh.size)
+    # Traced once for the programs that contain it, and for the estimate of memory.
+    learn = jax.jit(
+        learner.make_learn(ring, agent.update, batch_size=batch_size // mesh.size), inline=True
+    )
     return mesh, ring, learn, min_rows
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 
 from muzero_jax.errors import CheckpointError, SaveError
@@ -231,8 +232,24 @@ def committed_steps(directory) -> list[int]:
 
 def fingerprints(leaves: list[jax.Array]) -> list[int]:
     """Returns Σᵢ wordᵢ·oddᵢ mod 2³² of each array, i being an element's index, however sharded."""
+    # The small ones on the host: a program for each of their shapes takes longer to compile.
+    small = {i: x for i, x in enumerate(leaves) if x.size <= _SMALL and _is_whole_here(x)}
+    index = np.arange(max((x.size for x in small.values()), default=0), dtype=np.uint32)
+    prints = {
+        i: _words_sum(np, x.ravel(), index[: x.size]) for i, x in jax.device_get(small).items()
+    }
     # One by one: many small programs at once that talk to other processes can block each other.
-    return [int(jax.device_get(_fingerprint(leaf))) for leaf in leaves]
+    return [
+        int(prints[i] if i in prints else jax.device_get(_fingerprint(leaf)))
+        for i, leaf in enumerate(leaves)
+    ]
+
+
+_SMALL = 2**20
+
+
+def _is_whole_here(leaf: jax.Array) -> bool:
+    return leaf.is_fully_addressable or leaf.is_fully_replicated
 
 
 @jax.jit
@@ -246,22 +263,26 @@ def _fingerprint(leaf):
     def add_slice(i, total):
         start = jnp.minimum(i * size, length - size)  # The last slice begins inside the one before.
         words = jax.lax.dynamic_slice_in_dim(leaf, start, size, axis=1)
-        if leaf.dtype != jnp.bool_:
-            unsigned = {1: jnp.uint8, 2: jnp.uint16}.get(leaf.dtype.itemsize, jnp.uint32)
-            words = jax.lax.bitcast_convert_type(words, unsigned)
         place = [jax.lax.broadcasted_iota(jnp.uint32, words.shape, a) for a in range(words.ndim)]
         place[1] += start.astype(jnp.uint32)
-        words = jnp.where(place[1] >= i * size, words.astype(jnp.uint32), 0)
         shape = (words.shape[0], length, *words.shape[2:])
         index = sum(p * jnp.uint32(math.prod(shape[a + 1 :]) % 2**32) for a, p in enumerate(place))
-        # An odd weight shows every change of one word. Both are stirred because floats differ in
-        # high bits, weights 2i+1 in low ones: their product may vanish when elements are swapped.
-        words ^= words >> 16
-        weights = index * jnp.uint32(0x9E3779B1)
-        weights = (weights ^ (weights >> 15)) | 1
-        return total + jnp.sum(words * weights, dtype=jnp.uint32)
+        return total + _words_sum(jnp, words, index, place[1] >= i * size)
 
     return jax.lax.fori_loop(0, -(-length // max(size, 1)), add_slice, jnp.uint32(0))
+
+
+def _words_sum(xp, words, index, where=True):
+    """Their share of a fingerprint, with the operations of `xp`: numpy or jax.numpy."""
+    if words.dtype != bool:
+        words = words.view({1: xp.uint8, 2: xp.uint16}.get(words.dtype.itemsize, xp.uint32))
+    words = xp.where(where, words.astype(xp.uint32), xp.uint32(0))
+    # An odd weight shows every change of one word. Both are stirred because floats differ in
+    # high bits, weights 2i+1 in low ones: their product may vanish when elements are swapped.
+    words ^= words >> 16
+    weights = index * xp.uint32(0x9E3779B1)
+    weights = (weights ^ (weights >> 15)) | 1
+    return xp.sum(words * weights, dtype=xp.uint32)
 
 
 def _newest(folder, use, name="*"):

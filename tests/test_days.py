@@ -42,7 +42,8 @@ def evaluations_before_each_program(config, workdir):
     "name", [pytest.param(x, marks=pytest.mark.envpool if x == "host" else ()) for x in _RUNS]
 )
 def test_nothing_is_compiled_after_the_second_evaluation(name, tmp_path):
-    """As in `tests/test_operations.py`, for the other kinds of runs."""
+    """As in `tests/test_operations.py`, for the other kinds of runs, of which some evaluate before
+    they have learned."""
     preset, options = _RUNS[name]
     options |= {
         "total_env_steps": 400,

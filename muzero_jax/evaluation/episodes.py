@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from muzero_jax import actions
-from muzero_jax.evaluation.actors import Actor
+from muzero_jax.evaluation.actors import Actor, beside
 from muzero_jax.types import HostEnv, Params
 
 
@@ -49,15 +49,15 @@ def play_episodes(
     Returns:
       `episodes_per_env * env.num_envs` episodes, in order of environment.
     """
-    carry, timestep = player.init(params, env.num_envs), env.reset()
+    carry, timestep = beside(params, player.init(params, env.num_envs)), env.reset()
     action = np.zeros((env.num_envs, *env.spec.action.shape), env.spec.action.dtype)
     scores, steps = np.zeros(env.num_envs), np.zeros(env.num_envs, int)
     episodes: list[list[Episode]] = [[] for _ in range(env.num_envs)]
     count = 0
     while min(map(len, episodes)) < episodes_per_env:
-        carry, action = _step(player, carry, timestep, action, key, np.int32(count))
-        was_last = timestep.last
-        timestep, count = env.step(np.asarray(action)), count + 1
+        carry, chosen = _step(player, carry, timestep, action, key, np.int32(count))
+        was_last, action = timestep.last, np.asarray(chosen)
+        timestep, count = env.step(action), count + 1
         # A reset of the same step brings the last reward on the `first` row; one of the next step
         # follows a `last` row, brings no reward and is no step.
         same_step = timestep.first & ~was_last

@@ -16,6 +16,7 @@ from muzero_jax import actions
 from muzero_jax.errors import ArgumentError
 from muzero_jax.evaluation.actors import (
     Actor,
+    beside,
     make_prior_player,
     make_random_player,
     make_search_player,
@@ -95,10 +96,11 @@ def make_match(
         return env_state, timestep, score, over | (timestep.discount == 0) | timestep.last, again
 
     def play(key, first_params, second_params, stop=lambda: False):
-        begin_key, ply_key = jax.random.split(key)
+        both = first_params, second_params
+        begin_key, ply_key = jax.random.split(beside(both, key))
         env_state, timestep, score, over = begin(begin_key)
-        action = actions.zeros(env.spec.action, num_games)
-        carries = [x.init(p, num_games) for x, p in zip(players, (first_params, second_params))]
+        action = beside(both, actions.zeros(env.spec.action, num_games))
+        carries = [beside(both, x.init(p, num_games)) for x, p in zip(players, both)]
         twice = []  # Of each ply, whether somebody has the turn again; read at the end.
         for ply in range(max_plies):
             if over.all():
