@@ -104,7 +104,7 @@ def loop(count, run=None, *, seed=0):
 def filled():
     """A run with 16 rows in each environment, on one device, and a batch from its replay."""
     _, run = fakes.take(loop(1), 6)
-    sample = make_ring().sample(run.replay, jax.random.key(1), BATCH)
+    sample = jax.jit(make_ring().sample, static_argnums=2)(run.replay, jax.random.key(1), BATCH)
     return run, sample
 
 

@@ -134,7 +134,8 @@ def test_bit_equal_to_a_fresh_search(bootstrap_steps, masked):
     index = np.asarray(reanalyse.make_positions(fresh_values=True, window=window)(sample))
     assert index.shape[1] == (6 if bootstrap_steps == 2 else 8)
     window = jax.tree.map(np.asarray, (sample.observations, sample.rows))
-    one = jit(lambda observations, rows, row: history_from_window(observations, rows, row, 2))
+    one = jax.jit(
+        lambda observations, rows, row: history_from_window(observations, rows, row, 2))
     histories = [one(*jax.tree.map(lambda x, b=b: x[b], window), row)
                  for (b, _), row in np.ndenumerate(index)]
     histories = jax.tree.map(lambda *x: np.stack(x), *histories)

@@ -8,7 +8,6 @@ import mctx
 import numpy as np
 import pytest
 
-import fakes
 from muzero_jax import actions, distributions, types
 from muzero_jax.search import (
     answer,
@@ -165,20 +164,20 @@ def test_equal_drawn_actions_share_their_visits_as_one_would(plan):
     Of a single step, whose values the visits do not change: exactly in the improved policy, and but
     for 2 % of the visits in MuZero's (with the whole prior for each of the two it is 15 %).
     """
-    world, batch = make_world(6, seed=5), 8
+    world, batch = make_world(6, seed=5), 4
     action = types.ActionSpec.discrete(6)
     history = history_of(np.random.default_rng(0).normal(size=(batch, 5)).astype(np.float32))
     flat = learned_model(WORLD_NETWORK, CODECS, action=action, discount=0.0, turn_sign=1)
     found = {}
     for name, drawn, prior in (("twice", [1, 1, 4, 2], [0.25, 0.25, 0.2, 0.3]),
                                ("once", [1, 4, 2], [0.5, 0.2, 0.3])):
-        options, num_simulations = {}, 1_000
+        options, num_simulations = {}, 600
         if plan == "gumbel":  # Each edge once, so that the most visits are as many.
             options = dict(max_num_considered_actions=len(drawn))
             num_simulations = len(drawn)
         model = sampled_model(flat, fixed_draws(drawn, prior), num_samples=len(drawn))
-        search = make_search(model, PLANS[plan](num_simulations=num_simulations, **options))
-        search = jax.jit(search, compiler_options=fakes.OPTIMIZED)
+        search = jax.jit(
+            make_search(model, PLANS[plan](num_simulations=num_simulations, **options)))
         output = search(world, jax.random.key(0), history, None, explore())
         found[name] = np.asarray(output.policy["weights"])
     twice = np.concatenate([found["twice"][:, :2].sum(1, keepdims=True), found["twice"][:, 2:]], 1)
@@ -229,8 +228,7 @@ def test_drawn_actions_are_improved_upon(kind, num_simulations):
     network = types.Network(lambda key: {}, look, pull)
     model = learned_model(network, CODECS, action=spec, discount=0.0, turn_sign=1)
     plan = gumbel_plan(num_simulations=num_simulations, max_num_considered_actions=8)
-    search = make_search(sampled_model(model, policy, num_samples=8), plan)
-    search = jax.jit(search, compiler_options=fakes.OPTIMIZED)
+    search = jax.jit(make_search(sampled_model(model, policy, num_samples=8), plan))
     output = search({}, jax.random.key(1), history_of(np.arange(batch)), None,
                     explore(noise_scale=1.0))
     drawn, weights = output.policy["actions"], np.asarray(output.policy["weights"], np.float64)

@@ -42,8 +42,9 @@ class Uct:
             mean = self.total[(*path, action)] / tried[action]
             return mean + self.exploration * math.sqrt(log_n / tried[action])
 
-        best = max(map(score, among))
-        return self.random.choice([action for action in among if score(action) == best])
+        scores = {action: score(action) for action in among}
+        best = max(scores.values())
+        return self.random.choice([action for action in among if scores[action] == best])
 
     def simulate(self, state, path=()):
         """One walk from `state`; returns what it was worth to the player to move there."""
