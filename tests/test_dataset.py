@@ -109,7 +109,7 @@ def test_windows_of_a_ring_that_was_read_from_files_make_the_targets_of_the_epis
         window=Window(steps, unroll, bootstrap),
         priority_exponent=1.0, priority_floor=0.1,
     )
-    add, state = jax.jit(lambda state, rows: ring.add(state, 0, rows)), ring.init()
+    add, state = jax.jit(lambda state, rows: ring.add(state, 0, rows)), jax.jit(ring.init)()
     blocks = lanes.read_blocks(assigned, row, 0, own=range(4), searched=True)
     for _ in range(assigned.num_blocks):
         state = add(state, next(blocks))
@@ -119,8 +119,8 @@ def test_windows_of_a_ring_that_was_read_from_files_make_the_targets_of_the_epis
     running = {(np.float32(x), np.float32(0)) for x, _ in _newest(found)} if same_step else set()
     assert [x for x in counted if x not in running] == sorted(known)
 
-    sample = ring.sample(state, jax.random.key(0), 500)
-    roots = [(x[0], int(x[1])) for x in np.asarray(sample.observations[:, steps - 1])]
+    sample = jax.device_get(jax.jit(ring.sample, static_argnums=2)(state, jax.random.key(0), 500))
+    roots = [(x[0], int(x[1])) for x in sample.observations[:, steps - 1]]
     picked = np.array([root not in running for root in roots])
     rule = {"unroll_steps": unroll, "td_steps": bootstrap, "gamma": gamma, "players": players}
     want = [oracle.targets_of(*known[root], **rule) for root in roots if root not in running]

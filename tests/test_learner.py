@@ -249,8 +249,8 @@ def test_statistics_of_all_devices_are_those_of_their_batch():
     rows = np.array([1.0, 2.0, -3.0, 5.0])
     whole, _ = one(train, KEY, sample_of(rows))
     update = learner.make_update(targets, old_params_loss, plain_sgd(), axis_name="x", **options)
-    shards = jax.tree.map(lambda *x: jnp.stack(x), sample_of(rows[:2]), sample_of(rows[2:]))
-    each, _ = jax.vmap(update, in_axes=(None, None, 0), axis_name="x")(train, KEY, shards)
+    shards = jax.tree.map(lambda *x: np.stack(x), sample_of(rows[:2]), sample_of(rows[2:]))
+    each, _ = jax.jit(jax.vmap(update, in_axes=(None, None, 0), axis_name="x"))(train, KEY, shards)
     np.testing.assert_allclose(each.tracked, np.stack([whole.tracked] * 2), rtol=1e-6)
 
 
@@ -273,11 +273,12 @@ def test_only_matrices_are_decayed(momentum):
     Planted: the mask left out; the mask inverted; the decay of SGD not multiplied by the rate.
     """
     optimizer = learner.make_optimizer(learning_rate=0.5, weight_decay=0.1, momentum=momentum)
-    params = {"kernel": jnp.full((2, 3), 2.0), "conv": jnp.full((3, 3, 1, 1), 4.0),
-              "bias": jnp.full((3,), 2.0), "scale": jnp.float32(2.0)}
-    zeros = jax.tree.map(jnp.zeros_like, params)
-    updates, _ = optimizer.update(zeros, optimizer.init(params), params)
-    after = optax.apply_updates(params, updates)
+    params = {"kernel": np.full((2, 3), 2.0), "conv": np.full((3, 3, 1, 1), 4.0),
+              "bias": np.full((3,), 2.0), "scale": np.float32(2.0)}
+    params = jax.tree.map(np.float32, params)
+    zeros = jax.tree.map(np.zeros_like, params)
+    updates, _ = jax.jit(lambda x: optimizer.update(zeros, optimizer.init(x), x))(params)
+    after = jax.tree.map(np.add, params, updates)
     np.testing.assert_allclose(after["kernel"], 2.0 - 0.5 * 0.1 * 2.0, rtol=1e-6)
     np.testing.assert_allclose(after["conv"], 4.0 - 0.5 * 0.1 * 4.0, rtol=1e-6)
     np.testing.assert_array_equal(after["bias"], 2.0)
@@ -305,14 +306,14 @@ def test_learning_rates_at_literal_updates(kwargs, want):
     exponential in steps (a staircase).
     """
     optimizer = learner.make_optimizer(learning_rate=0.1, weight_decay=0.0, momentum=0.0, **kwargs)
-    gradient = jnp.ones(())
-    start = optimizer.init(gradient)
+    gradient = np.float32(1.0)
+    start, update = jax.jit(optimizer.init)(gradient), jax.jit(optimizer.update)
 
     def at(count):  # The optimiser's state after so many updates.
-        return jax.tree.map(lambda x: jnp.int32(count) if x.dtype == jnp.int32 else x, start)
+        return jax.tree.map(lambda x: np.int32(count) if x.dtype == np.int32 else x, start)
 
     for count, rate in want.items():
-        step, _ = optimizer.update(gradient, at(count), gradient)
+        step, _ = update(gradient, at(count), gradient)
         np.testing.assert_allclose(-step, rate, rtol=1e-5, atol=1e-8, err_msg=str(count))
 
 

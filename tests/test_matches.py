@@ -275,9 +275,9 @@ def test_prior_player_takes_the_best_legal_logit():
     params = np.array([0.0, 0.5, -0.5], np.float32)
     carry = player.init(params, 50)
     for frame in frames:
-        timestep = _timestep(frame, jnp.asarray(masks)).replace(first=jnp.zeros(50, bool))
-        carry = player.observe(carry, timestep, jnp.zeros(50, jnp.int32))
-    action = player.choose(carry, jax.random.key(0), None, timestep)
+        timestep = _timestep(frame, masks).replace(first=np.zeros(50, bool))
+        carry = jax.jit(player.observe)(carry, timestep, np.zeros(50, np.int32))
+    action = jax.jit(player.choose)(carry, jax.random.key(0), None, timestep)
     expected = [
         max((a for a in range(3) if not masks[i, a]), key=lambda a: frames[1, i, a] + params[a])
         for i in range(50)
