@@ -56,7 +56,8 @@ def test_equals_a_plain_tree(num_actions, num_simulations, turn_sign, masked, fr
     Planted: no turn sign in the model, or in the range of Q; that range without rewards, with the
     root, or of the present values only; N(s) as the children's sum; an unvisited action worth 0.5;
     2 + N below the prior; noise not mixed in; the root's mask in all nodes; no depth limit;
-    equal visits to the lower action; a constant for `min_value_range`.
+    equal visits to the lower action; a constant for `min_value_range`. Bug seen: Q computed for the
+    range and again for the score, with two roundings: one value alone was worth -12, not 0.
     """
     batch = 24
     world = make_world(num_actions, seed=num_actions + num_simulations)

@@ -148,6 +148,7 @@ def muzero_plan(
             invalid_actions=~legal,
             extra_data=_ExtraData(
                 tie_break,
+                q=jnp.zeros((zeros.shape[0], num_simulations + 1)),
                 low=jnp.full_like(node.value, jnp.inf),
                 high=jnp.full_like(node.value, -jnp.inf),
             ),
@@ -178,15 +179,21 @@ class _Embedding(NamedTuple):
 
 
 class _ExtraData(NamedTuple):
-    """Per row: what is added to the scores `[B, A]`; least and greatest Q so far `[B]`."""
+    """Per row: what is added to the scores `[B, A]`; Q of the edge to each node `[B, N]`; least and
+    greatest Q so far `[B]`."""
 
     tie_break: Array
+    q: Array
     low: Array
     high: Array
 
 
 def _simulate(lower, upper, simulate_once, state):
-    """The loop over simulations for mctx, which keeps the range of Q before each of them."""
+    """The loop over simulations for mctx, which keeps Q and its range before each of them.
+
+    Q is computed in one place: computed again where it is read, it may be rounded in another way,
+    and then a single value would not equal the least one so far.
+    """
 
     def body(simulation, state):
         key, tree = state
@@ -196,7 +203,9 @@ def _simulate(lower, upper, simulate_once, state):
         low = jnp.min(jnp.where(is_edge, q, jnp.inf), axis=-1)
         high = jnp.max(jnp.where(is_edge, q, -jnp.inf), axis=-1)
         seen = tree.extra_data
-        seen = seen._replace(low=jnp.minimum(seen.low, low), high=jnp.maximum(seen.high, high))
+        seen = seen._replace(
+            q=q, low=jnp.minimum(seen.low, low), high=jnp.maximum(seen.high, high)
+        )
         return simulate_once(simulation, (key, tree.replace(extra_data=seen)))
 
     return jax.lax.fori_loop(lower, upper, body, state)
@@ -211,7 +220,8 @@ def _select_by_puct(
     node_visits = tree.node_visits[node_index]
     seen = tree.extra_data
     value_range = jnp.maximum(seen.high - seen.low, min_value_range)
-    scaled_q = (tree.qvalues(node_index) - seen.low) / value_range
+    q = seen.q[tree.children_index[node_index]]  # Of an unvisited edge anything.
+    scaled_q = (q - seen.low) / value_range
     pb_c = pb_c_init + jnp.log((node_visits + pb_c_base + 1.0) / pb_c_base)
     prior = tree.children_prior_logits[node_index]  # Probabilities: see `expand`.
     score = jnp.where(visits > 0, scaled_q, 0.0) + seen.tie_break
