@@ -29,7 +29,7 @@ from muzero_jax.evaluation import results
 from muzero_jax.networks.mlp import make_mlp_network
 from muzero_jax.search import make_gumbel_search
 from muzero_jax.training import saving
-from muzero_jax.training.saving import saved_tree
+from muzero_jax.training.saving import new_run, saved_tree
 from muzero_jax.types import Codecs, Transition, Window
 
 WINDOW = Window(history=1, unroll=2, bootstrap=3)
@@ -138,7 +138,7 @@ def test_an_interrupted_run_goes_on_to_the_same_end(experiment, done, tmp_path):
 
 def test_averages_begin_with_the_parameters_that_a_run_begins_with(experiment):
     """Planted: those of a fresh network."""
-    params = jax.tree.map(lambda x: np.full(x.shape, 3.0, x.dtype), experiment.init().train.params)
+    params = jax.tree.map(lambda x: np.full(x.shape, 3.0, x.dtype), new_run(experiment).train.params)
     run = saving.new_run(experiment, params)
     jax.tree.map(np.testing.assert_array_equal, run.train.tracked, params)
     jax.jit(lambda x: x, donate_argnums=0)(run.train.params)  # Buffers of their own.
@@ -245,7 +245,7 @@ def test_evaluations_play_in_games_of_their_own():
         return state, timestep.replace(reward=2.0 * timestep.reward)
 
     experiment = _experiment(games=ENV._replace(step=step), eval_episodes=12, scoring_batch=8)
-    params = experiment.init().train.params
+    params = new_run(experiment).train.params
     returns = experiment.score(params, 0)["returns"]
     assert len(returns) == 12 and set(np.abs(returns)) == {2.0}
 

@@ -8,6 +8,7 @@ import pytest
 
 from muzero_jax.config import build, schema
 from muzero_jax.errors import BadInputError
+from muzero_jax.training.saving import new_run
 from presets import config_of
 import processes
 
@@ -73,7 +74,7 @@ def test_actions_of_every_kind_are_searched_by_drawing_them(name):
     tiny = processes.TINY | {"network.width": 16, "env.num_groups": 1, "search.num_samples": 5}
     made = build.experiment(config_of(name, **tiny))
     assert made.agent.num_edges == 5
-    run = made.init()
+    run = new_run(made)
     before = jax.device_get(run.train.params)
     for run, news in itertools.islice(made.run(run), 6):
         loss = news["train/loss"]

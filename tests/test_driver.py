@@ -101,7 +101,7 @@ def test_a_run_ends_with_the_iteration_that_reaches_its_total(real, tmp_path, ca
     counters = _train(experiment, tmp_path / "run", evaluate_every=50)
     assert (counters.env_steps, counters.iteration, counters.resumes) == (100, 10, 0)
     first, second, *_ = capfd.readouterr().out.splitlines()
-    count = sum(x.size for x in jax.tree.leaves(real.init().train.params))
+    count = sum(x.size for x in jax.tree.leaves(jax.eval_shape(real.init).train.params))
     assert first == f"an agent made by code: {count:,} parameters, 0 simulations for each action"
     assert second == f"run in {tmp_path / 'run'} on cpu x1"
     assert checkpoint.committed_steps(tmp_path / "run" / "checkpoints") == [10]

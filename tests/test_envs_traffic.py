@@ -67,7 +67,7 @@ def test_new_cars_come_at_the_rates_of_the_episode():
 def test_episodes_begin_alike_and_are_truncated():
     """Rates within their bounds, each episode with its own. Planted: one draw for all queues."""
     env = traffic.make_traffic(max_steps=3)
-    state, row = jax.vmap(env.reset)(jax.random.split(jax.random.key(0), 400))
+    state, row = jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(0), 400))
     rates = np.asarray(state.env.rates)
     assert rates.shape == (400, 10, 4) and len(np.unique(rates)) > 15_000
     assert 0.1 <= rates.min() < 0.11 and 0.39 < rates.max() <= 0.4
@@ -82,9 +82,10 @@ def test_episodes_begin_alike_and_are_truncated():
 def _acts(controller, queues, lights):
     """The actions of a controller over observations `[T, L, 4]` and `[T, L]`."""
     memory, found = controller.init(len(lights[0])), []
+    act = jax.jit(controller.act)
     for queue, light in zip(queues, lights):
-        observation = {"queues": jnp.asarray(queue, jnp.float32), "lights": jnp.asarray(light)}
-        memory, action = controller.act(memory, observation, jax.random.key(len(found)))
+        observation = {"queues": np.float32(queue), "lights": np.asarray(light)}
+        memory, action = act(memory, observation, jax.random.key(len(found)))
         found.append(np.asarray(action).tolist())
     return found
 

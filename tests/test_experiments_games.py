@@ -13,6 +13,7 @@ from muzero_jax.config import build, schema
 from muzero_jax.envs.pgx import make_pgx
 from muzero_jax.evaluation import results
 from muzero_jax.training import memory
+from muzero_jax.training.saving import new_run
 from presets import config_of
 import processes
 from processes import TINY
@@ -79,7 +80,7 @@ def test_the_ring_of_a_board_game_holds_its_masks():
     MinAtar has no masks to store."""
     config = config_of("board_games", "tic_tac_toe", **_TINY_BOARD, **{"network.width": 16})
     experiment = build.experiment(config)
-    run, agent = experiment.init(), experiment.agent
+    run, agent = new_run(experiment), experiment.agent
     rollout = acting.make_rollout(make_pgx("tic_tac_toe"), agent.search, num_steps=8)
 
     @jax.jit
@@ -96,7 +97,7 @@ def test_the_ring_of_a_board_game_holds_its_masks():
     assert marked.any()
     assert not np.take_along_axis(marked, rows.action[..., None].astype(int), axis=-1).any()
     config = config_of("minatar", "breakout", **TINY)
-    assert build.experiment(config).replay.init().rows.invalid_actions is None
+    assert jax.eval_shape(build.experiment(config).replay.init).rows.invalid_actions is None
 
 
 def test_openings_are_of_training_and_not_of_matches(tmp_path):
@@ -109,9 +110,10 @@ def test_openings_are_of_training_and_not_of_matches(tmp_path):
 
     def marks(config):
         begun = build.experiment(config).match_env.reset
-        return set(np.asarray(jax.vmap(begun)(keys)[1].observation.sum(axis=(1, 2, 3))).tolist())
+        observation = jax.device_get(jax.jit(jax.vmap(begun))(keys)[1].observation)
+        return set(observation.sum(axis=(1, 2, 3)).tolist())
 
-    begun = np.asarray(build.experiment(config).init().timestep.observation)
+    begun = np.asarray(new_run(build.experiment(config)).timestep.observation)
     assert 0 < begun.any(axis=-1).sum() <= 4 * config.env.num_envs
     assert marks(config) == {0} and "opening_plies" not in results.protocol(config.to_dict())
     assert marks(record.read_config(tmp_path)) == {0, 1, 2, 3, 4}

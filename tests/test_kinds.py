@@ -20,6 +20,7 @@ from muzero_jax.networks.gru import make_gru_network
 from muzero_jax.networks.mlp import make_mlp_network
 from muzero_jax.player import Player
 from muzero_jax.search import make_gumbel_search
+from muzero_jax.training.saving import new_run
 from muzero_jax.types import (
     ActionSpec,
     ArraySpec,
@@ -73,7 +74,7 @@ def host_envs(env):
 
 def run(experiment, iterations):
     """The state after so many iterations."""
-    loop = experiment.run(experiment.init())
+    loop = experiment.run(new_run(experiment))
     for _ in range(iterations):
         state, _ = next(loop)
     return jax.device_get(state)

@@ -229,7 +229,7 @@ def test_equals_lists_of_rows_under_random_operations(name):
     add, update, truncate = map(
         jax.jit, (ring.add, ring.update_priorities, ring.truncate_episodes))
     sample = jax.jit(ring.sample, static_argnums=2)
-    state = ring.init()
+    state = jax.jit(ring.init)()
     for step in range(600):
         choice = rng.choice(["add", "sample", "truncate"], p=[0.6, 0.36, 0.04])
         if choice == "add":
@@ -388,7 +388,8 @@ def test_small_and_odd_rings_are_drawn_right(shape):
     assert (np.abs(counts - exact * 200_000) <= 5 * spread).all()
     alone = np.zeros(shape, np.float32)
     alone[-1, -1] = 1e-20
-    env, slot, probability = replay_lib.draw(jnp.asarray(alone), jax.random.key(0), 64)
+    draw = jax.jit(replay_lib.draw, static_argnums=2)
+    env, slot, probability = draw(alone, jax.random.key(0), 64)
     assert (np.asarray(env) == shape[0] - 1).all() and (np.asarray(slot) == shape[1] - 1).all()
     np.testing.assert_allclose(probability, 1.0, rtol=1e-6)
 
