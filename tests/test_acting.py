@@ -17,7 +17,7 @@ MASKED = dataclasses.replace(fakes.SPEC, masked=True)
 
 def _list_of_rows(env, key, params, explore):
     """`(timestep, history, output)` of each step, by `jit`ted single steps in a Python loop."""
-    state, timestep = jax.vmap(env.reset)(jax.random.split(jax.random.key(5), _E))
+    state, timestep = jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(5), _E))
     carry = acting.init_carry(env.spec, _E, 2)
     step = jax.jit(jax.vmap(env.step))
     act = jax.jit(lambda *args: acting.act(fakes.search, *args))
@@ -25,7 +25,7 @@ def _list_of_rows(env, key, params, explore):
     for step_key in jax.random.split(key, _T):
         search_key, env_key = jax.random.split(step_key)
         carry, output = act(params, search_key, carry, timestep, explore)
-        rows.append((timestep, carry.history, output))
+        rows.append(jax.device_get((timestep, carry.history, output)))
         state, timestep = step(state, output.action, jax.random.split(env_key, _E))
     return rows, (state, timestep, carry)
 
@@ -40,11 +40,12 @@ def test_rollout_equals_a_python_loop_bit_for_bit(same_step):
     env = fakes.make_jax_env(same_step=same_step)
     key, params = jax.random.key(1), fakes.make_params(1.0)
     rows, end = _list_of_rows(env, key, params, fakes.EXPLORE)
-    state, timestep = jax.vmap(env.reset)(jax.random.split(jax.random.key(5), _E))
+    state, timestep = jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(5), _E))
     rollout = jax.jit(acting.make_rollout(env, fakes.search, num_steps=_T))
     carry = acting.init_carry(env.spec, _E, 2)
-    rolled_end, rolled = rollout(params, key, state, timestep, carry, fakes.EXPLORE, jnp.int32(7))
+    rolled_end, rolled = rollout(params, key, state, timestep, carry, fakes.EXPLORE, np.int32(7))
     fakes.assert_trees_equal(rolled_end, end)
+    rolled = jax.device_get(rolled)
     assert rolled.reward.shape == (_E, _T) and rolled.policy.shape == (_E, _T, 3)
     for t, (timestep, _, output) in enumerate(rows):
         for name in ("observation", "reward", "discount", "first", "last"):
@@ -65,7 +66,7 @@ def test_a_search_is_bound_to_the_state_of_each_step():
     """
     env = fakes.make_jax_env(same_step=True)
     key, params = jax.random.key(1), fakes.make_params(1.0)
-    state, timestep = jax.vmap(env.reset)(jax.random.split(jax.random.key(5), _E))
+    state, timestep = jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(5), _E))
 
     def bind(env_state):
         def search(*args):
@@ -82,11 +83,12 @@ def test_a_search_is_bound_to_the_state_of_each_step():
     bound_end, bound_rows = jax.jit(bound)(*args)
     fakes.assert_trees_equal(bound_end, end)
     fakes.assert_trees_equal(bound_rows.replace(value=rows.value), rows)
-    for t in range(_T):
-        seen = state.env @ jnp.array([10.0, 1.0])
-        np.testing.assert_array_equal(bound_rows.value[:, t], seen)
-        keys = jax.random.split(jax.random.split(jax.random.split(key, _T)[t])[1], _E)
-        state, _ = jax.vmap(env.step)(state, rows.action[:, t], keys)
+    step = jax.jit(jax.vmap(env.step))
+    rows, bound_rows = jax.device_get((rows, bound_rows))
+    for t, step_key in enumerate(jax.random.split(key, _T)):
+        np.testing.assert_array_equal(bound_rows.value[:, t], np.asarray(state.env) @ [10.0, 1.0])
+        keys = jax.random.split(jax.random.split(step_key)[1], _E)
+        state, _ = step(state, rows.action[:, t], keys)
 
 
 def test_history_begins_anew_on_first_rows_and_last_rows_are_searched():
@@ -154,9 +156,9 @@ def test_masks_of_invalid_actions_are_stored_and_drawn():
             fakes.make_params(), state, carry, timestep, 0, jax.random.key(t), fakes.EXPLORE, t
         )
         timestep = env.step(np.asarray(carry.action))
-    sample = ring.sample(state, jax.random.key(0), 32)
+    sample = jax.device_get(jax.jit(ring.sample, static_argnums=2)(state, jax.random.key(0), 32))
     for (e, slot), masks in zip(sample.index, sample.rows.invalid_actions, strict=True):
-        for k, mask in enumerate(np.asarray(masks)):
+        for k, mask in enumerate(masks):
             t = int(slot) - 2 + k  # The window begins S = 2 rows before the root.
             if t >= 0:
                 assert np.flatnonzero(mask).tolist() == [(t + int(e)) % 3]

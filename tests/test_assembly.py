@@ -138,7 +138,8 @@ def test_an_interrupted_run_goes_on_to_the_same_end(experiment, done, tmp_path):
 
 def test_averages_begin_with_the_parameters_that_a_run_begins_with(experiment):
     """Planted: those of a fresh network."""
-    params = jax.tree.map(lambda x: np.full(x.shape, 3.0, x.dtype), new_run(experiment).train.params)
+    shapes = jax.eval_shape(experiment.init).train.params
+    params = jax.tree.map(lambda x: np.full(x.shape, 3.0, x.dtype), shapes)
     run = saving.new_run(experiment, params)
     jax.tree.map(np.testing.assert_array_equal, run.train.tracked, params)
     jax.jit(lambda x: x, donate_argnums=0)(run.train.params)  # Buffers of their own.

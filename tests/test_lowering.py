@@ -93,8 +93,8 @@ def timesteps(spec, num_envs):
         last=like((), bool), invalid_actions=None)
 
 
-@pytest.mark.parametrize("kind", ["conv", "mlp", "gru"])
-@pytest.mark.parametrize("source", ["stored", "network"])
+@pytest.mark.parametrize(
+    "kind, source", [("conv", "network"), ("mlp", "stored"), ("gru", "network")])
 def test_learn_lowers(kind, source):
     """Sampling, targets, loss, update, priorities.
 
