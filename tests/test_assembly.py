@@ -24,7 +24,7 @@ from muzero_jax.assembly import check_sizes
 from muzero_jax.config import runs
 from muzero_jax.envs import wrappers
 from muzero_jax.envs.catch import make_catch
-from muzero_jax.errors import ArgumentError, BadInputError
+from muzero_jax.errors import ArgumentError, BadInputError, StorageError
 from muzero_jax.evaluation import results
 from muzero_jax.networks.mlp import make_mlp_network
 from muzero_jax.search import make_gumbel_search
@@ -293,3 +293,30 @@ def test_sizes_that_do_not_fit_together_are_refused(changes, said):
 def test_numbers_that_do_not_divide_are_refused():
     with pytest.raises(ArgumentError, match="batch_size must be a multiple of the 2 devices"):
         _experiment(batch_size=7, mesh=make_mesh(jax.devices("cpu")[:2]))
+
+
+def test_the_newest_save_is_played_whichever_folder_has_it(experiment, done, tmp_path):
+    """Planted: the older of the two."""
+    newest = checkpoint.committed_steps(done / "params")[-1]
+    assert newest == checkpoint.committed_steps(done / "checkpoints")[-1]
+    abstract = jax.eval_shape(experiment.init).train.params
+    for lost in ("params", "checkpoints"):
+        folder = tmp_path / lost
+        shutil.copytree(done, folder)
+        shutil.rmtree(folder / lost / str(newest))
+        assert saving.newest_params(folder, abstract)[0] == newest
+
+
+def test_a_run_that_loses_its_last_resume_point_does_not_end_well(experiment, tmp_path):
+    """Planted: the last save never looked at."""
+    points = tmp_path / "run" / "checkpoints"
+
+    def run(state):
+        for state, news in experiment.run(state):
+            if state.counters.env_steps >= SCHEDULE.total_env_steps:
+                points.rename(tmp_path / "aside")
+                points.write_text("no folder")
+            yield state, news
+
+    with pytest.raises(StorageError, match="resume point|failed"):
+        training.train(experiment._replace(run=run), points.parent, SCHEDULE)
