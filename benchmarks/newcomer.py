@@ -3,11 +3,10 @@
   python benchmarks/newcomer.py --write
 
 Clones the newest commit into an empty folder, makes a virtual environment, and gives the README's
-command that trains.
-As soon as the run has written lines enough for a curve, it installs the extra `plot` and gives the
-command that draws it. Ctrl-C then has to end the run with a save. The seconds count from the start
-of `git clone`, downloads of pip included. The exit code is 0 where the curve was drawn within
---limit seconds and the run was saved, else 1.
+command that trains. Once the run has written lines enough for a curve, the extra `plot` is
+installed and the README's command that draws is given. Ctrl-C then has to end the run with a
+save. The seconds count from the start of `git clone`, downloads of pip included. The exit code is
+0 where the curve was drawn within --limit seconds and the run was saved, else 1.
 """
 
 import argparse

@@ -128,16 +128,19 @@ def test_published_results_make_a_table(capsys):
     aggregate.flags.DEFINE_list("versus", [], "")
     aggregate.flags.FLAGS(["test"])
     try:
-        aggregate.main([str(folder / "*-0.json")])
+        for files in ("*.json", "*-0.json"):  # A table, and one with aggregates: of as many seeds.
+            aggregate.main([str(folder / files)])
     finally:
         delattr(aggregate.flags.FLAGS, "versus")
     printed = capsys.readouterr().out
-    for path in folder.glob("*-0.json"):
+    for path in folder.glob("*.json"):
         written = json.loads(path.read_text())
         run = results.read(path)
         assert run.score == pytest.approx(np.mean(written["score"]["returns"]))
         assert run.protocol["max_steps"] == 27_000
-        assert f"| {run.task} | 1 | {written['env_steps']:,} | " in printed
+        if path.stem.endswith("-0"):
+            assert f"| {run.task} | 1 | {written['env_steps']:,} | " in printed
+    assert "| Breakout | 3 | 630,013 to 630,598 | " in printed
     assert "preliminary" in printed
 
 

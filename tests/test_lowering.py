@@ -93,8 +93,10 @@ def timesteps(spec, num_envs):
         last=like((), bool), invalid_actions=None)
 
 
-@pytest.mark.parametrize(
-    "kind, source", [("conv", "network"), ("mlp", "stored"), ("gru", "network")])
+@pytest.mark.parametrize("kind, source", [
+    ("conv", "network"), ("mlp", "stored"), ("gru", "network"),
+    *(pytest.param(*x, marks=pytest.mark.slow)
+      for x in (("conv", "stored"), ("mlp", "network"), ("gru", "stored")))])
 def test_learn_lowers(kind, source):
     """Sampling, targets, loss, update, priorities.
 

@@ -136,8 +136,9 @@ def test_more_drawn_actions_come_nearer_to_the_best():
 
 @pytest.mark.slow
 def test_it_is_learned_from_play_alone(tmp_path):
-    """40,000 steps of a network that knows nothing: on starts that it has not seen it costs at most
-    1.4 times what -K x does (seen: 1.28), and random play more than ten times as much."""
+    """40,000 steps of a network that knows nothing: costs within 10 % of those of -K x, on starts
+    that it has not seen; random play costs several times as much. Not reached yet: seen were 28 %,
+    which is an expected failure; above 40 % it is one that is not expected."""
     config = config_of("arm")
     config.total_env_steps = 40_000
     config.env.update(task="lqr:make_env", max_steps=20)
@@ -165,3 +166,5 @@ def test_it_is_learned_from_play_alone(tmp_path):
     best = cost_of(lambda x, reward: (-np.asarray(x) @ GAIN.T).astype(np.float32))
     random = cost_of(lambda x, reward: rng.uniform(-2, 2, (200, 2)).astype(np.float32))
     assert best <= learned <= 1.4 * best < random / 10, (best, learned, random)
+    if not learned <= 1.1 * best < random / 3:
+        pytest.xfail(f"{learned / best:.2f} times the cost of the optimum, 1.1 are wanted")

@@ -157,21 +157,23 @@ def fixed_draws(drawn, prior):
     return distributions.categorical(types.ActionSpec.discrete(6))._replace(draw=draw)
 
 
+@pytest.mark.parametrize("batch, visits", [
+    (4, 600), pytest.param(32, 1_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("plan", PLANS)
-def test_equal_drawn_actions_share_their_visits_as_one_would(plan):
+def test_equal_drawn_actions_share_their_visits_as_one_would(plan, batch, visits):
     """Drawn twice, each with half of the prior, an action has the weight of one drawn once.
 
     Of a single step, whose values the visits do not change: exactly in the improved policy, and but
     for 2 % of the visits in MuZero's (with the whole prior for each of the two it is 15 %).
     """
-    world, batch = make_world(6, seed=5), 4
+    world = make_world(6, seed=5)
     action = types.ActionSpec.discrete(6)
     history = history_of(np.random.default_rng(0).normal(size=(batch, 5)).astype(np.float32))
     flat = learned_model(WORLD_NETWORK, CODECS, action=action, discount=0.0, turn_sign=1)
     found = {}
     for name, drawn, prior in (("twice", [1, 1, 4, 2], [0.25, 0.25, 0.2, 0.3]),
                                ("once", [1, 4, 2], [0.5, 0.2, 0.3])):
-        options, num_simulations = {}, 600
+        options, num_simulations = {}, visits
         if plan == "gumbel":  # Each edge once, so that the most visits are as many.
             options = dict(max_num_considered_actions=len(drawn))
             num_simulations = len(drawn)
@@ -194,7 +196,8 @@ POLICIES = {
 
 
 @pytest.mark.parametrize("kind,num_simulations", [
-    *((kind, 8) for kind in POLICIES), ("categorical", 16), ("gaussian", 16)])
+    *((kind, 8) for kind in POLICIES), ("categorical", 16), ("gaussian", 16),
+    *(pytest.param(kind, 16, marks=pytest.mark.slow) for kind in ("factored", "beta"))])
 def test_drawn_actions_are_improved_upon(kind, num_simulations):
     """Bandits with known values, 10,000 of them: Σ π' q >= Σ π q over the eight drawn actions.
 
