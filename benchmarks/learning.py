@@ -53,14 +53,10 @@ def atari(game: str, *, seed: int, **limit: int) -> list[str]:
     ]
 
 
-def game(file: str, name: str, *, seed: int = 0, minutes: int) -> list[str]:
-    """A board game, or one of MinAtar, for at most some minutes."""
-    return [
-        "experiments/train.py",
-        f"--config=configs/{file}.py:{name}",
-        f"--config.seed={seed}",
-        f"--config.max_wall_minutes={minutes}",
-    ]
+def game(file: str, name: str, *, seed: int = 0, minutes: int | None = None) -> list[str]:
+    """A board game, or one of MinAtar: the config's own steps, or at most some minutes."""
+    limit = [] if minutes is None else [f"--config.max_wall_minutes={minutes}"]
+    return control(f"{file}.py:{name}", seed, *limit)
 
 
 CARTPOLE_ON_DEVICE = {
@@ -146,12 +142,12 @@ LONGER = {
 }
 DEVICE = {
     **{
-        f"tic_tac_toe-{seed}": game("board_games", "tic_tac_toe", seed=seed, minutes=10)
+        f"tic_tac_toe-{seed}": game("board_games", "tic_tac_toe", seed=seed)
         for seed in SEEDS
     },
     **CARTPOLE_ON_DEVICE,
-    "minatar_breakout-0": game("minatar", "breakout", minutes=20),
-    "connect_four-0": game("board_games", "connect_four", minutes=30),
+    "minatar_breakout-0": game("minatar", "breakout"),
+    "connect_four-0": game("board_games", "connect_four"),
 }
 MINATAR = {
     f"longer/minatar_{name}-{seed}": game("minatar", name, seed=seed, minutes=60)
@@ -230,7 +226,7 @@ def measure(command: list[str], workdir: Path, episodes: int) -> dict:
     if "cartpole.py:on_device" in command[1]:
         warm_s = timed(command + [f"--workdir={workdir.parent / 'warm'}"])
         warm = {"train_seconds_with_warm_cache": round(warm_s, 1)}
-    if "minatar" in command[0]:
+    if "minatar.py" in command[1]:
         episodes = 100
     board_game = command[1].partition("board_games.py:")[2]
     real = any(name in command[1] for name in ("continuous.py", "arm.py", "traffic.py"))
