@@ -14,6 +14,8 @@ from muzero_jax.types import ActionSpec, Array, Distribution
 
 MIN_LOGIT = -1e30  # Finite: a row without legal actions must not turn into NaN.
 
+_SMALLEST_BLOCK = 4  # Smaller ones spare no time.
+
 # Of a Gaussian before its tanh, so that no policy can vanish into the bounds, or cease to explore.
 _MAX_MEAN, _MIN_SCALE, _MAX_SCALE = 4.0, 0.02, 1.98
 _INSIDE = 1.0 - 1e-6  # How near to its bounds a real action is scored: on them densities are none.
@@ -40,8 +42,7 @@ def categorical(action: ActionSpec) -> Distribution:
             every = jnp.broadcast_to(jnp.arange(num_actions, dtype=jnp.int32), logits.shape)
             drawn = jnp.pad(every, beyond, mode="edge")
             return drawn, jnp.pad(prior, beyond, constant_values=MIN_LOGIT)
-        noisy = jnp.where(legal, logits + jax.random.gumbel(key, logits.shape), -jnp.inf)
-        drawn = jnp.sort(jax.lax.top_k(noisy, num_samples)[1], axis=-1).astype(jnp.int32)
+        drawn = jnp.sort(_greatest_noisy(key, prior, num_samples), axis=-1).astype(jnp.int32)
         return drawn, jnp.take_along_axis(prior, drawn, axis=-1)
 
     def log_prob(logits, chosen):
@@ -54,6 +55,40 @@ def categorical(action: ActionSpec) -> Distribution:
         return jnp.argmax(jnp.where(legal, logits, -jnp.inf), axis=-1).astype(jnp.int32)
 
     return Distribution(num_actions, draw, log_prob, categorical_entropy, mode)
+
+
+def _greatest_noisy(key, logits, num_samples):
+    """Where the K greatest `[B, K]` of logits `[B, A]` with Gumbel noise are.
+
+    The greatest of some logits with Gumbel noise is their logsumexp with Gumbel noise. So a large
+    set is split into blocks, and the greatest of each block is drawn first. The K greatest of all
+    lie in the K blocks whose greatest are largest. Only there each logit gets noise of its own,
+    given what the greatest of its block is (Kool et al. 2019, section 4.1 and appendix B).
+    """
+    batch, num_actions = logits.shape
+    # About as large as makes the numbers to be drawn the fewest, and divides many sets of actions.
+    block_size = 1 << (math.isqrt(num_actions // num_samples).bit_length() - 1)
+    if block_size < _SMALLEST_BLOCK:
+        noisy = logits + jax.random.gumbel(key, logits.shape)
+        return jax.lax.top_k(noisy, num_samples)[1]
+    # Of n blocks block j holds the actions j, j + n, j + 2n ..., so that none is without actions.
+    num_blocks = -(-num_actions // block_size)
+    beyond = block_size * num_blocks - num_actions
+    blocks = jnp.pad(logits, [(0, 0), (0, beyond)], constant_values=-jnp.inf)
+    blocks = blocks.reshape(batch, block_size, num_blocks)
+    noise = jax.random.gumbel(key, (batch, num_blocks + block_size * num_samples))
+    of_blocks, of_actions = noise[:, :num_blocks], noise[:, num_blocks:]
+    greatest, chosen = jax.lax.top_k(jax.nn.logsumexp(blocks, axis=1) + of_blocks, num_samples)
+    noisy = jnp.take_along_axis(blocks, chosen[:, None], axis=2)
+    noisy += of_actions.reshape(noisy.shape)
+    # Their noise, given what the greatest of each block is.
+    greatest = greatest[:, None]
+    below = noisy - jnp.max(noisy, axis=1, keepdims=True)
+    gap = greatest - noisy + jnp.log(-jnp.expm1(below))
+    noisy = greatest - jnp.maximum(gap, 0.0) - jnp.log1p(jnp.exp(-jnp.abs(gap)))
+    _, index = jax.lax.top_k(noisy.reshape(batch, -1), num_samples)
+    row, slot = jnp.divmod(index, num_samples)
+    return row * num_blocks + jnp.take_along_axis(chosen, slot, axis=1)
 
 
 def categorical_entropy(logits: Array) -> Array:

@@ -167,41 +167,56 @@ def test_a_factored_policy_of_one_choice_is_categorical():
     assert a.draw(jax.random.key(0), logits, 3, None)[0].shape == (4, 3)
 
 
-def test_a_categorical_policy_draws_without_replacement():
-    """Pairs of four actions are as frequent as drawing one after the other makes them.
+@pytest.mark.parametrize("num_actions, num_rows", [(4, 20_000), (45, 100_000)])
+def test_a_categorical_policy_draws_without_replacement(num_actions, num_rows):
+    """Pairs of actions are as frequent as drawing one after the other makes them; of a large set
+    too, which is drawn from in blocks, here of 12 blocks of four with three slots to spare.
 
-    Planted: with replacement; the noise left out; noise that is doubled.
+    Planted: with replacement; the noise left out; noise that is doubled. In blocks: the noise of
+    actions as it comes, whatever the greatest of their block is, or shifted to it; a block's
+    largest logit for its logsumexp; no noise of blocks; slots to spare that are drawn.
     """
-    distribution = compiled(distributions.categorical(ActionSpec.discrete(4)))
+    distribution = compiled(distributions.categorical(ActionSpec.discrete(num_actions)))
     logits = np.array([1.0, 0.0, -0.5, 0.3], np.float32)
-    rows = np.broadcast_to(logits, (20_000, 4))
+    others = np.random.default_rng(0).normal(-1.0, 1.5, num_actions - 4).astype(np.float32)
+    logits = np.concatenate([logits, others])
+    rows = np.broadcast_to(logits, (num_rows, num_actions))
     drawn, prior = jax.device_get(distribution.draw(jax.random.key(0), rows, 2, None))
-    assert (drawn[:, 0] < drawn[:, 1]).all()
+    assert (drawn[:, 0] < drawn[:, 1]).all() and drawn.dtype == np.int32
     np.testing.assert_array_equal(prior, logits[drawn])
-    p = scipy.special.softmax(logits)
-    pairs = [*itertools.combinations(range(4), 2)]
-    expected = [p[i] * p[j] / (1 - p[i]) + p[j] * p[i] / (1 - p[j]) for i, j in pairs]
-    counts = [((drawn[:, 0] == i) & (drawn[:, 1] == j)).sum() for i, j in pairs]
-    assert chi_square(np.array(counts, float), 20_000 * np.array(expected)) < 1
+    p = scipy.special.softmax(logits.astype(np.float64))
+    i, j = np.triu_indices(num_actions, 1)
+    expected = num_rows * (p[i] * p[j] / (1 - p[i]) + p[j] * p[i] / (1 - p[j]))
+    seen = np.zeros((num_actions, num_actions))
+    np.add.at(seen, (drawn[:, 0], drawn[:, 1]), 1)
+    counts, rare = seen[i, j], expected < 8
+    if rare.any():
+        counts = np.append(counts[~rare], counts[rare].sum())
+        expected = np.append(expected[~rare], expected[rare].sum())
+    assert chi_square(counts, expected) < 1
     np.testing.assert_allclose(
-        distribution.log_prob(rows[:1], np.arange(4)[None])[0], np.log(p), rtol=1e-5)
+        distribution.log_prob(rows[:1], np.arange(4)[None])[0], np.log(p[:4]), rtol=1e-5)
 
 
+@pytest.mark.parametrize("forbidden", [0, 146])
 @pytest.mark.parametrize("num_samples", [1, 2, 3, 4, 6])
-def test_drawn_actions_are_legal_while_there_are_some(num_samples):
-    """Legal are two of four, of another row one, of the last all: as many edges have a prior.
+def test_drawn_actions_are_legal_while_there_are_some(num_samples, forbidden):
+    """Legal are two of four, of another row one, of the last all: as many edges have a prior;
+    also where many more actions are forbidden, of which some blocks are full.
 
     Planted: masks not looked at; slots without an action given a prior.
     """
-    distribution = compiled(distributions.categorical(ActionSpec.discrete(4)))
+    distribution = compiled(distributions.categorical(ActionSpec.discrete(4 + forbidden)))
     invalid = np.array([[True, False, True, False], [True, True, True, False], [False] * 4])
     logits = np.array(
         [[9.0, 0.0, 9.0, -1.0], [9.0, 9.0, 9.0, -9.0], [0.0, 1.0, 2.0, 3.0]], np.float32)
+    invalid = np.pad(invalid, [(0, 0), (0, forbidden)], constant_values=True)
+    logits = np.pad(logits, [(0, 0), (0, forbidden)], constant_values=9.0)
     for seed in range(20):
         drawn, prior = jax.device_get(
             distribution.draw(jax.random.key(seed), logits, num_samples, invalid))
         known = prior > distributions.MIN_LOGIT
-        assert np.isfinite(prior).all()
+        assert np.isfinite(prior).all() and (drawn < 4 + forbidden).all()
         np.testing.assert_array_equal(known.sum(1), np.minimum([2, 1, 4], num_samples))
         assert not np.take_along_axis(invalid, drawn, 1)[known].any()
         for row in range(3):
