@@ -42,7 +42,7 @@ def categorical(action: ActionSpec) -> Distribution:
             every = jnp.broadcast_to(jnp.arange(num_actions, dtype=jnp.int32), logits.shape)
             drawn = jnp.pad(every, beyond, mode="edge")
             return drawn, jnp.pad(prior, beyond, constant_values=MIN_LOGIT)
-        drawn = jnp.sort(_greatest_noisy(key, prior, num_samples), axis=-1).astype(jnp.int32)
+        drawn = _in_order(_greatest_noisy(key, prior, num_samples).astype(jnp.int32))
         return drawn, jnp.take_along_axis(prior, drawn, axis=-1)
 
     def log_prob(logits, chosen):
@@ -89,6 +89,14 @@ def _greatest_noisy(key, logits, num_samples):
     _, index = jax.lax.top_k(noisy.reshape(batch, -1), num_samples)
     row, slot = jnp.divmod(index, num_samples)
     return row * num_blocks + jnp.take_along_axis(chosen, slot, axis=1)
+
+
+def _in_order(drawn):
+    """Each row of `[B, K]` different numbers in ascending order: for few numbers all comparisons
+    at once take less time than a sort."""
+    rank = jnp.sum(drawn[:, None, :] < drawn[:, :, None], axis=-1)
+    placed = rank[:, :, None] == jnp.arange(drawn.shape[-1])
+    return jnp.sum(jnp.where(placed, drawn[:, :, None], 0), axis=1)
 
 
 def categorical_entropy(logits: Array) -> Array:
