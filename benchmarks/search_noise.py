@@ -16,6 +16,10 @@ A slope above 1 says that the values see less far than n steps.
 
 Prints a line of JSON for each look; --write=NAME keeps all in results/search_noise/NAME.json, which
 is whole after each of them.
+
+  python benchmarks/search_noise.py --draw
+
+draws all files of results/search_noise into results/search_noise.png.
 """
 
 import argparse
@@ -156,6 +160,50 @@ def summarise(seen: dict[str, np.ndarray]) -> dict:
     return {name: float(x) for name, x in result.items()}
 
 
+def draw() -> Path:
+    """A panel for each number, a line for each file."""
+    from matplotlib.figure import Figure
+
+    panels = {
+        "entropy of the policy, share of the uniform one's": lambda look, uniform: (
+            look["entropy_prior"] / uniform
+        ),
+        "change of the policy by a search, nats": lambda look, _: look["change_of_policy"],
+        "median spread of Q / error of values, 1 step": lambda look, _: (
+            look["q_spread_median"] / look["value_error_1"]
+        ),
+        "share of signal in Q, 5 steps": lambda look, _: look["signal_5"],
+    }
+    figure = Figure(figsize=(10, 6.2), layout="constrained")
+    axes = figure.subplots(2, 2, sharex=True).ravel()
+    # Okabe and Ito 2008: color-blind readers can separate them, and all can by their markers.
+    styles = zip(("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000"), "osD^v")
+    results = ROOT / "benchmarks" / "results"
+    for path, (color, marker) in zip(sorted((results / "search_noise").glob("*.json")), styles):
+        looks = json.loads(path.read_text())["looks"]
+        steps = [look["env_steps"] / 1_000 for look in looks]
+        # Before anything is learned the policy is uniform.
+        uniform = max(look["entropy_prior"] for look in looks)
+        style = {"color": color, "marker": marker, "markersize": 4, "linewidth": 1.2}
+        for axis, number in zip(axes, panels.values()):
+            numbers = [number(look, uniform) for look in looks]
+            axis.plot(steps, numbers, label=path.stem.replace("_", " "), **style)
+        error = np.array([look["signal_5_se"] for look in looks])
+        low, high = np.array(numbers) - error, np.array(numbers) + error
+        axes[-1].fill_between(steps, low, high, color=color, alpha=0.18, linewidth=0)
+    for axis, name in zip(axes, panels):
+        axis.set_title(name, fontsize=9)
+        axis.grid(color="0.9")
+        axis.set_ylim(bottom=0)
+    axes[-1].set_ylim(-0.5, 2.5)  # Before the first rewards the slope is anything.
+    axes[-1].axhline(1, color="0.4", linewidth=0.8, linestyle="--")
+    axes[0].legend(fontsize=8)
+    figure.supxlabel("thousand env steps", fontsize=9)
+    path = results / "search_noise.png"
+    figure.savefig(path, dpi=110)
+    return path
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -164,8 +212,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=220_000, help="env steps")
     parser.add_argument("--seed", type=int, default=100)
     parser.add_argument("--write", metavar="NAME", help="keep it in results/search_noise/")
+    parser.add_argument("--draw", action="store_true", help="only draw results/search_noise/")
     parser.add_argument("changes", nargs="*", metavar="field=value")
     args = parser.parse_args()
+    if args.draw:
+        print(draw())
+        return
     gc.set_threshold(100_000, 10, 10)  # As the scripts do.
     name, _, game = args.config.partition(":")
     module = importlib.import_module(f"configs.{name.removesuffix('.py')}")

@@ -36,15 +36,15 @@ def make_search(network, num_actions, *, turn_sign=1, discount=0.9, num_simulati
 
 SEARCHES = [
     # (num_actions, num_simulations, max_num_considered_actions, turn_sign, masked)
-    (2, 8, 16, 1, False),
     (3, 50, 16, -1, False),
     (4, 16, 2, 1, True),
-    (5, 32, 4, -1, True),
-    (7, 7, 16, 1, True),
     (7, 33, 16, -1, True),
     (9, 64, 8, -1, False),
-    (18, 16, 16, 1, False),
     (6, 5, 1, -1, True),
+    pytest.param(2, 8, 16, 1, False, marks=pytest.mark.slow),
+    pytest.param(5, 32, 4, -1, True, marks=pytest.mark.slow),
+    pytest.param(7, 7, 16, 1, True, marks=pytest.mark.slow),
+    pytest.param(18, 16, 16, 1, False, marks=pytest.mark.slow),
 ]
 
 
@@ -83,9 +83,10 @@ def test_equals_a_plain_tree(num_actions, num_simulations, considered, turn_sign
     assert compared >= 0.75 * batch
 
 
-@pytest.mark.parametrize("num_actions,num_simulations,considered", [(18, 16, 16), (7, 7, 16),
-                                                                   (9, 3, 4), (4, 1, 1)])
-@pytest.mark.parametrize("turn_sign", [1, -1])
+@pytest.mark.parametrize("num_actions,num_simulations,considered,turn_sign", [
+    (18, 16, 16, 1), (9, 3, 4, -1), (4, 1, 1, 1),
+    *(pytest.param(*sizes, marks=pytest.mark.slow) for sizes in (
+        (18, 16, 16, -1), (7, 7, 16, 1), (7, 7, 16, -1), (9, 3, 4, 1), (4, 1, 1, -1)))])
 def test_simulations_that_fit_at_the_root_are_one_call(
     num_actions, num_simulations, considered, turn_sign
 ):

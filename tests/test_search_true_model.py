@@ -117,7 +117,7 @@ def make_random_game(seed, depth=4, num_actions=4):
     return uct_tree.Game(moves, sign=-1)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_random_play_outs_agree_with_a_plain_uct_on_average(seed):
     """Mean visits and values of the root's actions over many searches of a game for two.
 
