@@ -201,6 +201,11 @@ def main() -> None:
     parser.add_argument("--suite", default="walk", choices=sorted(SUITES))
     parser.add_argument("--only", help="Name of one entry of any suite.")
     parser.add_argument("--episodes", type=int, default=20)
+    parser.add_argument(
+        "--keep",
+        metavar="FOLDER",
+        help="Runs stay in FOLDER/NAME, and one that was interrupted goes on there.",
+    )
     args = parser.parse_args()
     suite = SUITES[args.suite]
     if args.only:
@@ -209,22 +214,23 @@ def main() -> None:
             parser.error(f"--only: unknown {args.only!r}; there are {', '.join(SUITES['full'])}")
     for name in suite:
         with tempfile.TemporaryDirectory() as folder:
-            result = measure(suite[name], Path(folder) / "run", args.episodes)
+            workdir = Path(args.keep).absolute() / name if args.keep else Path(folder) / "run"
+            result = measure(suite[name], workdir, Path(folder), args.episodes)
         path = RESULTS / f"{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(result, indent=1) + "\n")
         print(name, result["score"]["mean"], result["score"]["interval_95"], flush=True)
 
 
-def measure(command: list[str], workdir: Path, episodes: int) -> dict:
+def measure(command: list[str], workdir: Path, scratch: Path, episodes: int) -> dict:
     """Trains with `command`, then scores it and, under the same protocol, random play."""
     made = provenance()
     # A compilation cache of its own: the first run compiles everything, the second nothing.
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(workdir.parent / "cache")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(scratch / "cache")
     train_s = timed(command + [f"--workdir={workdir}"])
     warm = {}
     if "cartpole.py:on_device" in command[1]:
-        warm_s = timed(command + [f"--workdir={workdir.parent / 'warm'}"])
+        warm_s = timed(command + [f"--workdir={scratch / 'warm'}"])
         warm = {"train_seconds_with_warm_cache": round(warm_s, 1)}
     if "minatar.py" in command[1]:
         episodes = 100
@@ -249,9 +255,13 @@ def measure(command: list[str], workdir: Path, episodes: int) -> dict:
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     curve = [record for record in map(json.loads, lines) if "eval/return_mean" in record]
     speeds = [record for record in map(json.loads, lines) if "speed/env_steps_per_s" in record]
+    took = {"train_seconds_from_process_start": round(train_s, 1)}
+    if resumes := speeds[-1]["resumes"]:  # The last process has trained the rest alone.
+        took = {"train_seconds_of_all_processes": round(speeds[-1]["wall_s"], 1)}
+        took["resumes"] = resumes
     return {
         "command": "python " + " ".join(command),
-        "train_seconds_from_process_start": round(train_s, 1),
+        **took,
         **warm,
         "env_steps": score["env_steps"],
         "updates": score["updates"],
