@@ -54,6 +54,15 @@ def init_carry(spec: EnvSpec, num_envs: int, history_steps: int) -> ActingCarry:
     )
 
 
+def beside(params: Params, tree: Any) -> Any:
+    """A first carry or key where programs with these params leave theirs, so that one program
+    serves the first step and all others."""
+    leaves = [x for x in jax.tree.leaves(params) if isinstance(x, jax.Array) and x.committed]
+    if not leaves or not leaves[0].is_fully_replicated:
+        return tree
+    return jax.device_put(tree, leaves[0].sharding)
+
+
 def act(
     search: SearchFn,
     params: Params,

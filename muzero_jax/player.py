@@ -81,7 +81,8 @@ class Player:
             masks = "needed: this game has" if self.spec.masked else "given, but this game has no"
             raise ArgumentError(f"invalid_actions {masks} masks")
         if self._carry is None:
-            self._carry = acting.init_carry(self.spec, size, self._history_steps)
+            carry = acting.init_carry(self.spec, size, self._history_steps)
+            self._carry = acting.beside(self.params, carry)
             self._first, self._single = np.ones(size, bool), single
         if (size, single) != (len(self._first), self._single):
             raise ArgumentError(

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+import fakes
 from muzero_jax.config import build
 from muzero_jax.envs import wrappers
 from muzero_jax.envs.cartpole import make_cartpole
@@ -76,6 +77,17 @@ def test_it_plays_what_an_evaluation_plays(agent, params):
             assert one.act(row.observation[i], reward=float(row.reward[i])) == wanted[i]
         seen.append(action)
     assert len(np.unique(seen)) == 2
+
+
+def test_its_step_is_compiled_once(agent, params):
+    """With parameters of a checkpoint, which lie on a device of their own. Bug seen: twice, since
+    the first carry lay elsewhere than that of later steps."""
+    player = _player(agent, jax.device_put(params, jax.devices()[0]))
+    rows, acts = _rows(6), []
+    with fakes.compiled(lambda: len(acts)) as programs:
+        for row in rows[:4]:
+            acts.append(player.act(row.observation, reward=row.reward))
+    assert set(programs) == {0}
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import chex
-import jax
 import numpy as np
 
 from muzero_jax import actions, finite
@@ -39,15 +38,6 @@ class Actor(NamedTuple):
     init: Callable[[Params, int], Any]
     observe: Callable[[Any, TimeStep, Array], Any]
     choose: Callable[[Any, chex.PRNGKey, Any, TimeStep], Array]
-
-
-def beside(params: Params, tree: Any) -> Any:
-    """A first carry or key where programs with these params leave theirs, so that one program
-    serves the first step and all others."""
-    leaves = [x for x in jax.tree.leaves(params) if isinstance(x, jax.Array) and x.committed]
-    if not leaves or not leaves[0].is_fully_replicated:
-        return tree
-    return jax.device_put(tree, leaves[0].sharding)
 
 
 @chex.dataclass(frozen=True)

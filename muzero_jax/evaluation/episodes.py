@@ -8,7 +8,8 @@ import jax
 import numpy as np
 
 from muzero_jax import actions
-from muzero_jax.evaluation.actors import Actor, beside
+from muzero_jax.acting import beside
+from muzero_jax.evaluation.actors import Actor
 from muzero_jax.types import HostEnv, Params
 
 

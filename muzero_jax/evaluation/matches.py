@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from muzero_jax import actions
+from muzero_jax.acting import beside
 from muzero_jax.errors import ArgumentError
 from muzero_jax.evaluation.actors import (
     Actor,
-    beside,
     make_prior_player,
     make_random_player,
     make_search_player,
