@@ -112,6 +112,10 @@ ACTIONS = {
     **{f"actions/arm-{seed}": control("arm.py", seed) for seed in SEEDS},
     "actions/arm_bins-0": control("arm.py:bins", 0),
     "actions/traffic-0": control("traffic.py", 0),
+    **{
+        f"actions/{name}-0": game("board_games", f"{name},sampled")
+        for name in ("tic_tac_toe", "connect_four")
+    },
 }
 SEARCHES = {
     f"searches/{name}_{simulations}-{seed}": control(
@@ -234,7 +238,7 @@ def measure(command: list[str], workdir: Path, scratch: Path, episodes: int) -> 
         warm = {"train_seconds_with_warm_cache": round(warm_s, 1)}
     if "minatar.py" in command[1]:
         episodes = 100
-    board_game = command[1].partition("board_games.py:")[2]
+    board_game = command[1].partition("board_games.py:")[2].partition(",")[0]
     real = any(name in command[1] for name in ("continuous.py", "arm.py", "traffic.py"))
     if board_game or real:
         episodes = 200
