@@ -26,6 +26,7 @@ import argparse
 import ast
 import gc
 import importlib
+import itertools
 import json
 from pathlib import Path
 import sys
@@ -164,6 +165,9 @@ def draw() -> Path:
     """A panel for each number, a line for each file."""
     from matplotlib.figure import Figure
 
+    sys.path.append(str(ROOT / "experiments"))
+    from plot import COLORS  # Color-blind readers can separate them, and all can by the markers.
+
     panels = {
         "entropy of the policy, share of the uniform one's": lambda look, uniform: (
             look["entropy_prior"] / uniform
@@ -176,8 +180,7 @@ def draw() -> Path:
     }
     figure = Figure(figsize=(10, 6.2), layout="constrained")
     axes = figure.subplots(2, 2, sharex=True).ravel()
-    # Okabe and Ito 2008: color-blind readers can separate them, and all can by their markers.
-    styles = zip(("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000"), "osD^v")
+    styles = itertools.cycle(zip(COLORS, "osD^v*P"))  # However many files there are.
     results = ROOT / "benchmarks" / "results"
     for path, (color, marker) in zip(sorted((results / "search_noise").glob("*.json")), styles):
         looks = json.loads(path.read_text())["looks"]

@@ -42,7 +42,7 @@ def categorical(action: ActionSpec) -> Distribution:
             every = jnp.broadcast_to(jnp.arange(num_actions, dtype=jnp.int32), logits.shape)
             drawn = jnp.pad(every, beyond, mode="edge")
             return drawn, jnp.pad(prior, beyond, constant_values=MIN_LOGIT)
-        drawn = _in_order(_greatest_noisy(key, prior, num_samples).astype(jnp.int32))
+        drawn = _in_order(_greatest_noisy(key, prior, num_samples)).astype(jnp.int32)
         return drawn, jnp.take_along_axis(prior, drawn, axis=-1)
 
     def log_prob(logits, chosen):

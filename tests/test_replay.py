@@ -207,7 +207,8 @@ RINGS = {
 }
 
 
-# The rings whose rows are all finite are the others with less in them.
+# Those whose rows are all finite are slow: the same operations are tested on the others, which hold
+# rows that are not as well.
 @pytest.mark.parametrize("name", [
     pytest.param(name, marks=pytest.mark.slow) if name in ("one frame", "four frames") else name
     for name in RINGS])
