@@ -172,9 +172,9 @@ def test_a_categorical_policy_draws_without_replacement(num_actions, num_rows):
     """Pairs of actions are as frequent as drawing one after the other makes them; of a large set
     too, which is drawn from in blocks, here of 12 blocks of four with three slots to spare.
 
-    Planted: with replacement; the noise left out; noise that is doubled. In blocks: the noise of
-    actions as it comes, whatever the greatest of their block is, or shifted to it; a block's
-    largest logit for its logsumexp; no noise of blocks; slots to spare that are drawn.
+    Planted: with replacement; all times the same; rates whose logarithms are halved. In blocks: the
+    times of actions as they come, whatever the first of their block is; a block's largest rate for
+    their sum; all blocks at the same time; slots to spare that are drawn.
     """
     distribution = compiled(distributions.categorical(ActionSpec.discrete(num_actions)))
     logits = np.array([1.0, 0.0, -0.5, 0.3], np.float32)
@@ -201,15 +201,17 @@ def test_a_categorical_policy_draws_without_replacement(num_actions, num_rows):
 @pytest.mark.parametrize("forbidden", [0, 146])
 @pytest.mark.parametrize("num_samples", [1, 2, 3, 4, 6])
 def test_drawn_actions_are_legal_while_there_are_some(num_samples, forbidden):
-    """Legal are two of four, of another row one, of the last all: as many edges have a prior;
-    also where many more actions are forbidden, of which some blocks are full.
+    """Legal are two of four, one of them of next to no probability, of another row one, of the last
+    all: as many edges have a prior; also where many more actions are forbidden, of which some
+    blocks are full.
 
-    Planted: masks not looked at; slots without an action given a prior.
+    Planted: masks not looked at, or not while drawing; slots without an action given a prior;
+    forbidden actions as likely as the rarest legal ones.
     """
     distribution = compiled(distributions.categorical(ActionSpec.discrete(4 + forbidden)))
     invalid = np.array([[True, False, True, False], [True, True, True, False], [False] * 4])
     logits = np.array(
-        [[9.0, 0.0, 9.0, -1.0], [9.0, 9.0, 9.0, -9.0], [0.0, 1.0, 2.0, 3.0]], np.float32)
+        [[9.0, 0.0, 9.0, -200.0], [9.0, 9.0, 9.0, -9.0], [0.0, 1.0, 2.0, 3.0]], np.float32)
     invalid = np.pad(invalid, [(0, 0), (0, forbidden)], constant_values=True)
     logits = np.pad(logits, [(0, 0), (0, forbidden)], constant_values=9.0)
     for seed in range(20):

@@ -1,5 +1,6 @@
 """Shapes, dtypes, ranges and inputs of the networks, and their sizes counted by hand."""
 
+import dataclasses
 import functools
 
 import jax
@@ -285,6 +286,31 @@ def test_the_representation_of_the_mlp_equals_numpy():
         x = np.maximum(x, 0) @ tree["Dense_0"]["kernel"] + tree["Dense_0"]["bias"]
         want = (x - x.min()) / (x.max() - x.min() + 1e-5)
         np.testing.assert_allclose(got[example], want, atol=2e-5)
+
+
+@pytest.mark.parametrize("num_actions", [ACTIONS, 70])
+def test_a_dynamics_step_of_the_mlp_equals_numpy(num_actions):
+    """One-hot actions behind the embedding, also where rows of weights are looked up for them.
+
+    Planted: a row that belongs to the embedding; the next action's row.
+    """
+    action = types.ActionSpec.discrete(num_actions)
+    spec = dataclasses.replace(spec_of("mlp"), action=action)
+    network = make_mlp_network(spec, CODECS, history_steps=1, width=8)
+    params = shaken(jax.eval_shape(network.init, jax.random.key(0)))
+    rng = np.random.default_rng(0)
+    embedding = rng.uniform(size=(BATCH, 8)).astype(np.float32)
+    action = rng.integers(num_actions, size=BATCH).astype(np.int32)
+    got = network.recurrent_inference(params, embedding, action).embedding
+    tree = jax.tree.map(lambda x: np.asarray(x, np.float64), params["dynamics"]["params"])
+    x = np.concatenate([embedding, np.eye(num_actions)[action]], axis=1)
+    x = x @ tree["_Trunk_0"]["Dense_0"]["kernel"]
+    norm = tree["_Trunk_0"]["LayerNorm_0"]
+    x = (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + 1e-6)
+    x = np.maximum(x * norm["scale"] + norm["bias"], 0)
+    x = embedding + x @ tree["Dense_0"]["kernel"] + tree["Dense_0"]["bias"]
+    low, high = x.min(1, keepdims=True), x.max(1, keepdims=True)
+    np.testing.assert_allclose(got, (x - low) / (high - low + 1e-5), atol=2e-5)
 
 
 @pytest.mark.parametrize("kind", ["mlp", "gru"])

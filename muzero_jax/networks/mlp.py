@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from muzero_jax import actions
 from muzero_jax.codecs import squash
+from muzero_jax.errors import ArgumentError
 from muzero_jax.networks.blocks import (
     Head,
     flatten,
@@ -17,21 +18,47 @@ from muzero_jax.networks.blocks import (
 from muzero_jax.types import ActionSpec, Array, Codecs, EnvSpec, History, Network
 
 _TRUNK = "_Trunk_0"  # As stored checkpoints name it.
+_MANY = 64  # From so many actions on, looking up a row of weights spares time.
 
 
 class Trunk(nn.Module):
-    """`num_layers` of Dense, LayerNorm and ReLU: `[B, D]` -> `[B, width]`."""
+    """`num_layers` >= 1 of Dense, LayerNorm and ReLU: `[B, D]` -> `[B, width]`.
+
+    Called with `choice` `[B]` too, one of `num_choices`, it is the trunk of features with the
+    choice one-hot behind them, but looks up a row of weights where that multiplies with zeros.
+    """
 
     width: int
     num_layers: int
     dtype: Any
+    num_choices: int = 0
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        for _ in range(self.num_layers):
-            x = nn.Dense(self.width, dtype=self.dtype, use_bias=False)(x)
+    def __call__(self, x: Array, choice: Array | None = None) -> Array:
+        for i in range(self.num_layers):
+            name = f"Dense_{i}"
+            if choice is not None and i == 0:
+                dense = _DenseOfChoice(self.num_choices, self.width, self.dtype, name=name)
+                x = dense(x, choice)
+            else:
+                x = nn.Dense(self.width, dtype=self.dtype, use_bias=False, name=name)(x)
             x = nn.relu(nn.LayerNorm(dtype=self.dtype)(x))
         return x
+
+
+class _DenseOfChoice(nn.Module):
+    """Dense without bias of features `[B, D]` with a choice `[B]` one-hot behind them."""
+
+    num_choices: int
+    width: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array, choice: Array) -> Array:
+        num_features = x.shape[-1]
+        shape = (num_features + self.num_choices, self.width)
+        kernel = self.param("kernel", nn.linear.default_kernel_init, shape).astype(self.dtype)
+        return x.astype(self.dtype) @ kernel[:num_features] + kernel[num_features + choice]
 
 
 class _Representation(nn.Module):
@@ -71,9 +98,13 @@ class Dynamics(nn.Module):
 
     @nn.compact
     def __call__(self, embedding: Array, action: Array) -> tuple[Array, Array]:
-        acted = actions.features(self.action, action, self.dtype)
-        x = jnp.concatenate([embedding, acted], axis=-1)
-        x = Trunk(self.width, self.num_layers, self.dtype, name=_TRUNK)(x)
+        num_choices = self.action.num_actions if self.action.is_discrete else 0
+        trunk = Trunk(self.width, self.num_layers, self.dtype, num_choices, name=_TRUNK)
+        if num_choices >= _MANY:
+            x = trunk(embedding, actions.flat(self.action, action)[..., 0])
+        else:
+            acted = actions.features(self.action, action, self.dtype)
+            x = trunk(jnp.concatenate([embedding, acted], axis=-1))
         reward_logits = Head(self.num_logits, self.width, self.dtype)(x)
         moved = nn.Dense(self.width, dtype=self.dtype)(x)
         return scale_embedding(embedding + moved), reward_logits
@@ -108,7 +139,12 @@ def make_mlp_network(
     Observations are flattened, a dict in the order of its names, and enter as they are. Parameters,
     the last layer of each head and logits stay float32; the embedding has the body's dtype. With
     `history_rewards` the representation also sees the history's rewards (`codecs.squash`).
+
+    Raises:
+      ArgumentError: without a layer.
     """
+    if num_layers < 1:
+        raise ArgumentError(f"num_layers must be >= 1 (got {num_layers})")
     value, reward = codecs.value.num_logits, codecs.reward.num_logits
     dtype = jnp.dtype(dtype)
     return make_network(
