@@ -102,7 +102,7 @@ def compare(batch: int, rounds: int, seed: int) -> dict:
     run, found = {}, {name: {"seconds": never, "first_seconds": never} for name in models}
     for name, model in models.items():
         plan = search.gumbel_plan(num_simulations=_SIMULATIONS)
-        lowered = jax.jit(search.make_search(model, plan)).lower(
+        lowered = jax.jit(_as_acting(search.make_search(model, plan))).lower(
             params, key, history, invalid, explore
         )
         run[name] = lowered.compile()
@@ -126,6 +126,11 @@ def compare(batch: int, rounds: int, seed: int) -> dict:
         for field in found["flat"]
     }
     return {"batch": batch, **found, **ratios}
+
+
+def _as_acting(searched):
+    """The search as a program that acts has it: nothing is made for people to look at."""
+    return lambda *args: searched(*args).replace(tree=None)
 
 
 def _tree(model, params, key, history, invalid):

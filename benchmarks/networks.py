@@ -177,7 +177,7 @@ def _sample(key, batch: int, window: Window) -> Sample:
 
 
 def _fastest_search(search_fn, params, key, history: History, repeats: int) -> float:
-    run = jax.jit(search_fn)
+    run = jax.jit(lambda *args: search_fn(*args).replace(tree=None))
 
     def seconds(count):
         begin = time.perf_counter()

@@ -101,7 +101,9 @@ def _bare_search(experiment, config, run):
     )(sample)
     noise = np.float32(config.reanalyse.noise_scale)
     explore = NO_EXPLORATION.replace(noise_scale=noise)
-    search = jax.jit(lambda params, key: agent.search(params, key, histories, None, explore))
+    search = jax.jit(
+        lambda params, key: agent.search(params, key, histories, None, explore).replace(tree=None)
+    )
     return lambda key: search(run.train.params, key), histories.action.shape[0]
 
 

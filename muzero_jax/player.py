@@ -1,4 +1,4 @@
-"""A trained agent that plays: the one object with a state, on top of the pure functions."""
+"""A trained agent that plays: an object with a state, on top of the pure functions."""
 
 from collections.abc import Mapping, Sequence
 import functools
@@ -8,8 +8,21 @@ import jax
 import numpy as np
 
 from muzero_jax import acting
+from muzero_jax.envs.gymnasium import make_gymnasium
 from muzero_jax.errors import ArgumentError
-from muzero_jax.types import Array, EnvSpec, Observation, Params, SearchFn, TimeStep
+from muzero_jax.evaluation.actors import make_search_player
+from muzero_jax.evaluation.scoring import make_scorer
+from muzero_jax.evaluation.statistics import t_interval
+from muzero_jax.types import (
+    Array,
+    EnvSpec,
+    HostEnv,
+    Observation,
+    Params,
+    SearchFn,
+    SearchOutput,
+    TimeStep,
+)
 
 
 class Player:
@@ -19,9 +32,10 @@ class Player:
       action = player.act(observation)
       action = player.act(observation, reward=1.0)  # What came of it.
       player.reset()  # Before the first observation of the next episode.
+      found = player.search(observation)  # What it thinks: value, policy, tree.
 
     It remembers the frames, actions and rewards that the network looks back at. The number of
-    environments is that of the first call.
+    environments is that of the first call; `reset` without rows lets it be another one.
 
     Attributes:
       spec: of the environments that it plays.
@@ -52,7 +66,9 @@ class Player:
         self._carry: Any = None
         self._first = np.ones(0, bool)
         self._single = False
+        self._actor = make_search_player(search, spec, history_steps=history_steps)
         self._step = jax.jit(functools.partial(_step, search))
+        self._look = jax.jit(functools.partial(_look, search))
 
     def act(
         self,
@@ -76,6 +92,83 @@ class Player:
         Raises:
           ArgumentError: for other shapes, another B than before, or a mask too many or too few.
         """
+        timestep = self._timestep(observation, reward, invalid_actions)
+        self._carry = self._step(
+            self.params, self._key, np.int32(self._count), self._carry, timestep
+        )
+        self._count = (self._count + 1) % 2**31
+        self._first = np.zeros_like(self._first)
+        return self._one(np.asarray(self._carry.action))
+
+    def search(
+        self,
+        observation: Observation,
+        *,
+        reward: Array | float = 0.0,
+        invalid_actions: Array | None = None,
+    ) -> SearchOutput:
+        """What it sees in a new observation: the search that `act` would make, and the action.
+
+        It is a look: it remembers nothing of it, and `act` has to be called as without it.
+
+        Args:
+          observation, reward, invalid_actions: as in `act`.
+
+        Returns:
+          Arrays of NumPy, without `[B]` of one environment: `action`, `value`, and in `tree` the
+          visits, values and improved policy of the root and what was found below it.
+
+        Raises:
+          ArgumentError: as `act`.
+        """
+        timestep = self._timestep(observation, reward, invalid_actions)
+        found = jax.device_get(
+            self._look(self.params, self._key, np.int32(self._count), self._carry, timestep)
+        )
+        return jax.tree.map(self._one, found)
+
+    def evaluate(self, env: Any, episodes: int = 20, *, seed: int = 0) -> dict[str, Any]:
+        """Plays whole episodes without noise, beside what it plays elsewhere.
+
+        Args:
+          env: of gymnasium, or a `HostEnv` that has not been reset yet.
+          episodes: how many; a multiple of the number of environments.
+          seed: of the first episode's environment, and of what a search draws.
+
+        Returns:
+          `return_mean`, `returns` (raw), `steps_mean`, `episodes_cut` (by a limit of steps), and
+          `interval`, a 95 % interval of the mean, None of one episode.
+
+        Raises:
+          ArgumentError: for an environment that is not like `spec`, or a number that is none of
+            its multiples.
+        """
+        if not isinstance(env, HostEnv):
+            # Its limit of steps is its own.
+            limit = getattr(getattr(env, "spec", None), "max_episode_steps", None)
+            env = make_gymnasium(lambda: env, seeds=[seed], max_steps=limit or self.spec.max_steps)
+        for name in ("observation", "action", "masked", "turn_sign"):
+            mine, its = getattr(self.spec, name), getattr(env.spec, name)
+            if mine != its:
+                raise ArgumentError(f"env: its {name} is {its}, that of the agent is {mine}")
+        score = make_scorer(lambda seeds: env, self._actor, episodes=episodes)
+        result = score(self.params, [seed])
+        interval = None
+        if episodes > 1:
+            low, high = t_interval(np.asarray(result["returns"]))
+            interval = (float(low), float(high))
+        return result | {"interval": interval}
+
+    def _one(self, x: np.ndarray) -> Any:
+        """`x` `[B, ...]` as the caller has it: of one environment without `[B]`."""
+        if not self._single:
+            return x
+        return x[0] if x.ndim > 1 else x[0].item()
+
+    def _timestep(
+        self, observation: Observation, reward: Array | float, invalid_actions: Array | None
+    ) -> TimeStep:
+        """The time step `[B]` of a new observation, checked; the first one makes the memory."""
         arrays, size, single = self._arrays(observation)
         if (invalid_actions is not None) != self.spec.masked:
             masks = "needed: this game has" if self.spec.masked else "given, but this game has no"
@@ -93,7 +186,7 @@ class Player:
             invalid_actions = np.asarray(invalid_actions, bool).reshape(size, self.spec.num_actions)
         # The reward of a `first` row belongs to the episode before.
         rewards = np.broadcast_to(np.asarray(reward, np.float32), (size,))
-        timestep = TimeStep(
+        return TimeStep(
             observation=arrays.get("", arrays),
             reward=np.where(self._first, np.float32(0.0), rewards),
             discount=np.where(self._first, 0.0, self.spec.turn_sign).astype(np.float32),
@@ -101,15 +194,6 @@ class Player:
             last=np.zeros(size, bool),
             invalid_actions=invalid_actions,
         )
-        self._carry = self._step(
-            self.params, self._key, np.int32(self._count), self._carry, timestep
-        )
-        self._count = (self._count + 1) % 2**31
-        self._first = np.zeros(size, bool)
-        action = np.asarray(self._carry.action)
-        if not single:
-            return action
-        return action[0] if self.spec.action.shape else int(action[0])
 
     def _arrays(self, observation: Observation) -> tuple[dict[str, np.ndarray], int, bool]:
         """(name -> array `[B, ...]` of the spec's dtype, B, whether it was one without `[B]`)."""
@@ -147,5 +231,13 @@ class Player:
 
 
 def _step(search, params, key, count, carry, timestep):
+    return _act(search, params, key, count, carry, timestep)[0]
+
+
+def _look(search, params, key, count, carry, timestep):
+    return _act(search, params, key, count, carry, timestep)[1]
+
+
+def _act(search, params, key, count, carry, timestep):
     key = jax.random.fold_in(key, count)
-    return acting.act(search, params, key, carry, timestep, acting.NO_EXPLORATION)[0]
+    return acting.act(search, params, key, carry, timestep, acting.NO_EXPLORATION)

@@ -334,6 +334,41 @@ class Explore:
 
 
 @chex.dataclass(frozen=True)
+class Tree:
+    """What a search has looked at: N nodes, the root first, and the E edges of the root.
+
+    A node has been there where it has visits. Values are those of the player to move.
+
+    Attributes:
+      parent: of each node, `[B, N]` int32; -1 of the root, and of what is no node.
+      action: that led to each node, `[B, N, *action.shape]`; of the root it means nothing.
+      prior: probability of that step among those from the parent, `[B, N]` float32; 1 of the root.
+      reward: of that step, `[B, N]` float32; 0 of the root.
+      discount: of that step, `[B, N]` float32, negative where the turn changes; 1 of the root.
+      visits: `[B, N]` int32; 0 of what is no node.
+      value: mean of all that was found from the node on, `[B, N]` float32.
+      root_action: of each edge of the root, `[B, E, *action.shape]`.
+      root_prior: probability of each edge, with the noise of the root if any, `[B, E]` float32.
+      root_visits: `[B, E]` int32.
+      root_q: reward + discount * value of each edge, `[B, E]` float32; 0 without a visit.
+      root_policy: what the search has made of the prior, `[B, E]` float32.
+    """
+
+    parent: Array
+    action: Array
+    prior: Array
+    reward: Array
+    discount: Array
+    visits: Array
+    value: Array
+    root_action: Array
+    root_prior: Array
+    root_visits: Array
+    root_q: Array
+    root_policy: Array
+
+
+@chex.dataclass(frozen=True)
 class SearchOutput:
     """What a search says.
 
@@ -342,12 +377,15 @@ class SearchOutput:
       policy: what the policy head learns, an opaque pytree `[B, ...]`.
       value: of the root, `[B]` float32.
       explored: `[B]` bool, a random move took the place of another that was to be played.
+      tree: for people to look at; None where the search shows none. A compiled program that does
+        not return it does not make it.
     """
 
     action: Array
     policy: Policy
     value: Array
     explored: Array
+    tree: Tree | None = None
 
 
 @chex.dataclass(frozen=True)

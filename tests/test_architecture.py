@@ -81,7 +81,7 @@ _LEVELS = {
     "evaluation.results": 3,
     "evaluation.perfect": 6,
     "evaluation.scoring": 7,
-    "player": 5,
+    "player": 8,
     "assembly": 8,
     "config.fields": 1,
     "config.base": 1,

@@ -1,5 +1,7 @@
 """The player against what evaluations play, and what it refuses."""
 
+import types
+
 import jax
 import numpy as np
 import pytest
@@ -127,3 +129,91 @@ def test_a_masked_game_needs_its_mask():
         player.act(board)
     for action in range(9):
         assert player.act(board, invalid_actions=np.arange(9) != action) == action
+
+
+def test_a_look_is_what_would_be_played_and_changes_nothing(agent, params):
+    """Beside a player that never looks, over ends of episodes: a look first, or twice, or in a
+    batch; and the arrays have no axis for the one environment.
+
+    Planted: a look that remembers; one that forgets the reward.
+    """
+    rows, player, blind = _rows(), _player(agent, params), _player(agent, params)
+    for count, row in enumerate(rows):
+        if count:
+            for one in (player, blind):
+                one.reset(np.flatnonzero(row.first))
+        seen = [player.search(row.observation, reward=row.reward) for _ in range(1 + count % 2)]
+        action = player.act(row.observation, reward=row.reward)
+        np.testing.assert_array_equal(action, blind.act(row.observation, reward=row.reward))
+        for found in seen:
+            np.testing.assert_array_equal(found.action, action)
+    assert found.value.shape == (B,) and found.tree.root_policy.shape == (B, 2)
+    alone = _player(agent, params)
+    found = alone.search(rows[0].observation[0])
+    assert isinstance(found.action, int) and isinstance(found.value, float)
+    assert found.action == alone.act(rows[0].observation[0])
+    assert found.tree.visits.ndim == 1 and found.tree.visits[0] > 1
+    np.testing.assert_array_equal(found.tree.root_policy, found.policy)
+    np.testing.assert_allclose(found.policy.sum(), 1, rtol=1e-5)
+
+
+class _Gym:
+    """CartPole with the interface of gymnasium."""
+
+    def __init__(self, limit):
+        self.observation_space = types.SimpleNamespace(shape=(4,), dtype=np.float32, low=0)
+        self.action_space = types.SimpleNamespace(n=2, shape=(), dtype=np.int64)
+        self.spec = types.SimpleNamespace(max_episode_steps=limit)
+
+    def reset(self, *, seed=None):
+        if seed is not None:
+            self._random = np.random.default_rng(seed)
+        self._state = self._random.uniform(-0.05, 0.05, 4).astype(np.float32)
+        return self._state, {}
+
+    def step(self, action):
+        self._state = self._state + np.float32(0.02 if action else -0.01)
+        return self._state, float(self._state[1]), bool(self._state[0] > 0.2), False, {}
+
+
+def test_it_is_evaluated_over_whole_episodes(agent, params):
+    """In an environment of gymnasium, and in a batch of ours, as `play_episodes` does; what it
+    plays elsewhere goes on untouched.
+
+    Planted: the memory of the player used; another seed; an interval of the sum.
+    """
+    player, other = _player(agent, params), _player(agent, params)
+    first, second = _rows()[:2]
+    for one in (player, other):
+        one.act(first.observation)
+    result = player.evaluate(_Gym(30), 3, seed=5)
+    returns = []
+    game, alone = _Gym(30), _player(agent, params)
+    observation, _ = game.reset(seed=5)
+    for _ in range(3):
+        total, steps, ended, reward = 0.0, 0, False, 0.0
+        while not ended and steps < 30:
+            action = alone.act(observation, reward=reward)
+            observation, reward, ended, _, _ = game.step(action)
+            total, steps = total + reward, steps + 1
+        returns.append(total)
+        observation, _ = game.reset()
+        alone.reset()
+    assert result["returns"] == pytest.approx(returns, rel=1e-6) and len(set(returns)) == 3
+    assert result["return_mean"] == np.mean(result["returns"])
+    low, high = result["interval"]
+    assert low <= result["return_mean"] <= high
+    serve = wrappers.make_host_env(make_cartpole(max_steps=20))
+    batch = player.evaluate(serve(B, jax.random.key(4)), 2 * B)
+    assert len(batch["returns"]) == 2 * B and max(batch["returns"]) <= 20
+    seen = [one.search(second.observation, reward=second.reward).value for one in (player, other)]
+    np.testing.assert_array_equal(*seen)
+    with pytest.raises(ArgumentError, match="episodes must be a multiple of the 3 environments"):
+        player.evaluate(serve(B, jax.random.key(4)), 4)
+
+
+def test_another_environment_is_not_played(agent, params):
+    game = _Gym(30)
+    game.action_space.n = 3
+    with pytest.raises(ArgumentError, match="env: its action is .*3.*, that of the agent is"):
+        _player(agent, params).evaluate(game, 1)

@@ -7,6 +7,7 @@ from .common import (
     make_search,
     noise_scales,
     search_value,
+    tree_of,
 )
 from .gumbel import gumbel_plan, make_gumbel_search
 from .muzero import draw_dirichlet, make_muzero_search, muzero_plan
@@ -31,5 +32,6 @@ __all__ = [
     "noise_scales",
     "sampled_model",
     "search_value",
+    "tree_of",
     "true_model",
 ]

@@ -21,6 +21,7 @@ from muzero_jax.types import (
     SearchFn,
     SearchOutput,
     TimeStep,
+    Tree,
 )
 
 _ROOT = 2**16  # Of the root's key, beyond those that plans split off theirs.
@@ -138,6 +139,7 @@ def answer(
     weights: Array,
     value: Array,
     explore: Explore,
+    tree: Tree | None = None,
 ) -> SearchOutput:
     """What a plan says in the end: the action to execute, and what is learned from the search.
 
@@ -153,6 +155,7 @@ def answer(
       weights: the policy over edges that the search has found, `[B, E]`.
       value: of the root, `[B]`.
       explore: temperature and random moves.
+      tree: of `tree_of`.
     """
     chex.assert_rank(weights, 2)
     chex.assert_shape([greedy, value], weights.shape[:1])
@@ -174,6 +177,43 @@ def answer(
         policy=model.policy_of(root.node.embedding, weights),
         value=value,
         explored=coin & others,
+        tree=tree,
+    )
+
+
+def tree_of(model: Model, root: Root, tree: mctx.Tree, weights: Array) -> Tree:
+    """A searched tree with actions in place of edges; `weights` is the policy `[B, E]` found."""
+    batch, num_edges = weights.shape
+    is_node = tree.node_visits > 0
+    below = is_node & (tree.parents != mctx.Tree.NO_PARENT)  # All nodes but the root.
+    parent = jnp.where(below, tree.parents, mctx.Tree.ROOT_INDEX)
+    edge = jnp.where(below, tree.action_from_parent, 0)
+
+    def led_here(x, elsewhere):
+        """At each node `[B, N]` what `x` `[B, N, E]` is of the edge that led there."""
+        of_row = jax.vmap(lambda x, parent, edge: x[parent, edge])
+        return jnp.where(below, of_row(x, parent, edge), elsewhere)
+
+    def actions_of(embeddings, parent, edge):
+        at_parent = jax.tree.map(lambda x: x[parent], embeddings)
+        return model.action_of(at_parent, edge)
+
+    edges = jnp.broadcast_to(jnp.arange(num_edges, dtype=jnp.int32), (batch, num_edges))
+    prior = jax.nn.softmax(tree.children_prior_logits)
+    visits = tree.children_visits[:, mctx.Tree.ROOT_INDEX]
+    return Tree(
+        parent=jnp.where(below, tree.parents, -1),
+        action=jax.vmap(actions_of)(tree.embeddings, parent, edge),
+        prior=led_here(prior, is_node.astype(prior.dtype)),
+        reward=led_here(tree.children_rewards, 0.0),
+        discount=led_here(tree.children_discounts, is_node.astype(prior.dtype)),
+        visits=tree.node_visits,
+        value=jnp.where(is_node, tree.node_values, 0.0),
+        root_action=jax.vmap(model.action_of, (None, 1), 1)(root.node.embedding, edges),
+        root_prior=prior[:, mctx.Tree.ROOT_INDEX],
+        root_visits=visits,
+        root_q=jnp.where(visits > 0, tree.summary().qvalues, 0.0),
+        root_policy=weights,
     )
 
 

@@ -13,6 +13,7 @@ from muzero_jax.search.common import (
     make_search,
     noise_scales,
     search_value,
+    tree_of,
 )
 from muzero_jax.types import (
     ActionSpec,
@@ -143,6 +144,7 @@ def gumbel_plan(
             weights=weights,
             value=search_value(output.search_tree, weights),
             explore=explore,
+            tree=tree_of(model, root, output.search_tree, weights),
         )
 
     return plan

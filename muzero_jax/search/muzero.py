@@ -18,6 +18,7 @@ from muzero_jax.search.common import (
     make_search,
     noise_scales,
     search_value,
+    tree_of,
 )
 from muzero_jax.types import (
     ActionSpec,
@@ -154,6 +155,10 @@ def muzero_plan(
             ),
             loop_fn=_simulate,
         )
+        inner = tree.replace(
+            children_prior_logits=jnp.log(tree.children_prior_logits),
+            embeddings=tree.embeddings.inner,
+        )
         summary = tree.summary()
         weights = summary.visit_probs
         most_visited = weights == jnp.max(weights, axis=-1, keepdims=True)
@@ -165,6 +170,7 @@ def muzero_plan(
             weights=weights,
             value=search_value(tree, weights),
             explore=explore,
+            tree=tree_of(model, root, inner, weights),
         )
 
     return plan
