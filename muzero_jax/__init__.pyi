@@ -16,6 +16,7 @@ from .history import random_shift
 from .learner import averaged_params, init_train_state, make_learn, make_optimizer, make_update
 from .losses import make_loss, with_augmentation
 from .mesh import make_mesh
+from .muzero_agent import MuZeroAgent
 from .networks.blocks import make_network
 from .networks.conv import make_conv_network
 from .networks.gru import make_gru_network
@@ -33,6 +34,7 @@ from .targets import make_initial_priority, make_network_bootstrap, make_targets
 from .value_error import with_value_error
 
 __all__ = [
+    "MuZeroAgent",
     "Player",
     "averaged_params",
     "distributions",

@@ -513,6 +513,8 @@ def check_sizes(
         raise ArgumentError(f"num_groups must divide num_envs (got {num_groups} and {num_envs})")
     group_size = num_envs // num_groups
     for name, count in (("num_envs / num_groups", group_size), ("batch_size", batch_size)):
+        if count < 1:
+            raise ArgumentError(f"{name} must be >= 1 (got {count})")
         if count % num_devices:
             raise ArgumentError(
                 f"{name} must be a multiple of the {num_devices} devices (got {count});"

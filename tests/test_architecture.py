@@ -83,6 +83,7 @@ _LEVELS = {
     "evaluation.scoring": 7,
     "player": 8,
     "assembly": 8,
+    "muzero_agent": 9,
     "config.fields": 1,
     "config.base": 1,
     "config.schema": 3,
