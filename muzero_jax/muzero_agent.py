@@ -81,13 +81,13 @@ class MuZeroAgent(Player):
         observation_shape: tuple[int, ...] | Mapping[str, ArraySpec],
         action_space: int | ActionSpec | Any,
         num_simulations: int = 16,
-        discount: float = 0.997,
+        discount: float = 0.99,
         observation_dtype: str = "float32",
         masked: bool = False,
         agent: Agent | None = None,
         replay_rows: int = 50_000,
         min_rows: int = 1_000,
-        rows_per_update: int = 8,
+        rows_per_update: int = 4,
         batch_size: int = 64,
         seed: int = 0,
     ):
@@ -399,7 +399,7 @@ class MuZeroAgent(Player):
         self.params = self.train.params
 
 
-def make_usual_agent(spec: EnvSpec, *, num_simulations: int = 16, discount: float = 0.997) -> Agent:
+def make_usual_agent(spec: EnvSpec, *, num_simulations: int = 16, discount: float = 0.99) -> Agent:
     """Gumbel MuZero for rewards and values of any size, with what keeps a policy alive before
     rewards have taught it anything (docs/atari.md).
 

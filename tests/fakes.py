@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import types
 
 import jax
 import jax.numpy as jnp
@@ -222,3 +223,22 @@ def compiled(note):
         yield notes
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
+
+
+class Gym:
+    """A cart that is pushed too far, with the interface of gymnasium and the spaces of CartPole."""
+
+    def __init__(self, limit):
+        self.observation_space = types.SimpleNamespace(shape=(4,), dtype=np.float32, low=0)
+        self.action_space = types.SimpleNamespace(n=2, shape=(), dtype=np.int64)
+        self.spec = types.SimpleNamespace(max_episode_steps=limit)
+
+    def reset(self, *, seed=None):
+        if seed is not None:
+            self._random = np.random.default_rng(seed)
+        self._state = self._random.uniform(-0.05, 0.05, 4).astype(np.float32)
+        return self._state, {}
+
+    def step(self, action):
+        self._state = self._state + np.float32(0.02 if action else -0.01)
+        return self._state, float(self._state[1]), bool(self._state[0] > 0.2), False, {}

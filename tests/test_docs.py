@@ -11,6 +11,8 @@ import jax
 import numpy as np
 import pytest
 
+import fakes
+from muzero_jax import MuZeroAgent
 from muzero_jax.config import build, runs, schema
 from presets import config_of
 
@@ -241,10 +243,11 @@ def test_the_index_leads_to_every_page():
 
 @pytest.mark.slow
 def test_the_readme_trains_and_plays(compose, tmp_path, monkeypatch):
-    """Its config, beside the environment of docs/compose.md, and then its player."""
+    """Its config, beside the environment of docs/compose.md, then its player; and its loop, for
+    some steps of another environment."""
     del compose
     readme = (ROOT / "README.md").read_text()
-    played, config = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
+    played, loop, config = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
     (tmp_path / "my_config.py").write_text(config)
     monkeypatch.chdir(tmp_path)
     made = runs.load_config("my_config.py")
@@ -257,3 +260,9 @@ def test_the_readme_trains_and_plays(compose, tmp_path, monkeypatch):
     )
     exec(compile(played, "README.md", "exec"), space)
     assert space["action"] in (0, 1) and space["player"].spec.observation_shape == (9,)
+    gym = types.SimpleNamespace(make=lambda task: fakes.Gym(30))
+    monkeypatch.setitem(sys.modules, "gymnasium", gym)
+    assert loop.count("20_000") == 1
+    exec(compile(loop.replace("20_000", "1_100"), "README.md", "exec"), space)
+    loaded = MuZeroAgent.load("cartpole_agent")
+    assert loaded.updates == space["agent"].updates > 0

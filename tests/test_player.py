@@ -1,7 +1,5 @@
 """The player against what evaluations play, and what it refuses."""
 
-import types
-
 import jax
 import numpy as np
 import pytest
@@ -157,25 +155,6 @@ def test_a_look_is_what_would_be_played_and_changes_nothing(agent, params):
     np.testing.assert_allclose(found.policy.sum(), 1, rtol=1e-5)
 
 
-class _Gym:
-    """CartPole with the interface of gymnasium."""
-
-    def __init__(self, limit):
-        self.observation_space = types.SimpleNamespace(shape=(4,), dtype=np.float32, low=0)
-        self.action_space = types.SimpleNamespace(n=2, shape=(), dtype=np.int64)
-        self.spec = types.SimpleNamespace(max_episode_steps=limit)
-
-    def reset(self, *, seed=None):
-        if seed is not None:
-            self._random = np.random.default_rng(seed)
-        self._state = self._random.uniform(-0.05, 0.05, 4).astype(np.float32)
-        return self._state, {}
-
-    def step(self, action):
-        self._state = self._state + np.float32(0.02 if action else -0.01)
-        return self._state, float(self._state[1]), bool(self._state[0] > 0.2), False, {}
-
-
 def test_it_is_evaluated_over_whole_episodes(agent, params):
     """In an environment of gymnasium, and in a batch of ours, as `play_episodes` does; what it
     plays elsewhere goes on untouched.
@@ -186,9 +165,9 @@ def test_it_is_evaluated_over_whole_episodes(agent, params):
     first, second = _rows()[:2]
     for one in (player, other):
         one.act(first.observation)
-    result = player.evaluate(_Gym(30), 3, seed=5)
+    result = player.evaluate(fakes.Gym(30), 3, seed=5)
     returns = []
-    game, alone = _Gym(30), _player(agent, params)
+    game, alone = fakes.Gym(30), _player(agent, params)
     observation, _ = game.reset(seed=5)
     for _ in range(3):
         total, steps, ended, reward = 0.0, 0, False, 0.0
@@ -213,7 +192,7 @@ def test_it_is_evaluated_over_whole_episodes(agent, params):
 
 
 def test_another_environment_is_not_played(agent, params):
-    game = _Gym(30)
+    game = fakes.Gym(30)
     game.action_space.n = 3
     with pytest.raises(ArgumentError, match="env: its action is .*3.*, that of the agent is"):
         _player(agent, params).evaluate(game, 1)
