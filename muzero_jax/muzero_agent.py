@@ -1,6 +1,6 @@
 """An agent that acts and learns one step at a time, in a loop of the caller's own."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 import functools
 import math
@@ -42,7 +42,6 @@ from muzero_jax.types import (
     Codecs,
     EnvSpec,
     Observation,
-    Replay,
     SearchOutput,
     TimeStep,
     Window,
@@ -158,22 +157,14 @@ class MuZeroAgent(Player):
         self.rows, self.updates = 0, 0
         self._ratio = dict(min_rows=min_rows, rows_per_update=rows_per_update)
         init_key, _, self._run_key = assembly.split_seed(seed)
-        ring = assembly.make_ring(agent, num_envs=1, rows_per_env=replay_rows)
-        self._mesh = make_mesh()
-        self._put(jax.jit(agent.init_train)(init_key), jax.jit(ring.init)())
+        self._programs = _make_programs(_Functions(agent), replay_rows, batch_size)
+        self._put(*self._programs.init(init_key))
         super().__init__(
             agent.search, spec, self.params, history_steps=agent.window.history, seed=seed
         )
         self._reward = 0.0
         self._row: Any = None  # Of the newest `act`, until `update` says what came of it.
         self._metrics: dict[str, Array] = {}
-        self._search_and_row = jax.jit(_make_search_and_row(agent, self._run_key))
-        self._store = jax.jit(
-            _make_store(agent, ring, self._run_key, batch_size, self._mesh), donate_argnums=(0, 1)
-        )
-        self._truncate = jax.jit(
-            shard(ring.truncate_episodes, self._mesh, SHARDED, SHARDED), donate_argnums=0
-        )
 
     def act(self, observation: Observation, *, invalid_actions: Array | None = None) -> Array | int:
         """The action at a new observation, with the noise that learning needs.
@@ -255,7 +246,7 @@ class MuZeroAgent(Player):
         """The next observation begins an episode; one that has not ended is cut here."""
         del rows  # There is one environment.
         if self.rows:
-            self.replay = self._truncate(self.replay)
+            self.replay = self._programs.truncate(self.replay)
         self._row = None
         self._begin()
 
@@ -319,8 +310,9 @@ class MuZeroAgent(Player):
 
     def _searched(self, timestep: TimeStep) -> tuple[Any, Any]:
         """The carry after a search, and the row that is stored of it."""
-        return self._search_and_row(
+        return self._programs.search(
             self.train.params,
+            self._run_key,
             learner.split_count(self.rows),
             self._carry,
             timestep,
@@ -332,8 +324,13 @@ class MuZeroAgent(Player):
         """Stores a row, and makes the updates that are due."""
         self.rows += 1
         due = learner.updates_due(self.rows, **self._ratio) - self.updates
-        self.train, self.replay, metrics = self._store(
-            self.train, self.replay, row, learner.split_count(self.updates), np.int32(due)
+        self.train, self.replay, metrics = self._programs.store(
+            self.train,
+            self.replay,
+            row,
+            self._run_key,
+            learner.split_count(self.updates),
+            np.int32(due),
         )
         self.updates += due
         self.params = self.train.params
@@ -394,11 +391,13 @@ class MuZeroAgent(Player):
 
     def _put(self, train: Any, replay: Any) -> None:
         """Takes parameters and replay, each where its programs leave it."""
-        self.train = jax.device_put(train, NamedSharding(self._mesh, REPLICATED))
-        self.replay = jax.device_put(replay, NamedSharding(self._mesh, SHARDED))
+        over = self._programs.mesh
+        self.train = jax.device_put(train, NamedSharding(over, REPLICATED))
+        self.replay = jax.device_put(replay, NamedSharding(over, SHARDED))
         self.params = self.train.params
 
 
+@functools.lru_cache(maxsize=16)
 def make_usual_agent(spec: EnvSpec, *, num_simulations: int = 16, discount: float = 0.99) -> Agent:
     """Gumbel MuZero for rewards and values of any size, with what keeps a policy alive before
     rewards have taught it anything (docs/atari.md).
@@ -462,27 +461,62 @@ def make_usual_agent(spec: EnvSpec, *, num_simulations: int = 16, discount: floa
     )
 
 
-def _make_search_and_row(agent: Agent, key: Any):
-    def search_and_row(params, count, carry, timestep, explore, made_at_updates):
+class _Programs(NamedTuple):
+    """What an agent compiles, and the mesh of one device that it runs on."""
+
+    mesh: Mesh
+    init: Callable[..., Any]
+    search: Callable[..., Any]
+    store: Callable[..., Any]
+    truncate: Callable[..., Any]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Functions:
+    """An agent by its functions: its shapes may be a dict, which has no hash."""
+
+    agent: Agent
+
+    def _key(self):
+        return self.agent.search, self.agent.update, self.agent.init_train
+
+    def __eq__(self, other):
+        return isinstance(other, _Functions) and self._key() == other._key()
+
+    def __hash__(self):
+        return hash(self._key())
+
+
+@functools.lru_cache(maxsize=16)
+def _make_programs(functions: _Functions, replay_rows: int, batch_size: int) -> _Programs:
+    """Those of all agents that have the same functions and sizes, compiled once for all."""
+    agent, over = functions.agent, make_mesh()
+    ring = assembly.make_ring(agent, num_envs=1, rows_per_env=replay_rows)
+    learn = learner.make_learn(ring, agent.update, batch_size=batch_size)
+
+    def init(key):
+        return agent.init_train(key), ring.init()
+
+    def search(params, key, count, carry, timestep, explore, made_at_updates):
         # The key that the only device has in the library's loops.
         act_key = jax.random.fold_in(learner.fold_count(key, ACT, count), 0)
         carry, output = acting.act(agent.search, params, act_key, carry, timestep, explore)
         return carry, acting.transition(timestep, output, made_at_updates)
 
-    return search_and_row
-
-
-def _make_store(agent: Agent, ring: Replay, key: Any, batch_size: int, over: Mesh):
-    """One program: a row is stored, and the updates made that are due."""
-    learn = learner.make_learn(ring, agent.update, batch_size=batch_size)
-    make_updates = learner.make_updates(learn, key)
-
-    def store(train, replay, row, count, num):
+    def store(train, replay, row, key, count, num):
         replay = ring.add(replay, 0, jax.tree.map(lambda x: x[:, None], row))
-        return make_updates(train, replay, count, num)
+        return learner.make_updates(learn, key)(train, replay, count, num)
 
-    specs = (REPLICATED, SHARDED, SHARDED, REPLICATED, REPLICATED)
-    return shard(store, over, specs, (REPLICATED, SHARDED, REPLICATED))
+    specs = (REPLICATED, SHARDED, SHARDED, REPLICATED, REPLICATED, REPLICATED)
+    store = shard(store, over, specs, (REPLICATED, SHARDED, REPLICATED))
+    truncate = shard(ring.truncate_episodes, over, SHARDED, SHARDED)
+    return _Programs(
+        over,
+        init=jax.jit(init),
+        search=jax.jit(search),
+        store=jax.jit(store, donate_argnums=(0, 1)),
+        truncate=jax.jit(truncate, donate_argnums=0),
+    )
 
 
 class _Moves(NamedTuple):

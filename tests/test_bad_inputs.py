@@ -154,6 +154,7 @@ def test_help_lists_the_fields_of_a_preset(tmp_path):
     assert names == [name for name in fields.FIELDS if name in held] and len(names) == len(held)
 
 
+@pytest.mark.slow
 def test_programs_are_traced_under_strict_promotion(tmp_path):
     """Both loops' learning and acting, up to the refusal of a ring that no memory holds. Planted
     bug seen: the rules of the environment left as they are (an error inside mctx, code 1)."""

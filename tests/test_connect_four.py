@@ -19,6 +19,7 @@ ALL = connect_four.load_positions()
 SOME = connect_four.Positions(ALL.moves[::12], ALL.values[::12])
 
 
+@pytest.mark.slow
 def test_known_players_get_their_shares():
     """Best moves get 1, worst 0, and uniform moves on average their known share.
 

@@ -123,6 +123,7 @@ def test_openings_are_of_training_and_not_of_matches(tmp_path):
         schema.check(config)
 
 
+@pytest.mark.slow
 def test_the_budget_of_a_large_game_counts_its_masks():
     """4,672 actions a row in chess: policy in float32 and mask in bool outweigh the 8x8x119
     numbers of the board, counted here by hand."""

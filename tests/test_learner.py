@@ -550,7 +550,9 @@ def chain_learner():
     return init, train_for
 
 
-@pytest.mark.parametrize("right", [1.0, 0.8], ids=["the best policy", "a random policy"])
+@pytest.mark.parametrize("right", [
+    pytest.param(1.0, id="the best policy"),
+    pytest.param(0.8, id="a random policy", marks=pytest.mark.slow)])
 def test_a_chain_is_solved_to_its_true_values(right):
     """Replay, targets, loss, priorities and update together: max |V - V*| <= 0.02.
 

@@ -94,9 +94,9 @@ def timesteps(spec, num_envs):
 
 
 @pytest.mark.parametrize("kind, source", [
-    ("conv", "network"), ("mlp", "stored"), ("gru", "network"),
-    *(pytest.param(*x, marks=pytest.mark.slow)
-      for x in (("conv", "stored"), ("mlp", "network"), ("gru", "stored")))])
+    ("conv", "network"), ("mlp", "stored"),
+    *(pytest.param(*x, marks=pytest.mark.slow) for x in (
+        ("gru", "network"), ("conv", "stored"), ("mlp", "network"), ("gru", "stored")))])
 def test_learn_lowers(kind, source):
     """Sampling, targets, loss, update, priorities.
 

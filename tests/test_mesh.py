@@ -332,7 +332,7 @@ def test_a_resume_point_of_4_devices_is_read_by_any_number(eight, count):
 
 
 @pytest.mark.parametrize(
-    "count", [1, pytest.param(2, marks=_SLOW), 4, pytest.param(8, marks=_SLOW)]
+    "count", [1, *(pytest.param(count, marks=_SLOW) for count in (2, 4, 8))]
 )
 def test_a_resume_point_of_4_devices_goes_on_with_any_number(eight, count):
     """On as many devices as before to the bit as if it had not been stopped."""

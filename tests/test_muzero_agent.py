@@ -14,7 +14,7 @@ from muzero_jax.envs.cartpole import make_cartpole
 from muzero_jax.errors import ArgumentError, BadInputError
 from muzero_jax.networks.mlp import make_mlp_network
 from muzero_jax.search import gumbel_plan, learned_model, make_search
-from muzero_jax.types import ActionSpec, Codecs, Window
+from muzero_jax.types import ActionSpec, ArraySpec, Codecs, EnvSpec, Window
 
 SIZES = dict(min_rows=40, rows_per_update=8, batch_size=8, seed=3)
 LENGTH, WINDOW = 20, Window(2, 2, 3)
@@ -45,6 +45,12 @@ def _games(seeds):
 
 def _spec():
     return make_cartpole(max_steps=LENGTH).spec
+
+
+def _spec_of(**fields):
+    """Of an environment of one player with three numbers to be seen."""
+    seen = ArraySpec((3,), "float32")
+    return EnvSpec(observation=seen, turn_sign=1, truncates=True, max_steps=100, **fields)
 
 
 def _agent(**more):
@@ -192,19 +198,22 @@ SPACES = {
 }
 
 
-@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("name", [
+    "discrete", "box", *(pytest.param(name, marks=pytest.mark.slow)
+                         for name in ("int", "several", "multi_discrete"))])
 def test_actions_of_every_kind_go_out_and_come_back(name, tmp_path):
     """As the space has them, in its bounds; stored as they were chosen, and after a load too.
 
     Planted: the start left out, on the way out or back; another dtype or shape.
     """
     space, shape, dtype, other, as_stored = SPACES[name]
+    own = _parts(_spec_of(action=ActionSpec.discrete(4))) if dtype is int else None
     agent = MuZeroAgent(
-        observation_shape=(3,), action_space=space, num_simulations=4, replay_rows=64,
-        min_rows=20, batch_size=4)
+        observation_shape=(3,), action_space=space, num_simulations=2, replay_rows=64,
+        min_rows=20, batch_size=2, agent=own)
     agent.act(np.zeros(3))
     agent.save(tmp_path)
-    for one in (agent, MuZeroAgent.load(tmp_path)):
+    for one in (agent, MuZeroAgent.load(tmp_path, agent=own)):
         one.reset()
         actions = []
         for _ in range(4):
@@ -237,14 +246,14 @@ def test_images_are_seen_by_a_convolutional_network():
 def test_masks_are_kept_to():
     """Planted: the mask not handed on."""
     agent = MuZeroAgent(
-        observation_shape=(2,), action_space=5, masked=True, num_simulations=4, replay_rows=64,
-        min_rows=20, batch_size=4)
+        observation_shape=(3,), action_space=5, masked=True, replay_rows=64, min_rows=20,
+        batch_size=2, agent=_parts(_spec_of(action=ActionSpec.discrete(5), masked=True)))
     for count in range(8):
         invalid = np.arange(5) != count % 5
-        assert agent.act(np.zeros(2), invalid_actions=invalid) == count % 5
-        agent.update(np.zeros(2), count % 5, 0.0, count == 4)
+        assert agent.act(np.zeros(3), invalid_actions=invalid) == count % 5
+        agent.update(np.zeros(3), count % 5, 0.0, count == 4)
     with pytest.raises(ArgumentError, match="invalid_actions needed"):
-        agent.act(np.zeros(2))
+        agent.act(np.zeros(3))
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,8 @@ def tiny_search(num_simulations=4, num_actions=3, **options):
 jit = functools.partial(jax.jit, compiler_options=fakes.OPTIMIZED)
 
 
-@pytest.mark.parametrize("bootstrap_steps, masked", [(2, False), (7, True)])
+@pytest.mark.parametrize("bootstrap_steps, masked", [
+    pytest.param(2, False, marks=pytest.mark.slow), (7, True)])
 def test_bit_equal_to_a_fresh_search(bootstrap_steps, masked):
     """Same key and flattened batch: policies and bootstraps are bit for bit those of one search.
 

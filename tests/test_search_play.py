@@ -137,6 +137,7 @@ def test_all_positions_are_played_well(policy):
 WRONG_MODELS = [{"turn_sign": 1}, {"reward_sign": -1}, {"absorbing": False}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("wrong", WRONG_MODELS, ids=lambda wrong: next(iter(wrong)))
 def test_the_gate_sees_wrong_models(policy, wrong):

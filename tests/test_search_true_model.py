@@ -74,7 +74,7 @@ def make_arms(sign):
     return uct_tree.Game([root, *moves[1:]], sign)
 
 
-@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("sign", [pytest.param(1, marks=pytest.mark.slow), -1])
 def test_forced_play_has_the_visits_of_a_plain_uct(sign):
     """Nothing random is left but the order of equals, so that all rows and the recursion agree.
 
@@ -117,7 +117,8 @@ def make_random_game(seed, depth=4, num_actions=4):
     return uct_tree.Game(moves, sign=-1)
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
 def test_random_play_outs_agree_with_a_plain_uct_on_average(seed):
     """Mean visits and values of the root's actions over many searches of a game for two.
 
@@ -274,6 +275,7 @@ def values_that_tell():
     return values
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", WRONG_RULES)
 def test_the_gate_sees_wrong_rules(wrong):
     """The sign of the turn, and the next game leaking into this one."""
@@ -403,6 +405,7 @@ def test_a_terminated_row_is_worth_nothing_where_others_are_truncated(sign):
         assert values_in_chain(simulations, sign, terminates=True)[1] == pytest.approx(2.0)
 
 
+@pytest.mark.slow
 def test_cut_cartpole_is_worth_its_rest():
     """A network that says 50 everywhere: 50 at the `last` row, 1 + 0.99 · 50 before it, and so on
     for the rows before, from which every walk but the first steps meets it. Seen before: 0, and
