@@ -223,6 +223,18 @@ def _lock(workdir: Path, kind: int = fcntl.LOCK_EX) -> IO[str]:
     return file
 
 
+def is_running(workdir: Path) -> bool:
+    """Whether a process holds the run; where files cannot be locked it is not known, and False."""
+    try:
+        with (workdir / "lock").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def _unwritable(workdir: Path, error: OSError) -> errors.BadInputError:
     return errors.BadInputError(f"--workdir: {workdir} cannot be written: {error}")
 
