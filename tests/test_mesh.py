@@ -320,6 +320,31 @@ def restored(folder, count):
     return run.replace(counters=types.Counters(**meta))
 
 
+def test_each_leaf_of_a_placed_run_has_a_buffer_of_its_own():
+    """All of them are donated; the target network may be the very arrays of the network.
+
+    Planted: one buffer for two leaves.
+    """
+    run = started()
+    run = run.replace(train=run.train.replace(target_params=run.train.params))
+    placed = mesh.shard_run(run, devices(1)).replace(counters=None)
+    buffers = [
+        x.addressable_shards[0].data.unsafe_buffer_pointer() for x in jax.tree.leaves(placed)
+    ]
+    assert len(set(buffers)) == len(buffers)
+    fakes.assert_trees_equal(placed.train.target_params, run.train.params)
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["in order", "backwards"])
+def test_blocks_come_in_the_order_of_the_rows(order):
+    """Whatever the ids of the devices are. Planted: in the order of the shards, backwards."""
+    over = mesh.make_mesh(jax.devices("cpu")[:4][::order])
+    rows = np.arange(12).reshape(12, 1)
+    blocks = mesh.local_shards(mesh.put_rows(over, rows))
+    assert len(blocks) == 4
+    np.testing.assert_array_equal(np.concatenate(blocks), rows)
+
+
 @pytest.mark.parametrize("count", [1, 2, 4, 8])
 def test_a_resume_point_of_4_devices_is_read_by_any_number(eight, count):
     """Every leaf keeps its bits and lies split over the new mesh. Planted bug seen: shapes without
@@ -332,7 +357,7 @@ def test_a_resume_point_of_4_devices_is_read_by_any_number(eight, count):
 
 
 @pytest.mark.parametrize(
-    "count", [1, *(pytest.param(count, marks=_SLOW) for count in (2, 4, 8))]
+    "count", [4, *(pytest.param(count, marks=_SLOW) for count in (1, 2, 8))]
 )
 def test_a_resume_point_of_4_devices_goes_on_with_any_number(eight, count):
     """On as many devices as before to the bit as if it had not been stopped."""
