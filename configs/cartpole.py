@@ -11,11 +11,10 @@ On the device an update for 8 rows and a target network every 100 updates needed
 steps on one processor (seeds 0 to 4); with 16 and 200, as on the host, it took 24k to 44k. On
 another processor, which rounds otherwise, seeds 0 and 2 needed 20k and 26k, and seed 1 more than
 the 30k it has.
-With `value_scale` 0.1, stored
-values and a quarter of the value's weight many runs settled on a policy that drifts to the edge in
-200 to 400 steps, or passed 475 and fell back; a learning rate of 3e-3 does so with these settings
-too. The variant `reanalyse` reached 475 after 9k, 10k and 10k env steps (seeds 0, 1, 2; two to
-three minutes), without its fresh policies after 6k, 7k and 5k.
+With `value_scale` 0.1, stored values and a quarter of the value's weight many runs settled on a
+policy that drifts to the edge in 200 to 400 steps, or passed 475 and fell back; a learning rate of
+3e-3 does so with these settings too. The variant `reanalyse` reached 475 after 9k, 10k and 10k env
+steps (seeds 0, 1, 2; two to three minutes), without its fresh policies after 6k, 7k and 5k.
 """
 
 from ml_collections import ConfigDict
