@@ -20,10 +20,10 @@ from absl import flags
 import numpy as np
 
 import command_line
-from muzero_jax import checkpoint, errors, metrics
+from muzero_jax import errors, metrics
 from muzero_jax.config import runs, schema
 from muzero_jax.evaluation.statistics import t_interval
-from muzero_jax.training import run_folder
+from muzero_jax.training import run_folder, saving
 
 
 class Listed(NamedTuple):
@@ -97,11 +97,6 @@ def _describe(workdir: Path, now: float) -> Listed:
         or (stop_at is not None and best is not None and best[0] >= stop_at)
     )
     state = "running" if run_folder.is_running(workdir) else "done" if ended else "stopped"
-    steps = {
-        step
-        for name in ("params", "checkpoints")
-        for step in checkpoint.committed_steps(workdir / name)
-    }
     written = [path.stat().st_mtime for path in (lines, workdir / "config.json") if path.exists()]
     go_on = None
     if state == "stopped" and not by_code:
@@ -118,7 +113,7 @@ def _describe(workdir: Path, now: float) -> Listed:
         newest=scores[-1] if scores else None,
         best=best,
         age_s=now - max(written),
-        checkpoints=sorted(steps),
+        checkpoints=saving.saved_steps(workdir),
         go_on=go_on,
     )
 

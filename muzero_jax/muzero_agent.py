@@ -30,7 +30,7 @@ from muzero_jax.loops.sebulba import ACT
 from muzero_jax.mesh import REPLICATED, SHARDED, make_mesh, shard
 from muzero_jax.networks.conv import make_conv_network
 from muzero_jax.networks.mlp import make_mlp_network
-from muzero_jax.player import Player
+from muzero_jax.player import Player, check_like
 from muzero_jax.search.common import learned_model, make_search
 from muzero_jax.search.gumbel import gumbel_plan
 from muzero_jax.search.sampled import sampled_model
@@ -136,12 +136,7 @@ class MuZeroAgent(Player):
         )
         if agent is None:
             agent = make_usual_agent(spec, num_simulations=num_simulations, discount=discount)
-        for name in ("observation", "action", "masked", "turn_sign"):
-            if getattr(agent.spec, name) != getattr(spec, name):
-                raise ArgumentError(
-                    f"agent: its {name} is {getattr(agent.spec, name)},"
-                    f" that of the environment is {getattr(spec, name)}"
-                )
+        check_like("agent", agent.spec, spec, "environment")
         assembly.check_sizes(
             agent.window,
             num_envs=1,

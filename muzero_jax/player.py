@@ -147,10 +147,7 @@ class Player:
             # Its limit of steps is its own.
             limit = getattr(getattr(env, "spec", None), "max_episode_steps", None)
             env = make_gymnasium(lambda: env, seeds=[seed], max_steps=limit or self.spec.max_steps)
-        for name in ("observation", "action", "masked", "turn_sign"):
-            mine, its = getattr(self.spec, name), getattr(env.spec, name)
-            if mine != its:
-                raise ArgumentError(f"env: its {name} is {its}, that of the agent is {mine}")
+        check_like("env", env.spec, self.spec, "agent")
         score = make_scorer(lambda seeds: env, self._actor, episodes=episodes)
         result = score(self.params, [seed])
         interval = None
@@ -228,6 +225,18 @@ class Player:
             return
         self._first = self._first.copy()
         self._first[np.asarray(rows)] = True
+
+
+def check_like(name: str, spec: EnvSpec, wanted: EnvSpec, owner: str) -> None:
+    """Refuses a spec under which other things are seen or done than under that of `owner`.
+
+    Raises:
+      ArgumentError: beginning with `name`.
+    """
+    for field in ("observation", "action", "masked", "turn_sign"):
+        its, other = getattr(spec, field), getattr(wanted, field)
+        if its != other:
+            raise ArgumentError(f"{name}: its {field} is {its}, that of the {owner} is {other}")
 
 
 def _step(search, params, key, count, carry, timestep):

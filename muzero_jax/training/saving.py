@@ -282,12 +282,21 @@ def check_saved(workdir: Path, *, flag: str = "--workdir", step: int | None = No
     Raises:
       BadInputError: where there is none, or not `step`; it begins with `flag`.
     """
-    steps = sorted(set().union(*_steps(workdir, flag).values()))
+    steps = saved_steps(workdir, flag=flag)
     if not steps:
         raise BadInputError(f"{flag}: no checkpoint in {workdir}; has the run saved one?")
     if step is not None and step not in steps:
         raise BadInputError(f"{flag}: no checkpoint {step} in {workdir}; there are {steps}")
     return steps
+
+
+def saved_steps(workdir: Path, *, flag: str = "--workdir") -> list[int]:
+    """The steps that can be loaded, oldest first; none of a run that has saved nothing yet.
+
+    Raises:
+      BadInputError: for saves of another format; it begins with `flag`.
+    """
+    return sorted(set().union(*_steps(workdir, flag).values()))
 
 
 def _steps(workdir: Path, flag: str) -> dict[Path, list[int]]:
