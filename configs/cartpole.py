@@ -8,13 +8,11 @@
 Solved means a mean return of 475 over 20 unseen episodes. The run stops when an evaluation inside
 it reaches `evaluation.stop_at`; the checkpoint that counts is the last one.
 On the device an update for 8 rows and a target network every 100 updates needed 10k to 16k env
-steps on one processor (seeds 0 to 4); with 16 and 200, as on the host, it took 24k to 44k. On
-another processor, which rounds otherwise, seeds 0 and 2 needed 20k and 26k, and seed 1 more than
-the 30k it has.
-With `value_scale` 0.1, stored values and a quarter of the value's weight many runs settled on a
-policy that drifts to the edge in 200 to 400 steps, or passed 475 and fell back; a learning rate of
-3e-3 does so with these settings too. The variant `reanalyse` reached 475 after 9k, 10k and 10k env
-steps (seeds 0, 1, 2; two to three minutes), without its fresh policies after 6k, 7k and 5k.
+steps (seeds 0 to 4; with 16 and 200, as on the host, 24k to 44k). On a processor that rounds
+otherwise seeds 0 and 2 needed 20k and 26k, and seed 1 more than 30k. With `value_scale` 0.1, stored
+values and a quarter of the value's weight many runs drifted to the edge in 200 to 400 steps, or
+passed 475 and fell back; so they do with a learning rate of 3e-3. `reanalyse` reached 475 after 9k,
+10k and 10k env steps (seeds 0 to 2; 2 to 3 minutes), without fresh policies after 6k, 7k and 5k.
 """
 
 from ml_collections import ConfigDict
