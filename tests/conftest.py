@@ -2,7 +2,6 @@
 
 import gc
 import os
-from pathlib import Path
 import subprocess
 import sys
 
@@ -14,13 +13,6 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 # As many as the largest mesh of any test; whatever names no device runs on the first.
 jax.config.update("jax_num_cpu_devices", 8)
-
-_CACHE = Path(__file__).parent.parent / ".jax_cache"
-
-jax.config.update("jax_compilation_cache_dir", str(_CACHE))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-
 
 # What XLA does by default to make programs fast takes most of this suite's time.
 _PLAIN = {

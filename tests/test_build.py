@@ -65,7 +65,8 @@ def test_the_temperature_halves_with_the_update_that_is_named():
     assert all(isinstance(x, np.float32) for x in explore.values())
 
 
-@pytest.mark.parametrize("name", ["arm", pytest.param("traffic", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["arm", "traffic"])
 def test_actions_of_every_kind_are_searched_by_drawing_them(name):
     """Stored policies are the drawn actions with their weights, and updates learn from them.
 

@@ -104,6 +104,7 @@ def test_a_network_is_judged_by_search_and_by_policy():
     assert shares["search"].mean() != shares["policy"].mean()
 
 
+@pytest.mark.slow
 def test_plain_search_beats_uniform_moves():
     """And its mean and interval. Planted bug seen: the first move of the batch for all."""
     found = connect_four.summary(connect_four.judge_mcts(48, SOME))

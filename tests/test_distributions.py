@@ -84,7 +84,7 @@ def test_the_mode_of_a_gaussian_policy_is_its_median():
     np.testing.assert_allclose(np.trapezoid(below, GRID), 0.5, atol=4e-3)
 
 
-@pytest.mark.parametrize("kind", REAL)
+@pytest.mark.parametrize("kind", ["gaussian", pytest.param("beta", marks=pytest.mark.slow)])
 def test_components_are_independent_and_keep_their_own_bounds(kind):
     """An action of shape (2, 2) is four of one number each.
 

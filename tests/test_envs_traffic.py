@@ -117,6 +117,7 @@ def test_controllers_by_hand():
     assert 0.4 < random.mean() < 0.6
 
 
+@pytest.mark.slow
 def test_rules_that_look_are_better_than_chance():
     """Returns of whole episodes. Planted: an episode a step shorter; all episodes alike."""
     env = traffic.make_traffic(max_steps=30)

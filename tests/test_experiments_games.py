@@ -75,6 +75,7 @@ def test_a_tiny_run_trains_evaluates_and_saves(suite, tmp_path):
         assert len(steps) == kept, (name, steps)
 
 
+@pytest.mark.slow
 def test_the_ring_of_a_board_game_holds_its_masks():
     """A marked point is never legal again, and the stored action is always legal; a game of
     MinAtar has no masks to store."""
@@ -100,6 +101,7 @@ def test_the_ring_of_a_board_game_holds_its_masks():
     assert jax.eval_shape(build.experiment(config).replay.init).rows.invalid_actions is None
 
 
+@pytest.mark.slow
 def test_openings_are_of_training_and_not_of_matches(tmp_path):
     """Games that are recorded are those of training. Planted bugs seen: the environment of training
     for matches; openings left out of the games recorded, or named in the protocol; the refusal left

@@ -135,8 +135,10 @@ def _drawable(bad, last, history_steps, future_steps):
     return drawable
 
 
-@pytest.mark.parametrize("same_step", [False, True])
-@pytest.mark.parametrize("field", ["reward", "observation"])
+@pytest.mark.parametrize("field, same_step", [
+    ("reward", False), ("observation", True),
+    *(pytest.param(*x, marks=pytest.mark.slow)
+      for x in (("reward", True), ("observation", False)))])
 def test_the_device_loop_counts_them_and_learns_from_none(field, same_step):
     """Nothing that is not finite is in the state after any iteration; every window that holds such
     a row is out, all others are in; each is counted once; and of returns those of their episodes

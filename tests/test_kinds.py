@@ -181,8 +181,10 @@ def rows_in_order(replay):
 
 
 @pytest.mark.parametrize("kind, where", [
-    ("a real number", "device"), ("as many as environments", "device"),
-    ("as many as environments", "host"), ("choices", "host"), ("a grid", "device"),
+    ("choices", "host"), ("a grid", "device"),
+    *(pytest.param(*x, marks=pytest.mark.slow) for x in (
+        ("a real number", "device"), ("as many as environments", "device"),
+        ("as many as environments", "host"))),
 ])
 def test_every_kind_of_action_arrives_and_is_stored(kind, where):
     """What the next row shows is what the row before says was done, and both loops learn.
@@ -211,7 +213,9 @@ def test_every_kind_of_action_arrives_and_is_stored(kind, where):
     assert state.train.params["w"] != np.float32(0.1) and state.train.params["u"] != np.float32(0.2)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [
+    "choices", "a grid", *(pytest.param(kind, marks=pytest.mark.slow)
+                           for kind in ("a real number", "as many as environments"))])
 def test_every_kind_is_played_stored_and_read_again(kind, tmp_path):
     """Episodes of random play and of an agent, a dataset there and back, a player of one and of
     many.

@@ -134,6 +134,7 @@ def bytes_of_arrays():
     return sum(x.size for x in tracemalloc.take_snapshot().filter_traces([domain]).traces)
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_however_long_the_data(tmp_path):
     """Files are read once a round and in order; what is kept of them is a segment a lane and one
     file. Planted bug seen: segments kept after their last row."""

@@ -550,9 +550,9 @@ def chain_learner():
     return init, train_for
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("right", [
-    pytest.param(1.0, id="the best policy"),
-    pytest.param(0.8, id="a random policy", marks=pytest.mark.slow)])
+    pytest.param(1.0, id="the best policy"), pytest.param(0.8, id="a random policy")])
 def test_a_chain_is_solved_to_its_true_values(right):
     """Replay, targets, loss, priorities and update together: max |V - V*| <= 0.02.
 

@@ -104,6 +104,7 @@ def test_values_of_the_drawn_actions_are_exact(kind):
     assert (np.diff(np.take_along_axis(weights, order, axis=1), axis=1) >= -1e-7).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plan", [gumbel_plan, muzero_plan])
 def test_the_true_model_is_searched_like_a_network_that_knows_it(plan):
     """In trees of 40 nodes: the same actions and values. Planted: a state that stays where it is.
@@ -119,6 +120,7 @@ def test_the_true_model_is_searched_like_a_network_that_knows_it(plan):
     assert same.mean() > 0.9
 
 
+@pytest.mark.slow
 def test_more_drawn_actions_come_nearer_to_the_best():
     """The loss of the action taken, against -K x, falls with K as the nearest of the drawn does."""
     env, state, x = starts(256)

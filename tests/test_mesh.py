@@ -232,7 +232,8 @@ def weigh(count, exponent):
 
 
 @pytest.mark.parametrize("name", UNEQUAL)
-@pytest.mark.parametrize("exponent", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize(
+    "exponent", [0.4, *(pytest.param(x, marks=_SLOW) for x in (0.0, 1.0))])
 def test_no_row_weighs_more_because_of_its_shard(name, exponent):
     """What each row adds to the loss on average, P·w, over 1, 2 and 4 devices: that of one device
     by NumPy, within 5 standard errors, where shards have unequal weights, or numbers of rows, or
@@ -268,7 +269,7 @@ def collectives(program, *args):
 
 
 @pytest.mark.parametrize("exponent, kind, numbers_of_all", [
-    (0.5, "all-gather", 2 * 4), (1.0, "all-reduce", 1)])
+    (0.5, "all-gather", 2 * 4), pytest.param(1.0, "all-reduce", 1, marks=_SLOW)])
 def test_an_update_is_one_all_reduce_and_eight_bytes(exponent, kind, numbers_of_all):
     """Read from the compiled program. Planted bugs seen: metrics averaged one by one; a replay
     that is sampled outside of `shard` (all-gathers)."""
@@ -286,6 +287,7 @@ def test_an_update_is_one_all_reduce_and_eight_bytes(exponent, kind, numbers_of_
     assert numbers < vector < numbers + 20  # Gradients and metrics.
 
 
+@pytest.mark.slow
 def test_acting_and_sampling_talk_to_nobody():
     """Neither loop's acting, and no sample. Planted bug seen: a `jit` without `shard`."""
     run, four = mesh.shard_run(jax.eval_shape(fresh), devices(4)), devices(4)
@@ -357,7 +359,7 @@ def test_a_resume_point_of_4_devices_is_read_by_any_number(eight, count):
 
 
 @pytest.mark.parametrize(
-    "count", [4, *(pytest.param(count, marks=_SLOW) for count in (1, 2, 8))]
+    "count", [pytest.param(count, marks=_SLOW) for count in (1, 2, 4, 8)]
 )
 def test_a_resume_point_of_4_devices_goes_on_with_any_number(eight, count):
     """On as many devices as before to the bit as if it had not been stopped."""

@@ -199,8 +199,8 @@ SPACES = {
 
 
 @pytest.mark.parametrize("name", [
-    "discrete", "box", *(pytest.param(name, marks=pytest.mark.slow)
-                         for name in ("int", "several", "multi_discrete"))])
+    "discrete", *(pytest.param(name, marks=pytest.mark.slow)
+                  for name in ("box", "int", "several", "multi_discrete"))])
 def test_actions_of_every_kind_go_out_and_come_back(name, tmp_path):
     """As the space has them, in its bounds; stored as they were chosen, and after a load too.
 

@@ -346,6 +346,7 @@ def test_the_gradient_for_a_cpu_is_the_gradient(size):
         np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_network_for_a_cpu_has_the_same_params_outputs_and_gradients():
     """With strides too, which keep the plain gradient. Planted bug seen: strides ignored."""
     options = dict(history_steps=2, channels=4, head_planes=2, head_width=8,

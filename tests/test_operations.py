@@ -140,6 +140,7 @@ def test_asked_anywhere_a_run_saves_leaves_and_ends_like_one_that_was_not(whole,
     assert (workdir / "metrics.jsonl").read_bytes() == before, "a run that is done stays as it is"
 
 
+@pytest.mark.slow
 def test_nothing_is_compiled_after_the_first_evaluation(tmp_path):
     """Else a run of days slows down and fills the memory. Planted bug seen: an environment wrapped
     by itself for each evaluation, two programs each time."""

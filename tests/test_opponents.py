@@ -171,6 +171,7 @@ def test_there_is_no_perfect_player_of_every_game(experiment):
         opponents.make("perfect", config, experiment.match_env)
 
 
+@pytest.mark.slow
 def test_perfect_play_and_a_search_on_the_rules_are_opponents(experiment):
     """The perfect player is never beaten, and a search of 32 simulations holds many draws. Planted
     bug seen: the search's worst move."""

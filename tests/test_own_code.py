@@ -64,6 +64,7 @@ def _own():
     )
 
 
+@pytest.mark.slow
 def test_ones_own_network_search_and_environment_train_and_are_loaded(code, tmp_path):
     """Planted bug seen: the field `size` not handed on."""
     config = schema.check(_own())

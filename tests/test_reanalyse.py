@@ -314,8 +314,10 @@ def test_returns_of_old_rows_are_shorter(age, steps):
 
 
 @pytest.mark.parametrize("fraction, fresh_values, source, frames", [
-    (0.0, True, "search", 1), (0.5, False, "search", 1 + 5), (0.5, True, "search", 1 + 5 + 10),
-    (0.0, False, "target_network", 1 + 5 + 10), (1.0, False, "target_network", 1 + 5 + 10)])
+    (0.5, True, "search", 1 + 5 + 10), (1.0, False, "target_network", 1 + 5 + 10),
+    *(pytest.param(*x, marks=pytest.mark.slow) for x in (
+        (0.0, True, "search", 1), (0.5, False, "search", 1 + 5),
+        (0.0, False, "target_network", 1 + 5 + 10)))])
 def test_samples_hold_as_many_frames_as_are_read(fraction, fresh_values, source, frames):
     """S, S + K or S + K + n of them (planted: always all)."""
     config = config_of("cartpole", "on_device", **{

@@ -209,8 +209,11 @@ RINGS = {
 
 # Those whose rows are all finite are slow: the same operations are tested on the others, which hold
 # rows that are not as well.
+_LONG = ("one frame", "four frames", "four frames, not finite")
+
+
 @pytest.mark.parametrize("name", [
-    pytest.param(name, marks=pytest.mark.slow) if name in ("one frame", "four frames") else name
+    pytest.param(name, marks=pytest.mark.slow) if name in _LONG else name
     for name in RINGS])
 def test_equals_lists_of_rows_under_random_operations(name):
     """600 adds (of two groups at different times, or all), draws, new priorities and truncations.
@@ -380,7 +383,8 @@ def test_draws_have_their_probabilities_at_1e6_rows():
     check_draws((64, 15_625), 4_000_000, 8_000, 0.99, 1.01)
 
 
-@pytest.mark.parametrize("shape", [(1, 7), (3, 5), (1, 1), (2, 128)])
+@pytest.mark.parametrize("shape", [
+    (1, 7), (1, 1), *(pytest.param(x, marks=pytest.mark.slow) for x in ((3, 5), (2, 128)))])
 def test_small_and_odd_rings_are_drawn_right(shape):
     """Where the blocks do not divide the rows, and where a single row has a weight.
 

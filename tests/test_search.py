@@ -37,10 +37,10 @@ def make_search(network, num_actions, *, turn_sign=1, discount=0.9, num_simulati
 SEARCHES = [
     # (num_actions, num_simulations, max_num_considered_actions, turn_sign, masked)
     (3, 50, 16, -1, False),
-    (4, 16, 2, 1, True),
     (7, 33, 16, -1, True),
-    (9, 64, 8, -1, False),
     (6, 5, 1, -1, True),
+    pytest.param(4, 16, 2, 1, True, marks=pytest.mark.slow),
+    pytest.param(9, 64, 8, -1, False, marks=pytest.mark.slow),
     pytest.param(2, 8, 16, 1, False, marks=pytest.mark.slow),
     pytest.param(5, 32, 4, -1, True, marks=pytest.mark.slow),
     pytest.param(7, 7, 16, 1, True, marks=pytest.mark.slow),
@@ -383,6 +383,7 @@ def test_the_spread_gives_each_environment_a_noise_of_its_own(spread):
     assert np.any(np.asarray(spreads.action) != np.asarray(calm.action))
 
 
+@pytest.mark.slow
 def test_policy_improves():
     """With exact q, sum pi' q >= sum pi q (Danihelka et al. 2022, section 4).
 

@@ -28,8 +28,9 @@ def _searched(plan, num_actions, num_samples=None, **options):
     return world, roots, jax.device_get(output)
 
 
-@pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize("num_actions, num_samples", [(3, None), (9, 4)])
+@pytest.mark.parametrize("plan, num_actions, num_samples", [
+    ("muzero", 3, None), ("gumbel", 9, 4),
+    *(pytest.param(*x, marks=pytest.mark.slow) for x in (("gumbel", 3, None), ("muzero", 9, 4)))])
 def test_each_node_is_a_step_of_the_model_from_its_parent(plan, num_actions, num_samples):
     """Two deep at most, so that some nodes are none and others are visited again. Drawn actions are
     those of the drawn edges.

@@ -397,7 +397,7 @@ def test_a_truncated_row_is_worth_what_the_network_says(sign, at_two, at_one, at
         assert simulations != 3 or zero == pytest.approx(at_zero)
 
 
-@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("sign", [-1, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_terminated_row_is_worth_nothing_where_others_are_truncated(sign):
     """Only its reward counts, also where the walk goes on below it. Planted bug seen: every
     `last` row is worth what the network says."""

@@ -306,6 +306,7 @@ def test_policies_and_values_of_the_data_are_never_read(recorded, tmp_path):
         _build(tmp_path, fraction=0.5)
 
 
+@pytest.mark.slow
 def test_two_devices_learn_from_data_that_the_ring_holds(recorded):
     """From what is stored with them here. Planted bug seen: policies left out."""
     options = {"replay.rows_per_env": 512, "fraction": 0.0}

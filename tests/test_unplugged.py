@@ -135,7 +135,7 @@ def test_the_generator_is_its_parts_called_by_hand(assigned):
     fakes.assert_trees_equal((run.train, run.replay), (train, state))
 
 
-@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize("streams", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_n_and_m_iterations_are_n_then_m(streams, assigned):
     """And with any item of the state otherwise they are not (negative controls: the same comparison
     sees another seed, priorities and place in the data). Planted bug seen: a resumed loop read from
