@@ -35,6 +35,24 @@ def define_path(name: str, default: str | None, text: str) -> None:
     flags.DEFINE(parser, name, default, text, serializer=flags.ArgumentSerializer())
 
 
+def define_step() -> None:
+    """Defines --step, for scripts that load parameters of a run."""
+    text = "Which checkpoint, by its number or best; default: the newest."
+    flags.DEFINE(_StepParser(), "step", None, text, serializer=flags.ArgumentSerializer())
+
+
+class _StepParser(flags.ArgumentParser):
+    """Of the value of --step."""
+
+    syntactic_help = "a whole number >= 0, or best"
+
+    def parse(self, argument: str | int) -> int | str:
+        text = str(argument)
+        if text != "best" and not text.isdecimal():
+            raise ValueError(f"a whole number >= 0, or best (got {text!r})")
+        return text if text == "best" else int(text)
+
+
 class _PathParser(flags.ArgumentParser):
     """Of the value of a flag that is a path."""
 

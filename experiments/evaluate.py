@@ -151,7 +151,7 @@ def main() -> None:
 if __name__ == "__main__":
     command_line.define_path("workdir", None, "Folder of the run.")
     command_line.define_allow()
-    flags.DEFINE_integer("step", None, "Which checkpoint; default: the newest.", lower_bound=0)
+    command_line.define_step()
     flags.DEFINE_integer("episodes", 20, "Whole games to play.", lower_bound=1)
     flags.DEFINE_integer("num_envs", None, "Games at a time; it divides --episodes.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Of the games and of the player.", lower_bound=0)

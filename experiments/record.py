@@ -9,7 +9,7 @@ training does by then, or not (--noise=none), or at random (--policy=random, whi
 policies nor values). docs/datasets.md describes what is written.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 import json
 from pathlib import Path
 from typing import Any
@@ -22,18 +22,14 @@ import command_line
 from muzero_jax import acting, checkpoint, errors, finite
 from muzero_jax.config import build, runs, schema
 from muzero_jax.data.dataset import write_dataset
-from muzero_jax.data.trajectories import take_rows
 from muzero_jax.envs import host
 from muzero_jax.errors import DatasetError, EnvError
 from muzero_jax.evaluation import results, scoring
-from muzero_jax.evaluation.actors import make_random_player
+from muzero_jax.evaluation.recording import episode_trajectories, random_play, search_play
 from muzero_jax.training import process, run_folder
 from muzero_jax.training.experiment import Experiment
 from muzero_jax.training.saving import check_saved, newest_params, saved_tree
-from muzero_jax.types import HostEnv, TimeStep, Transition
-
-# `(carry, TimeStep [E], count) -> (carry, rows [E])`, all of NumPy but the carry.
-Play = Callable[[Any, TimeStep, int], tuple[Any, Transition]]
+from muzero_jax.types import Transition
 
 
 def replay_trajectories(
@@ -77,64 +73,6 @@ def _at(rows: Transition, index) -> Transition:
     return jax.tree.map(lambda x: x[index], rows)
 
 
-def episode_trajectories(env: HostEnv, play: Play, carry, *, episodes_per_env: int):
-    """Plays whole episodes, the same number in each environment; each is a trajectory.
-
-    `env` has not been reset yet; `carry` is that of `play` before the first row.
-    """
-    timestep, count = env.reset(), 0
-    running: list[list[Transition]] = [[] for _ in range(env.num_envs)]
-    done = np.zeros(env.num_envs, int)
-    while done.min() < episodes_per_env:
-        carry, rows = play(carry, timestep, count)
-        for i in np.flatnonzero(done < episodes_per_env):
-            same_step = bool(timestep.first[i] and running[i])
-            running[i].append(_at(rows, i))
-            if same_step or timestep.last[i]:
-                trajectory = jax.tree.map(lambda *x: np.stack(x), *running[i])
-                # After a reset in the same step the newest row is the next episode's first.
-                end = len(running[i]) - same_step
-                yield take_rows(trajectory, 0, end)
-                running[i] = running[i][end:]
-                done[i] += 1
-        timestep, count = env.step(rows.action), count + 1
-
-
-def search_play(experiment: Experiment, params, key, explore, updates: int) -> Play:
-    """Plays by the run's search, as training does."""
-
-    @jax.jit
-    def step(carry, timestep, count):
-        key_of_step = jax.random.fold_in(key, count)
-        search = experiment.agent.search
-        carry, output = acting.act(search, params, key_of_step, carry, timestep, explore)
-        return carry, acting.transition(timestep, output, updates)
-
-    def play(carry, timestep, count):
-        carry, rows = step(carry, timestep, np.int32(count))
-        return carry, jax.device_get(rows)
-
-    return play
-
-
-def random_play(spec, *, seed: int) -> Play:
-    """Plays uniformly among the legal actions."""
-    key, player = jax.random.key(seed), make_random_player(spec)
-
-    @jax.jit
-    def choose(timestep, count):
-        return player.choose((), jax.random.fold_in(key, count), None, timestep)
-
-    def play(carry, timestep, count):
-        action = jax.device_get(choose(timestep, np.int32(count)))
-        no_search = dict.fromkeys(["policy", "value", "made_at_updates"])
-        return carry, Transition(
-            **timestep, action=action, explored=np.zeros(len(action), bool), **no_search
-        )
-
-    return play
-
-
 def _fresh_trajectories(experiment: Experiment, config, args, facts: dict[str, Any]):
     """The episodes that the flags ask for."""
     agent, history_steps = experiment.agent, config.network.history_steps
@@ -149,7 +87,7 @@ def _fresh_trajectories(experiment: Experiment, config, args, facts: dict[str, A
         updates = facts["updates"]
         explore = acting.NO_EXPLORATION if args.noise == "none" else agent.explore_at(updates)
         key = jax.random.key(seeds[0])
-        play = search_play(experiment, params, key, explore, min(updates, 2**31 - 1))
+        play = search_play(agent.search, params, key, explore, min(updates, 2**31 - 1))
         carry = acting.init_carry(agent.spec, num_envs, history_steps)
     env = experiment.eval_env(seeds)
     yield from episode_trajectories(env, play, carry, episodes_per_env=args.episodes // num_envs)

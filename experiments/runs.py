@@ -37,6 +37,7 @@ class Listed(NamedTuple):
       newest, best: `(score, half of the interval or None, env steps)`, None before an evaluation.
       age_s: seconds since something was written.
       checkpoints: steps that can be loaded, oldest first.
+      kept: the iteration of the parameters with the best score, None of a run that has kept none.
       go_on: the command that goes on; None of one that is running or done.
       fault: why it cannot be read, or None.
     """
@@ -52,6 +53,7 @@ class Listed(NamedTuple):
     checkpoints: list[int]
     go_on: str | None
     fault: str | None = None
+    kept: int | None = None
 
 
 def find(folder: Path) -> list[Path]:
@@ -115,6 +117,8 @@ def _describe(workdir: Path, now: float) -> Listed:
         age_s=now - max(written),
         checkpoints=saving.saved_steps(workdir),
         go_on=go_on,
+        kept=None if (best_kept := saving.best_of(workdir)) is None
+        else best_kept["counters"]["iteration"],
     )
 
 
@@ -141,7 +145,10 @@ def table(listed: list[Listed], *, checkpoints: bool = False) -> str:
         if run.fault:
             below.append(f"    {run.fault}")
         elif checkpoints:
-            below.append(f"    checkpoints: {', '.join(map(str, run.checkpoints)) or 'none'}")
+            also = "" if run.kept is None else f"; best: {run.kept}"
+            below.append(
+                f"    checkpoints: {', '.join(map(str, run.checkpoints)) or 'none'}{also}"
+            )
         if run.go_on:
             below.append(f"    go on: {run.go_on}")
         lines[place + 1 : place + 1] = below

@@ -114,6 +114,7 @@ def make_agent(
         num_simulations=num_simulations,
         num_edges=num_edges or (spec.num_actions if spec.action.is_discrete else 0),
         row=acting.example_row(spec, search, params, window.history),
+        targets=targets,
         loss=loss,
         update=learner.make_update(
             targets,

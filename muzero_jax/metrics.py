@@ -5,13 +5,17 @@ A record is a flat dictionary with `env_steps`, `updates`, `wall_s` and `resumes
 """
 
 from collections.abc import Callable
+import contextlib
 import functools
+import inspect
 import json
 import logging
 import math
 import os
 from pathlib import Path
+import queue
 import sys
+import threading
 import time
 from typing import Any, NamedTuple, TextIO
 
@@ -119,6 +123,83 @@ def make_tensorboard_writer(path) -> Writer:
     def close():
         for events in board:
             events.close()
+
+    return Writer(write, close)
+
+
+def make_tracker_writer(
+    tracker: Any,
+    *,
+    name: str,
+    folder: Path,
+    config: dict[str, Any],
+    patience_s: float = 30.0,
+) -> Writer:
+    """Makes a writer for an experiment tracker: a module shaped like `wandb`.
+
+    It has `init(...)`, whose result has `log(numbers, step=...)` and `finish()`. Of the arguments
+    of `init` that we know each gets those that it takes: `project`, `name`, `dir`, `config`, and
+    `mode`, which is "offline" unless the variable WANDB_MODE says otherwise.
+
+    The tracker works in a thread of its own, which a run never waits for: what one that hangs has
+    not taken when `patience_s` are over at the end, or beyond 10,000 records, is lost. So are the
+    records after its first error. Either is raised once, by `write` or `close`, for `combine` to
+    warn of.
+    """
+    known = dict(
+        project="muzero_jax",
+        name=name,
+        dir=str(folder),
+        config=config,
+        mode=os.environ.get("WANDB_MODE", "offline"),
+    )
+    waiting: queue.Queue = queue.Queue(maxsize=10_000)
+    faults: list[BaseException] = []
+
+    def work():
+        try:
+            parameters = inspect.signature(tracker.init).parameters
+            takes_all = any(x.kind is x.VAR_KEYWORD for x in parameters.values())
+            run = tracker.init(**{k: x for k, x in known.items() if takes_all or k in parameters})
+            while (record := waiting.get()) is not None:
+                run.log(
+                    {k: x for k, x in _plain(record).items() if isinstance(x, int | float)},
+                    step=int(record["env_steps"]),
+                )
+            run.finish()
+        except BaseException as error:  # Whatever a library raises, sys.exit too.
+            faults.append(error)
+
+    thread = threading.Thread(target=work, daemon=True, name="tracker")
+    thread.start()
+    state = {"raised": False}
+
+    def raise_once(error: Exception):
+        if not state["raised"]:
+            state["raised"] = True
+            raise error
+
+    def check():
+        if faults:
+            kind, text = type(faults[0]).__name__, " ".join(str(faults[0]).split())
+            raise_once(RuntimeError(f"the tracker has failed: {kind}: {text}"))
+
+    def write(record):
+        check()
+        if not faults:
+            try:
+                waiting.put_nowait(dict(record))
+            except queue.Full:
+                raise_once(RuntimeError("the tracker hangs: records are being lost"))
+
+    def close():
+        if not faults:
+            with contextlib.suppress(queue.Full):
+                waiting.put_nowait(None)
+            thread.join(patience_s)
+        check()
+        if thread.is_alive():
+            raise_once(RuntimeError(f"the tracker has not finished within {patience_s:.0f} s"))
 
     return Writer(write, close)
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 import dataclasses
 import functools
+import json
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -80,7 +81,7 @@ class MuZeroAgent(Player):
         observation_shape: tuple[int, ...] | Mapping[str, ArraySpec],
         action_space: int | ActionSpec | Any,
         num_simulations: int = 16,
-        discount: float = 0.99,
+        discount: float = 0.997,
         observation_dtype: str = "float32",
         masked: bool = False,
         agent: Agent | None = None,
@@ -253,17 +254,33 @@ class MuZeroAgent(Player):
         """Writes all that it is, replay included, to a folder, beside what is there already.
 
         Raises:
-          BadInputError: where the folder holds a later state.
+          BadInputError: where the folder holds another agent, or a later state of this one.
         """
         with CheckpointStore(folder, max_to_keep=2) as store:
-            newest = max(store.steps(), default=-1)
-            if newest > self.rows:
-                raise BadInputError(
-                    f"save: {folder} holds a state after {newest} rows, this one has {self.rows};"
-                    " take another folder"
-                )
-            if newest < self.rows:
-                store.save(self.rows, self._state(), self._meta())
+            number, meta = max(store.steps(), default=-1) + 1, self._meta()
+            if number:
+                self._check_mine(folder, meta["muzero_agent"])
+            meta["muzero_agent"]["number"] = number
+            store.save(number, self._state(), meta)
+
+    def _check_mine(self, folder: Path | str, mine: dict[str, Any]) -> None:
+        """Refuses a folder whose newest save a save of this agent must not stand beside."""
+        made = (read_meta(folder) or {}).get("muzero_agent", {})
+        other = [
+            name
+            for name in ("arguments", "own", "observation", "moves")
+            if made.get(name) != json.loads(json.dumps(mine[name]))
+        ]
+        if other:
+            raise BadInputError(
+                f"save: {folder} holds something else, its {' and '.join(other)} are not those of"
+                " this agent; take another folder"
+            )
+        if made["rows"] > self.rows:
+            raise BadInputError(
+                f"save: {folder} holds a state after {made['rows']} rows, this one has"
+                f" {self.rows}; take another folder"
+            )
 
     @classmethod
     def load(cls, folder: Path | str, *, agent: Agent | None = None) -> "MuZeroAgent":
@@ -374,7 +391,7 @@ class MuZeroAgent(Player):
                 lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), self.agent.row
             )
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), like)
-        _, state, _ = restore_newest(folder, shapes, step=made["rows"])
+        _, state, _ = restore_newest(folder, shapes, step=made["number"])
         self.rows, self.updates, self._count = made["rows"], made["updates"], made["looks"]
         self._put(state["train"], state["replay"])
         self._reward = float(state["reward"])
@@ -393,7 +410,9 @@ class MuZeroAgent(Player):
 
 
 @functools.lru_cache(maxsize=16)
-def make_usual_agent(spec: EnvSpec, *, num_simulations: int = 16, discount: float = 0.99) -> Agent:
+def make_usual_agent(
+    spec: EnvSpec, *, num_simulations: int = 16, discount: float = 0.997
+) -> Agent:
     """Gumbel MuZero for rewards and values of any size, with what keeps a policy alive before
     rewards have taught it anything (docs/atari.md).
 

@@ -571,11 +571,13 @@ class Env(NamedTuple):
       spec: what it promises.
       reset: `(key) -> (state, TimeStep)`.
       step: `(state, action, key) -> (state, TimeStep)`.
+      draw: `(state) -> ` a picture of it as SVG text, on the host; None where it has none.
     """
 
     spec: EnvSpec
     reset: Callable[[chex.PRNGKey], tuple[Any, TimeStep]]
     step: Callable[[Any, Array, chex.PRNGKey], tuple[Any, TimeStep]]
+    draw: Callable[[Any], str] | None = None
 
 
 class HostEnv(NamedTuple):
@@ -586,12 +588,15 @@ class HostEnv(NamedTuple):
       num_envs: E.
       reset: `() -> TimeStep [E]` of NumPy arrays; called once.
       step: `(action [E, *action.shape]) -> TimeStep [E]` of NumPy arrays.
+      draw: `() -> ` a picture of each environment as it is now, for people: RGB `[H, W, 3]` uint8
+        or SVG text; None where there is none.
     """
 
     spec: EnvSpec
     num_envs: int
     reset: Callable[[], TimeStep]
     step: Callable[[Array], TimeStep]
+    draw: Callable[[], list[Any]] | None = None
 
 
 class Replay(NamedTuple):

@@ -9,6 +9,7 @@ import pytest
 
 from fakes import assert_trees_equal
 from muzero_jax import MuZeroAgent, assembly, codecs, learner, losses, targets
+from muzero_jax.checkpoint import CheckpointStore
 from muzero_jax.envs import wrappers
 from muzero_jax.envs.cartpole import make_cartpole
 from muzero_jax.errors import ArgumentError, BadInputError
@@ -109,7 +110,8 @@ def test_it_goes_on_from_a_save_as_if_nothing_had_been_between(tmp_path):
     """In the middle of an episode, between an action and what came of it; and again into the same
     folder.
 
-    Planted: the memory of frames, the row of the last action, the reward or the counts left out.
+    Planted: the memory of frames, the row of the last action, the reward or the counts left out;
+    a save that is left out because there is one after as many rows.
     """
     agent, env = _agent(), _games([0])
     timestep = _play(agent, env, env.reset(), 50)
@@ -132,13 +134,24 @@ def test_it_goes_on_from_a_save_as_if_nothing_had_been_between(tmp_path):
     agent.save(tmp_path / "save")
     newest = MuZeroAgent.load(tmp_path / "save", agent=_parts(_spec()))
     assert newest.rows == agent.rows
-    newest.save(tmp_path / "save")  # It is there already.
+    newest.save(tmp_path / "save")
     for one in (agent, newest):
         one.update(came, one.act(came), 0.0, False)
     assert_trees_equal(agent.replay, newest.replay)
     assert agent.replay.rows.reward[0, agent.rows - 1] == 1.0
+    agent.act(came)  # Stores no row, and is saved all the same.
+    agent.save(tmp_path / "save")
+    acted = MuZeroAgent.load(tmp_path / "save", agent=_parts(_spec()))
+    assert acted.rows == agent.rows
+    acted.update(came, 0, 0.0, False)
     with pytest.raises(BadInputError, match="holds a state after .* rows, this one has 0"):
         _agent().save(tmp_path / "save")
+    with pytest.raises(BadInputError, match="its arguments are not those of this agent"):
+        _agent(seed=4).save(tmp_path / "save")
+    with CheckpointStore(tmp_path / "run", max_to_keep=1) as store:
+        store.save(0, {"x": jax.numpy.zeros(3)}, {})
+    with pytest.raises(BadInputError, match="run holds something else"):
+        agent.save(tmp_path / "run")
 
 
 def test_another_action_is_stored_as_one_that_explored():

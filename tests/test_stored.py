@@ -17,6 +17,7 @@ from muzero_jax.config import build, offline, runs
 from muzero_jax.data import dataset, trajectories
 from muzero_jax.envs.wrappers import as_host_env
 from muzero_jax.errors import BadInputError
+from muzero_jax.evaluation import recording
 from muzero_jax.evaluation.actors import make_search_player
 from muzero_jax.evaluation.episodes import play_episodes
 from muzero_jax.training.saving import new_run, saved_tree
@@ -177,14 +178,13 @@ def test_fresh_episodes_are_whole_and_those_that_a_player_plays(same_step, tmp_p
     same step left out; a list asked whether it is empty after it had grown."""
     env, params = fakes.make_jax_env(same_step=same_step), fakes.make_params()
     key = jax.random.key(3)
-    made = types.SimpleNamespace(agent=types.SimpleNamespace(search=fakes.search))
-    play = record.search_play(made, params, key, NO_EXPLORATION, 7)
+    play = recording.search_play(fakes.search, params, key, NO_EXPLORATION, 7)
 
     def host_env():
         return as_host_env(env, 2, jax.random.key(1))
 
     carry = init_carry(env.spec, 2, _S)
-    found = [*record.episode_trajectories(host_env(), play, carry, episodes_per_env=3)]
+    found = [*recording.episode_trajectories(host_env(), play, carry, episodes_per_env=3)]
     player = make_search_player(fakes.search, env.spec, history_steps=_S)
     games = play_episodes(host_env(), player, params, key, episodes_per_env=3)
     scores = sorted((trajectories.episode_returns(rows)[0], len(rows.first) - 1) for rows in found)
@@ -197,8 +197,8 @@ def test_fresh_episodes_are_whole_and_those_that_a_player_plays(same_step, tmp_p
 def test_random_play_has_no_policies(tmp_path):
     """Planted bug seen: made_at_updates left at 0, as if there were a search."""
     env = fakes.make_host_env([0, 1, 2], [2, 3, 4])
-    play = record.random_play(env.spec, seed=0)
-    found = record.episode_trajectories(env, play, None, episodes_per_env=5)
+    play = recording.random_play(env.spec, seed=0)
+    found = recording.episode_trajectories(env, play, None, episodes_per_env=5)
     info = dataset.write_dataset(tmp_path, env.spec, found)
     assert info.policy is None and info.episodes == 15 and info.rows == 5 * (3 + 4 + 5)
     rows = dataset.read_chunk(dataset.open_dataset(tmp_path), 0)

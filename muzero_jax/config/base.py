@@ -82,7 +82,7 @@ def get_config() -> ConfigDict:
         max_to_keep=2,
         params_to_keep=2,
     )
-    config.logging = dict(interval_env_steps=5_000, tensorboard=False)
+    config.logging = dict(interval_env_steps=5_000, tensorboard=False, tracker="none")
     return config
 
 

@@ -170,6 +170,7 @@ def schedule(config) -> Schedule:
         params_to_keep=config.checkpoint.params_to_keep,
         log_every=config.logging.interval_env_steps,
         tensorboard=config.logging.tensorboard,
+        tracker=None if config.logging.tracker == "none" else config.logging.tracker,
     )
 
 

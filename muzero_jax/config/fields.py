@@ -466,6 +466,11 @@ FIELDS: dict[str, Field] = {
         "between lines of metrics", _COUNT, "env steps", _SCHEDULE
     ),
     "logging.tensorboard": Field("write metrics for TensorBoard too", bool, part=_SCHEDULE),
+    "logging.tracker": Field(
+        "write metrics for this experiment tracker too, offline unless WANDB_MODE says otherwise",
+        ("none", "wandb", "trackio"),
+        part=_SCHEDULE,
+    ),
 }
 
 

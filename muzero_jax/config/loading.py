@@ -15,7 +15,7 @@ def load_agent(
     folder: Path | str,
     agent: Agent | None = None,
     *,
-    step: int | None = None,
+    step: int | str | None = None,
     allow: Collection[str] = (),
     seed: int = 0,
 ) -> Player:
@@ -24,7 +24,8 @@ def load_agent(
     Args:
       folder: of the run.
       agent: that it was trained with; a run made by a config needs none.
-      step: the number of a save, see the folders `params` and `checkpoints`.
+      step: the number of a save, see the folders `params` and `checkpoints`; or "best", the
+        parameters whose evaluation in the run was best.
       allow: the modules of the user's own that the run's config may name, such as
         ("my_networks",): nothing else that it names is imported.
       seed: of what the search draws even without noise.

@@ -35,7 +35,7 @@ _NEEDED: dict[str, str] = {
     "evaluation": "interval_env_steps episodes num_envs stop_at",
     "checkpoint": "resume_interval_env_steps params_interval_env_steps max_to_keep"
     " params_to_keep",
-    "logging": "interval_env_steps tensorboard",
+    "logging": "interval_env_steps tensorboard tracker",
     "env": "suite num_envs num_groups",
     "network": "kind history_steps",
     "search": "kind num_simulations",
@@ -87,6 +87,7 @@ LATER: dict[str, Any] = {
     "reanalyse.target_params": False,
     "optimizer.decay": "cosine",
     "checkpoint.params_to_keep": 2,
+    "logging.tracker": "none",
 }
 # Fields that are gone -> the value with which they did nothing; with another one they stay, and are
 # refused by name.
@@ -196,6 +197,9 @@ def _check_together(config) -> None:
         )
     if config.logging.tensorboard and importlib.util.find_spec("tensorboardX") is None:
         raise BadInputError("logging.tensorboard needs: pip install 'muzero_jax[tensorboard]'")
+    tracker = config.logging.tracker
+    if tracker != "none" and importlib.util.find_spec(tracker) is None:
+        raise BadInputError(f"logging.tracker {tracker!r} needs: pip install {tracker}")
 
 
 def _check_games(env, evaluation) -> None:

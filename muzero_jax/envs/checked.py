@@ -53,7 +53,7 @@ def check_host_env(env: types.HostEnv) -> types.HostEnv:
         memory.update(rows=timestep, steps=steps, count=count)
         return timestep
 
-    return types.HostEnv(spec=env.spec, num_envs=env.num_envs, reset=reset, step=step)
+    return env._replace(reset=reset, step=step)
 
 
 def _check_spec(spec: types.EnvSpec, num_envs: int) -> None:

@@ -80,7 +80,16 @@ def make_gymnasium(
         memory["last"] = timestep.last
         return timestep
 
-    return check_host_env(types.HostEnv(spec=spec, num_envs=len(envs), reset=reset, step=step))
+    draws = all(getattr(env, "render_mode", None) == "rgb_array" for env in envs)
+    return check_host_env(
+        types.HostEnv(
+            spec=spec,
+            num_envs=len(envs),
+            reset=reset,
+            step=step,
+            draw=(lambda: [env.render() for env in envs]) if draws else None,
+        )
+    )
 
 
 def make_by_id(task: str, *, seeds: Sequence[int], **options: Any) -> types.HostEnv:

@@ -109,6 +109,7 @@ def make_atari(
         episodic_life=False,
         zero_discount_on_life_loss=False,
         reward_clip=False,
+        render_mode="rgb_array",
         **_IMAGES[image],
     )
     return wrap_pool(pool, image_spec(pool), len(seeds), life_loss_is_end=life_loss_is_end)
@@ -346,7 +347,16 @@ def wrap_pool(
             invalid_actions=invalid(info),
         )
 
-    return check_host_env(types.HostEnv(spec=spec, num_envs=num_envs, reset=reset, step=step))
+    draws = getattr(pool, "render_mode", None) == "rgb_array"
+    return check_host_env(
+        types.HostEnv(
+            spec=spec,
+            num_envs=num_envs,
+            reset=reset,
+            step=step,
+            draw=(lambda: [*pool.render(env_ids=range(num_envs))]) if draws else None,
+        )
+    )
 
 
 def _check_range(name: str, value: float, low: float, high: float | None) -> None:

@@ -104,4 +104,4 @@ def _plain(game: Any, max_steps: int | None) -> Env:
         state = game.step(state, action, key)
         return state, timestep(state, reward=state.rewards[mover], first=jnp.zeros((), bool))
 
-    return Env(spec=spec, reset=reset, step=step)
+    return Env(spec=spec, reset=reset, step=step, draw=lambda state: state.to_svg())

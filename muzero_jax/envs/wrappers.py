@@ -41,7 +41,8 @@ def auto_reset(env: types.Env, same_step: bool) -> types.Env:
         return AutoResetState(env=state, last=jnp.zeros((), bool)), _first_row(timestep, 0.0)
 
     step = _same_step(env) if same_step else _next_step(env)
-    return types.Env(spec=env.spec, reset=reset, step=step)
+    draw = None if env.draw is None else lambda state: env.draw(state.env)
+    return types.Env(spec=env.spec, reset=reset, step=step, draw=draw)
 
 
 def _next_step(env: types.Env):
@@ -200,7 +201,19 @@ def make_host_env(env: types.Env) -> Callable[[int, chex.PRNGKey], types.HostEnv
             memory["count"] += 1
             return jax.device_get(timestep)
 
-        host_env = types.HostEnv(spec=env.spec, num_envs=num_envs, reset=reset, step=step)
+        def draw():
+            states = jax.device_get(memory["state"])
+            return [
+                env.draw(jax.tree.map(lambda x, i=i: x[i], states)) for i in range(num_envs)
+            ]
+
+        host_env = types.HostEnv(
+            spec=env.spec,
+            num_envs=num_envs,
+            reset=reset,
+            step=step,
+            draw=None if env.draw is None else draw,
+        )
         return check_host_env(host_env)
 
     return serve

@@ -46,7 +46,8 @@ def train(
 ) -> Counters:
     """Trains to the end of the schedule; the same call goes on with an interrupted run.
 
-    The folder holds `config.json`, `metrics.jsonl`, `checkpoints/` (resume points) and `params/`.
+    The folder holds `config.json`, `metrics.jsonl`, `checkpoints/` (resume points), `params/`, and
+    in `best/` the parameters with the best score of an evaluation.
     Signals end the run with a resume point where `process.install_handlers` was called.
 
     Args:
@@ -135,31 +136,42 @@ def _train(
         f"{title}: {size:,} parameters, {experiment.agent.num_simulations} simulations for each"
         f" action\nrun in {workdir} on {jax.default_backend()} x{experiment.mesh.size}\n{needed}"
     )
-    points, params = (
+    points, params, best = (
         stack.enter_context(CheckpointStore(workdir / name, max_to_keep=number))
         for name, number in (
             ("checkpoints", schedule.resume_points_to_keep),
             ("params", schedule.params_to_keep),
+            (saving.BEST, 1),
         )
     )
     run, meta = saving.start(experiment, points, written, warm)
-    params.set_aside_damaged({"params": _shapes_of(run.train.params)})
+    for store in (params, best):
+        store.set_aside_damaged({"params": _shapes_of(run.train.params)})
     if saving.has_stopped(run, written, schedule.stop_at):
         return run.counters
     writer = stack.enter_context(
         contextlib.closing(
-            writers.make(workdir, schedule.total_env_steps, tensorboard=schedule.tensorboard)
+            writers.make(
+                workdir,
+                schedule.total_env_steps,
+                tensorboard=schedule.tensorboard,
+                tracker=schedule.tracker,
+            )
         )
     )
     savers = (
         Saver(points, workdir / "checkpoints", vital=True),
         Saver(params, workdir / "params", vital=False),
+        Saver(best, workdir / saving.BEST, vital=False),
     )
     for saver in savers:  # Booked before the stores close: it must not hide how the run ended.
         stack.callback(saver.wait)
     # Of a process that was killed there may be lines from after its last resume point.
     so_far = [record for record in written if record["env_steps"] <= run.counters.env_steps]
-    driver = _Driver(experiment, schedule, *savers, writer, meta["wall_s"], watchdog_s, so_far)
+    kept = saving.Best(savers[-1], best, workdir / saving.BEST)
+    driver = _Driver(
+        experiment, schedule, *savers, kept, writer, meta["wall_s"], watchdog_s, so_far
+    )
     counters, preempted = driver.drive(run, saving.is_owed(meta, written))
     if preempted:
         raise errors.PreemptedError(
@@ -192,6 +204,8 @@ class _Driver:
         schedule: Schedule,
         points: Saver,
         params: Saver,
+        best: Saver,
+        kept: saving.Best,
         writer,
         wall_s: float,
         watchdog_s: float,
@@ -201,6 +215,7 @@ class _Driver:
         self._schedule = schedule
         self._points = points
         self._params = params
+        self._best, self._kept = best, kept
         self._writer = writer
         self._begin = time.perf_counter() - wall_s
         self._watchdog_s = watchdog_s
@@ -255,8 +270,8 @@ class _Driver:
                 process.expect_progress(patience_s)
                 before = after
             process.expect_progress(None)
-            self._params.wait()
-            self._points.wait()
+            for saver in (self._best, self._params, self._points):
+                saver.wait()
             self._read(interval, *late, end=True)
             self._supports.look(run, interval)
             self._points.finish(run.counters.iteration)  # No run ends well without its last point.
@@ -318,7 +333,8 @@ class _Driver:
             values["speed/simulations_per_s"] += again * values["speed/updates_per_s"]
             values |= self._reanalyse.share(values["speed/updates_per_s"])
             values["checkpoint/age_s"] = self._points.age_s()
-            values["checkpoint/failed_saves"] = self._points.failed + self._params.failed
+            savers = (self._points, self._params, self._best)
+            values["checkpoint/failed_saves"] = sum(saver.failed for saver in savers)
             self._write(counters, values)
             if fault is not None:
                 raise errors.NotFiniteError(fault)
@@ -337,9 +353,11 @@ class _Driver:
             self._collapse.look(record)
 
     def _evaluate(self, run: RunState) -> bool:
-        """Scores the parameters and writes the score; whether it ends the run."""
+        """Scores the parameters, writes the score and keeps the best ones; whether it ends the
+        run."""
         counters, stop_at = run.counters, self._schedule.stop_at
-        stopped = solved = False
+        stopped = solved = better = False
+        score = 0.0
         if multihost.is_primary():
             begin = time.perf_counter()
             try:
@@ -353,14 +371,18 @@ class _Driver:
                         "warning: an evaluation met rewards that are not finite: no score"
                     )
                 self._write(counters, {f"eval/{name}": x for name, x in result.items()})
-                solved = stop_at is not None and result["return_mean"] >= stop_at
+                score = result["return_mean"]
+                solved = stop_at is not None and score >= stop_at
+                better = self._kept.is_better(score)
             except errors.StoppedError:
                 stopped = True
         else:
             process.expect_progress(None)  # The first one is watched, and this one watches it.
-        stopped, solved = multihost.any_process(stopped, solved)
+        stopped, solved, better = multihost.any_process(stopped, solved, better)
         if stopped:
             raise errors.StoppedError
+        if better:  # The manifest is the primary process's, which knows the score.
+            self._kept.keep(score, run.train.params, self._meta(run))
         return solved
 
     def _save(self, run: RunState, before: int, *, last: bool, evaluation_due: bool) -> bool:
@@ -370,17 +392,20 @@ class _Driver:
         _check_finite(skipped_in_a_row, run.counters)
         if skipped_in_a_row:
             return False
-        meta = {
-            "counters": run.counters._asdict(),
-            "wall_s": time.perf_counter() - self._begin,
-            "evaluation_due": evaluation_due,
-        }
+        meta = self._meta(run) | {"evaluation_due": evaluation_due}
         step = run.counters.iteration
         if last or crossed(before, after, self._schedule.save_params_every):
             self._params.save(step, {"params": run.train.params}, meta)
         if last or crossed(before, after, self._schedule.save_every):
             self._points.save(step, saved_tree(run), meta)
         return True
+
+    def _meta(self, run: RunState) -> dict[str, Any]:
+        """What is saved beside arrays of any kind."""
+        return {
+            "counters": run.counters._asdict(),
+            "wall_s": time.perf_counter() - self._begin,
+        }
 
 
 def _make_collapse(experiment: Experiment, written) -> collapse.Collapse | None:

@@ -23,6 +23,7 @@ from muzero_jax.types import (
     RunState,
     Sample,
     SearchFn,
+    TargetFn,
     Tracker,
     TrainState,
     Transition,
@@ -44,6 +45,7 @@ class Agent(NamedTuple):
       num_simulations: of one such search; for the metrics and the estimate of memory.
       num_edges: actions of a node of its tree; for the estimate of memory.
       row: one stored row, unbatched, as shapes.
+      targets: of a batch: `(params, target params, key, Sample) -> Targets`.
       loss: of a batch.
       update: from `learner.make_update`, for one shard of the batch.
       reward_transform: of rewards before they are learned, or None.
@@ -66,6 +68,7 @@ class Agent(NamedTuple):
     num_simulations: int
     num_edges: int
     row: Transition
+    targets: TargetFn
     loss: LossFn
     update: Callable[..., Any]
     reward_transform: Callable[[Array], Array] | None
@@ -148,6 +151,8 @@ class Schedule(NamedTuple):
       params_to_keep: the newest of them.
       log_every: between lines of metrics.
       tensorboard: whether metrics are written for TensorBoard as well.
+      tracker: the name of a module shaped like `wandb`, which they are written to as well; None
+        for none.
     """
 
     total_env_steps: int
@@ -160,3 +165,4 @@ class Schedule(NamedTuple):
     params_to_keep: int = 2
     log_every: int = 10_000
     tensorboard: bool = False
+    tracker: str | None = None

@@ -4,6 +4,7 @@ A save may fail: each failure is reported within one interval, and tried again a
 """
 
 from collections.abc import Callable
+import math
 from pathlib import Path
 import re
 import time
@@ -130,6 +131,29 @@ class Saver:
         )
 
 
+class Best:
+    """Keeps the parameters that an evaluation in the run has scored best, beside the newest ones.
+
+    Published scores come from the last parameters all the same: the best of many scores is better
+    than what it scores. `store` is that of `saver`; a run that goes on knows the score kept.
+    """
+
+    def __init__(self, saver: Saver, store: CheckpointStore, folder: Path):
+        kept = checkpoint.read_meta(folder) or {}
+        self._saver = saver
+        self._score = kept.get("score", -math.inf)
+        self._number = max(store.steps(), default=-1)
+
+    def is_better(self, score: float) -> bool:
+        """Whether a score is above all that have been kept; what is not finite is not."""
+        return math.isfinite(score) and score > self._score
+
+    def keep(self, score: float, params: Params, meta: dict[str, Any]) -> None:
+        """Saves parameters with a better score; every process has to call it."""
+        self._score, self._number = score, self._number + 1
+        self._saver.save(self._number, {"params": params}, meta | {"score": score})
+
+
 def as_ending(error: OSError, *, message: str | None = None) -> Exception:
     """What a failed save ends the run as, where it does: by another process, or by the disk."""
     message = message or str(error)
@@ -238,27 +262,45 @@ def is_owed(meta: dict, written: list[dict]) -> bool:
 _FOLDERS = ("params", "checkpoints")
 
 
+BEST = "best"  # The folder of the parameters with the best score, and the step that means them.
+
+
 def newest_params(
-    workdir: Path, abstract: Params, *, flag: str = "--workdir", step: int | None = None
+    workdir: Path,
+    abstract: Params,
+    *,
+    flag: str = "--workdir",
+    step: int | str | None = None,
 ) -> tuple[int, Params, dict[str, Any]]:
     """(iteration, params, meta) of the newest params save or resume point, or of that of `step`.
+
+    Args:
+      workdir: folder of the run.
+      abstract: the shapes of the params.
+      flag: what gave the folder.
+      step: the number of a save, or "best": the parameters whose evaluation in the run was best.
 
     Raises:
       BadInputError: where there is none, or none that fits; it begins with `flag`.
     """
     check_saved(workdir, flag=flag, step=step)
-    newest = {folder: max(found, default=-1) for folder, found in _steps(workdir, flag).items()}
+    if step == BEST:
+        folders, wanted = [workdir / BEST], None
+    else:
+        newest = {folder: max(x, default=-1) for folder, x in _steps(workdir, flag).items()}
+        folders, wanted = sorted(newest, key=newest.get, reverse=True), step
     faults: list[str] = []
-    for folder in sorted(newest, key=newest.get, reverse=True):
+    for folder in folders:
         try:
             target = {"params": abstract}
-            found = checkpoint.restore_newest(folder, target, partial=True, step=step)
+            found = checkpoint.restore_newest(folder, target, partial=True, step=wanted)
         except CheckpointError as error:
             faults.append(str(error))
             continue
         if found is not None:
-            counters_of(found[2], f"{flag}: step {found[0]} of {workdir}")
-            return found[0], found[1]["params"], found[2]
+            counters = counters_of(found[2], f"{flag}: step {found[0]} of {workdir}")
+            number = counters.iteration if step == BEST else found[0]
+            return number, found[1]["params"], found[2]
     which = "no checkpoint" if step is None else f"no save of {step}"
     raise BadInputError(f"{flag}: {which} in {workdir} can be used: {faults}")
 
@@ -276,13 +318,19 @@ def counters_of(meta: dict[str, Any], where: str) -> Counters:
     return Counters(**stored)
 
 
-def check_saved(workdir: Path, *, flag: str = "--workdir", step: int | None = None) -> list[int]:
+def check_saved(
+    workdir: Path, *, flag: str = "--workdir", step: int | str | None = None
+) -> list[int]:
     """The steps that can be evaluated, oldest first; found before anything is built.
 
     Raises:
       BadInputError: where there is none, or not `step`; it begins with `flag`.
     """
     steps = saved_steps(workdir, flag=flag)
+    if step == BEST:
+        if best_of(workdir, flag=flag) is None:
+            raise BadInputError(f"{flag}: no best parameters in {workdir}; has it been evaluated?")
+        return steps
     if not steps:
         raise BadInputError(f"{flag}: no checkpoint in {workdir}; has the run saved one?")
     if step is not None and step not in steps:
@@ -297,6 +345,18 @@ def saved_steps(workdir: Path, *, flag: str = "--workdir") -> list[int]:
       BadInputError: for saves of another format; it begins with `flag`.
     """
     return sorted(set().union(*_steps(workdir, flag).values()))
+
+
+def best_of(workdir: Path, *, flag: str = "--workdir") -> dict[str, Any] | None:
+    """The meta of the parameters with the best score: with `score` and `counters`; None if none.
+
+    Raises:
+      BadInputError: for saves of another format; it begins with `flag`.
+    """
+    try:
+        return checkpoint.read_meta(workdir / BEST)
+    except CheckpointError as error:
+        raise BadInputError(f"{flag}: {error}") from None
 
 
 def _steps(workdir: Path, flag: str) -> dict[Path, list[int]]:

@@ -2,13 +2,17 @@
 
 from collections.abc import Callable
 import contextlib
+import importlib
+import json
 from pathlib import Path
 
 from muzero_jax import metrics
 from muzero_jax.training import multihost, process
 
 
-def make(workdir: Path, total_env_steps: int, *, tensorboard: bool) -> metrics.Writer:
+def make(
+    workdir: Path, total_env_steps: int, *, tensorboard: bool, tracker: str | None = None
+) -> metrics.Writer:
     """The writers of a run behind one `write`; for all processes but one, nothing."""
     if not multihost.is_primary():
         return metrics.combine()
@@ -24,7 +28,31 @@ def make(workdir: Path, total_env_steps: int, *, tensorboard: bool) -> metrics.W
     ]
     if tensorboard:
         made.append(_forgiving("tensorboard", lambda: metrics.make_tensorboard_writer(board)))
+    if tracker is not None:
+        made.append(_make_tracker(tracker, workdir))
     return metrics.combine(*made)
+
+
+def _make_tracker(name: str, workdir: Path) -> metrics.Writer:
+    """The writer of a tracker; one that cannot be imported loses its records, with a warning."""
+    state: dict[str, metrics.Writer] = {}
+
+    def write(record):
+        if not state:
+            state["writer"] = metrics.combine()  # Without it, if what follows raises.
+            state["writer"] = metrics.make_tracker_writer(
+                importlib.import_module(name),
+                name=workdir.name,
+                folder=workdir,
+                config=json.loads((workdir / "config.json").read_text()),
+            )
+        state["writer"].write(record)
+
+    def close():
+        if state:
+            state["writer"].close()
+
+    return metrics.Writer(write, close)
 
 
 def _forgiving(
