@@ -3,9 +3,12 @@
 import io
 import json
 import os
+from pathlib import Path
 import resource
 import struct
 import sys
+import threading
+import time
 
 import jax.numpy as jnp
 import numpy as np
@@ -283,3 +286,75 @@ def test_jsonl_goes_on_when_a_full_disk_has_room_again(tmp_path, caplog):
     writer.close()
     assert [record["env_steps"] for record in metrics.read_jsonl(path)] == [10, 30, 40]
     assert sum("training goes on" in record.getMessage() for record in caplog.records) == 1
+
+
+class _Tracker:
+    """A module shaped like wandb, which keeps what it is given."""
+
+    def __init__(self, fails=None, hangs=None):
+        self.calls, self.fails, self.hangs = [], fails, hangs
+
+    def _call(self, name, *args):
+        self.calls.append((name, *args))
+        if name == self.fails:
+            raise SystemExit(f"no {name}\nfor you")
+        if name == self.hangs:
+            threading.Event().wait(60)
+
+    def init(self, project, name, config, mode):
+        self._call("init", project, name, config, mode)
+        return self
+
+    def log(self, numbers, step):
+        self._call("log", numbers, step)
+
+    def finish(self):
+        self._call("finish")
+
+
+def _tracked(tracker, patience_s=5.0):
+    return metrics.make_tracker_writer(
+        tracker, name="run", folder=Path("somewhere"), config={"seed": 3}, patience_s=patience_s)
+
+
+def test_a_tracker_is_given_all_numbers_in_order(monkeypatch):
+    """Offline, and only what it takes. Planted: texts and lists among the numbers."""
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    tracker = _Tracker()
+    writer = _tracked(tracker)
+    for step in (10, 20):
+        writer.write(_record(step, a=np.float32(0.5), b=[1, 2], c="text", d=float("nan")))
+    writer.close()
+    same = {"updates": 1, "wall_s": 0.5, "resumes": 0, "a": 0.5}
+    assert tracker.calls == [
+        ("init", "muzero_jax", "run", {"seed": 3}, "offline"),
+        *(("log", {"env_steps": step, **same}, step) for step in (10, 20)),
+        ("finish",),
+    ]
+
+
+@pytest.mark.parametrize("fails", ["init", "log", "finish"])
+def test_a_tracker_that_fails_is_warned_of_once(fails, caplog):
+    """And the other writers go on."""
+    lines = []
+    others = metrics.Writer(lines.append, lambda: None)
+    writer = metrics.combine(_tracked(_Tracker(fails=fails)), others)
+    for step in range(3):
+        writer.write(_record(step))
+        time.sleep(0.05)
+    writer.close()
+    assert len(lines) == 3
+    (warned,) = [x.getMessage() for x in caplog.records]
+    assert warned.endswith(f"the tracker has failed: SystemExit: no {fails} for you")
+
+
+@pytest.mark.parametrize("hangs", ["init", "log", "finish"])
+def test_a_tracker_that_hangs_is_not_waited_for(hangs, caplog):
+    writer = metrics.combine(_tracked(_Tracker(hangs=hangs), patience_s=0.2))
+    begin = time.monotonic()
+    for step in range(20_000 if hangs == "init" else 3):
+        writer.write({"env_steps": step})
+    writer.close()
+    assert time.monotonic() - begin < 30
+    (warned,) = [x.getMessage() for x in caplog.records]
+    assert ("hangs: records are being lost" if hangs == "init" else "has not finished") in warned

@@ -284,6 +284,7 @@ def measure(agent: Agent, windows: Windows, seen: Seen) -> dict[str, Any]:
         "value": {
             "correlation": _correlation(root, real),
             "correlation_with_next": _correlation(root[acted], backed_up[acted]),
+            "spread": _plain(root.std()),
             "bins": _calibration(root, real, episode),
         },
         "policy": {

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 MOST = 3  # Reasons of a verdict.
+_LEARNED = 0.2  # Of the spread of returns: values that differ by less are not learned yet.
 
 
 class Check(NamedTuple):
@@ -66,8 +67,12 @@ def _lag(report) -> float | None:
 
 
 def _agreement(report) -> float | None:
-    """Only where the turn changes can a sign be wrong."""
-    return _get(report, "value", "correlation_with_next") if report.get("two_players") else None
+    """Only where the turn changes can a sign be wrong; and only values that differ as returns do
+    have one: those of a network that has hardly learned are alike in positions that are."""
+    if not report.get("two_players"):
+        return None
+    learned = report["value"]["spread"] > _LEARNED * report["model"]["return_spread"]
+    return report["value"]["correlation_with_next"] if learned else None
 
 
 # In the order in which they are to be mended: what comes first is the cause of what follows.

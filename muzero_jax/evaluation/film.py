@@ -1,6 +1,7 @@
 """What an agent sees and thinks, as pictures for a video and as text for a terminal."""
 
 from collections.abc import Iterable
+import contextlib
 import importlib
 import io
 import math
@@ -162,6 +163,8 @@ def write(path: Path, frames: Iterable[np.ndarray], *, frames_per_s: float) -> i
       BadInputError: for another ending, a package that is missing, or a folder that cannot be
         written.
     """
+    if path.suffix not in (".gif", ".mp4"):
+        raise BadInputError(f"--out must end in .gif or .mp4 (got {path.name})")
     frames = list(frames)
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
@@ -173,7 +176,7 @@ def write(path: Path, frames: Iterable[np.ndarray], *, frames_per_s: float) -> i
                 partial, save_all=True, append_images=rest, duration=round(1000 / frames_per_s),
                 loop=0,
             )
-        elif path.suffix == ".mp4":
+        else:
             try:
                 import imageio.v2 as imageio
                 import imageio_ffmpeg  # noqa: F401 (which brings ffmpeg)
@@ -182,13 +185,11 @@ def write(path: Path, frames: Iterable[np.ndarray], *, frames_per_s: float) -> i
             with warnings.catch_warnings():  # Nothing of JAX is used in the process of ffmpeg.
                 warnings.filterwarnings("ignore", ".*os.fork", RuntimeWarning)
                 imageio.mimwrite(partial, frames, fps=frames_per_s, macro_block_size=None)
-        else:
-            raise BadInputError(f"--out must end in .gif or .mp4 (got {path.name})")
         partial.replace(path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise BadInputError(f"--out: {error}") from None
-    finally:
-        partial.unlink(missing_ok=True)
     return len(frames)
 
 
