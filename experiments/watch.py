@@ -24,6 +24,7 @@ from muzero_jax.envs import host
 from muzero_jax.errors import EnvError
 from muzero_jax.evaluation import film
 from muzero_jax.player import Player
+from muzero_jax.training.saving import check_saved
 from muzero_jax.types import HostEnv, SearchOutput, TimeStep
 
 
@@ -85,6 +86,8 @@ def main() -> None:
         raise errors.BadInputError(f"--out must end in .gif or .mp4 (got {out.name})")
     with runs.refused_by(workdir):
         config = schema.check(runs.read_config(workdir))
+    check_saved(workdir)
+    check_saved(workdir, flag="--step", step=args.step)
     player = load_agent(workdir, step=args.step, allow=args.allow, seed=args.seed)
     if player.spec.turn_sign == -1:  # Else the search plays one game again and again.
         config.evaluation.opening_plies = 2

@@ -184,6 +184,24 @@ COMMANDS = {
     "no checkpoint": ("evaluate", ["--workdir=used"], ["no checkpoint in", "used"]),
     "no run": ("evaluate", ["--workdir=nowhere"], ["no run in", "nowhere", "config.json"]),
     "no folder": ("evaluate", [], ["--workdir is required"]),
+    "step": ("evaluate", ["--workdir=used", "--step=newest"], ["--step", "or best", "'newest'"]),
+    "diagnose no run": ("diagnose", ["--workdir=nowhere"], ["no run in nowhere"]),
+    "diagnose no checkpoint": ("diagnose", ["--workdir=used"], ["no checkpoint in used"]),
+    "watch no run": ("watch", ["--workdir=nowhere"], ["no run in nowhere"]),
+    "watch no checkpoint": ("watch", ["--workdir=used"], ["no checkpoint in used"]),
+    "watch ending": ("watch", ["--workdir=used", "--out=a.avi"], ["--out must end in .gif or .mp"]),
+    "play no run": ("play", ["--workdir=nowhere"], ["no run in nowhere"]),
+    "play no checkpoint": ("play", ["--workdir=used"], ["no checkpoint in used"]),
+    "tracker": (
+        "train",
+        [_CARTPOLE, "--config.logging.tracker=wandb"],
+        ["logging.tracker 'wandb' needs: pip install wandb"],
+    ),
+    "another tracker": (
+        "train",
+        [_CARTPOLE, "--config.logging.tracker=os"],
+        ["logging.tracker must be one of ('none', 'wandb', 'trackio') (got 'os')"],
+    ),
     "no episodes": ("evaluate", ["--workdir=used", "--episodes=0"], ["episodes", "0"]),
 }
 

@@ -1,6 +1,7 @@
 """Every Python block of the documents runs as it stands."""
 
 import ast
+import json
 from pathlib import Path
 import re
 import shlex
@@ -239,6 +240,21 @@ def test_the_index_leads_to_every_page():
     """All but itself."""
     index = (DOCS / "index.md").read_text()
     assert [p.name for p in DOCS.glob("*.md") if f"({p.name})" not in index] == ["index.md"]
+
+
+@pytest.mark.slow
+def test_the_tour_that_the_readme_links_to_runs(tmp_path, monkeypatch, capsys):
+    """All cells of docs/tour.ipynb, in order, after fewer steps; none holds an output."""
+    cells = json.loads((DOCS / "tour.ipynb").read_text())["cells"]
+    code = ["".join(x["source"]) for x in cells if x["cell_type"] == "code"]
+    assert not any(x.get("outputs") for x in cells) and code[0].count("40_000") == 1
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.chdir(tmp_path)
+    space: dict = {}
+    for cell in [code[0].replace("40_000", "6_000"), *code[1:]]:
+        exec(compile(cell, "tour.ipynb", "exec"), space)
+    assert "visits" in capsys.readouterr().out and space["tree"].startswith("<svg")
+    assert len(space["points"]) >= 1 and space["scored"]["episodes_cut"] == 0
 
 
 @pytest.mark.slow

@@ -12,10 +12,11 @@ import jax
 import numpy as np
 import pytest
 
-from muzero_jax import checkpoint, codecs, make_agent, metrics, on_device, training
+from muzero_jax import checkpoint, codecs, errors, make_agent, metrics, on_device, training
 from muzero_jax.envs.catch import make_catch
 from muzero_jax.networks.mlp import make_mlp_network
 from muzero_jax.search import make_gumbel_search
+from muzero_jax.training import saving
 from muzero_jax.types import Codecs, Window
 
 NEVER = 10**9
@@ -121,6 +122,34 @@ def test_a_score_that_is_reached_ends_the_run_and_is_saved(real, tmp_path):
         counters = _train(experiment, tmp_path / "run", evaluate_every=20, stop_at=1.0)
         assert counters.env_steps == 40 and numbers == [2, 4]
     assert checkpoint.committed_steps(tmp_path / "run" / "checkpoints") == [4]
+
+
+def test_the_parameters_with_the_best_score_stay(real, tmp_path):
+    """Beside the newest ones, also over a resume; a score that is not finite is none.
+
+    Planted: the newest in their place; a resume that forgets the score; an equal score taken for a
+    better one.
+    """
+    folder = tmp_path / "run"
+    experiment, _ = _counting(real, scores=[1.0, 3.0, float("nan"), 3.0, 2.0])
+    _train(experiment, folder, evaluate_every=20)
+    abstract = jax.eval_shape(real.init).train.params
+    assert saving.newest_params(folder, abstract)[0] == 10
+    step, params, meta = saving.newest_params(folder, abstract, step="best")
+    assert (step, meta["score"], meta["counters"]["env_steps"]) == (4, 3.0, 40)
+    assert jax.tree.structure(params) == jax.tree.structure(abstract)
+    for score, best in ((2.5, 4), (4.0, 12)):
+        experiment, _ = _counting(real, scores=[score])
+        total = 110 if score == 2.5 else 120
+        _train(experiment, folder, evaluate_every=NEVER, total_env_steps=total)
+        assert saving.newest_params(folder, abstract, step="best")[0] == best
+    assert saving.best_of(folder)["score"] == 4.0
+    assert len(checkpoint.committed_steps(folder / "best")) == 1
+    other, _ = _counting(real)
+    _train(other, tmp_path / "other")
+    assert saving.best_of(tmp_path / "other") is None
+    with pytest.raises(errors.BadInputError, match="no best parameters in .*has it been evaluated"):
+        saving.newest_params(tmp_path / "other", abstract, step="best")
 
 
 def test_a_time_limit_is_that_of_all_processes(real, tmp_path):

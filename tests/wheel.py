@@ -69,6 +69,14 @@ def main() -> None:
     build.train(schema.check(config), Path("runs/cartpole"))
     player = muzero_jax.load_agent("runs/cartpole")
     print("a config's run acts:", player.act(np.zeros((2, 4), np.float32)))
+    # The lines of the README, on this run.
+    readme = (CHECKOUT / "README.md").read_text()
+    (lines,) = [x for x in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "load_ag" in x]
+    space: dict = {}
+    exec(compile(lines.replace("runs/breakout", "runs/cartpole"), "README.md", "exec"), space)
+    assert space["action"] in (0, 1) and space["found"].tree.root_visits.sum() > 0
+    best = muzero_jax.load_agent("runs/cartpole", step="best")
+    print("the best parameters act:", best.act(np.zeros(4, np.float32)))
 
 
 if __name__ == "__main__":
