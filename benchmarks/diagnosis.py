@@ -1,12 +1,12 @@
 """Planted faults, and whether a diagnosis names them; and how often it names one where none is.
 
-  python benchmarks/diagnosis.py                                all, hours; goes on where it ended
-  python benchmarks/diagnosis.py --tasks=connect_four --seeds=0
+  python benchmarks/diagnosis.py                                all that are not there yet; hours
+  python benchmarks/diagnosis.py --tasks=connect_four --faults=none,sign --seeds=0
+  python benchmarks/diagnosis.py --rates                        of the cases that are there
 
 Each case is a short run of a preset with one fault planted in it, or none, and the verdict of
-`diagnosis.report.make` on it, with the numbers of all checks. results/diagnosis.json is written
-after each case; a case that is there of the same commit is not run again. The thresholds were set
-on CartPole and catch, which are not among the tasks.
+`diagnosis.report.make` on it, with the numbers of all checks, in a file of results/diagnosis/. The
+thresholds were set on CartPole and catch, which are not among the tasks.
 """
 
 import argparse
@@ -30,12 +30,12 @@ from muzero_jax.config import build, runs, schema  # noqa: E402
 from muzero_jax.diagnosis import report, verdict  # noqa: E402
 from muzero_jax.training.saving import newest_params  # noqa: E402
 
-RESULT = ROOT / "benchmarks" / "results" / "diagnosis.json"
+RESULTS = ROOT / "benchmarks" / "results" / "diagnosis"
 # Preset, and env steps: enough for some hundred updates to a few thousand.
 TASKS = {
     "lunarlander": ("lunarlander.py", 64_000),
     "breakout": ("minatar.py:breakout", 96_000),
-    "connect_four": ("board_games.py:connect_four", 16_384),
+    "connect_four": ("board_games.py:connect_four", 49_152),
 }
 # The thresholds were set on these; they are run where --tasks names them.
 SET_ON = {"cartpole": ("cartpole.py:on_device", 12_288), "catch": ("catch.py", 20_480)}
@@ -131,7 +131,7 @@ def run_case(task: str, fault: str, seed: int, folder: Path) -> dict:
     config = runs.load_config(str(ROOT / "configs" / preset))
     config.update(seed=seed, total_env_steps=steps)
     config.evaluation.update(episodes=2, num_envs=2, interval_env_steps=10**9, stop_at=None)
-    if task == "connect_four":  # Of a run as short as this one.
+    if task == "connect_four":  # As many updates as matter, in a run as short as this one.
         config.replay.rows_per_update = 16
     FAULTS[fault](config, task)
     begin = time.perf_counter()
@@ -192,15 +192,8 @@ def main() -> None:
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--faults", default=",".join(FAULTS))
     parser.add_argument("--seeds", default="0,1")
-    parser.add_argument("--result", type=Path, default=RESULT)
+    parser.add_argument("--rates", action="store_true", help="Run nothing.")
     args = parser.parse_args()
-    made = provenance()
-    cases = []
-    if args.result.exists():
-        cases = [
-            x for x in json.loads(args.result.read_text())["cases"] if x["commit"] == made["commit"]
-        ]
-    known = {(x["task"], x["fault"], x["seed"]) for x in cases}
     wanted = [
         (task, fault, int(seed))
         for seed in args.seeds.split(",")
@@ -208,22 +201,18 @@ def main() -> None:
         for fault in args.faults.split(",")
         if fault != "sign" or task == "connect_four"
     ]
-    for case in wanted:
-        if case in known:
+    RESULTS.mkdir(exist_ok=True)
+    for case in [] if args.rates else wanted:
+        path = RESULTS / f"{'-'.join(map(str, case))}.json"
+        if path.exists():
             continue
+        made = provenance()
         with tempfile.TemporaryDirectory() as folder:
             found = run_case(*case, Path(folder) / "run")
-        print(json.dumps(found), flush=True)
-        cases.append(found | {"commit": made["commit"]})
-        result = {
-            **made,
-            "command": " ".join(["python benchmarks/diagnosis.py", *sys.argv[1:]]),
-            "thresholds": {check.name: check.threshold for check in verdict.CHECKS},
-            **summary(cases),
-            "cases": cases,
-        }
-        args.result.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(summary(cases)))
+        command = " ".join(["python benchmarks/diagnosis.py", *sys.argv[1:]])
+        path.write_text(json.dumps({**made, "command": command, **found}, indent=1) + "\n")
+    cases = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
+    print(json.dumps(summary([x for x in cases if x["task"] in TASKS])))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
   python benchmarks/player_act.py           prints the result
   python benchmarks/player_act.py --write   also writes results/player_act.json
 
-Each round calls `player.act` and the bare compiled search, whose history lies on the device already;
+Each round calls `player.act` and the bare compiled search, whose history is on the device already;
 the ratio is that of the medians of all rounds. Parameters are fresh.
 """
 
