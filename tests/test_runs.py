@@ -103,6 +103,8 @@ def test_the_table_has_a_line_for_each_and_what_goes_with_it(tmp_path):
     assert " ".join(own.split()).endswith(
         "make_corridor stopped 400 (40%) 30 40 ± 0 at 200 2 min")
     assert lines[at["own"] + 1] == "    checkpoints: none"
+    kept = runs.table([found[1]._replace(checkpoints=[3, 9], kept=3)], checkpoints=True)
+    assert "    checkpoints: 3, 9; best: 3\n" in kept
     assert lines[at["own"] + 2].endswith("--allow=corridor")
     assert "go on" not in lines[at["code"] + 2] and "made by code" in lines[at["code"]]
     assert "unreadable" in lines[at["torn"]] and "config.json" in lines[at["torn"] + 1]
