@@ -21,7 +21,7 @@ B = 3
 def agent():
     config = config_of(
         "cartpole",
-        "on_device",
+        "reanalyse",
         **processes.TINY_CONTROL
         | {"env.num_groups": 1, "network.history_steps": 3, "network.history_rewards": True},
     )
