@@ -137,7 +137,7 @@ def test_no_record_is_lost(killed):
 def test_files_and_fields_of_a_run(killed):
     """The names that the README gives. Planted bug seen: `speed/share_search` on no line."""
     files = {path.name for path in killed.workdir.iterdir()}
-    assert files == {"config.json", "lock", "metrics.jsonl", "checkpoints", "params"}
+    assert files == {"config.json", "lock", "metrics.jsonl", "checkpoints", "params", "best"}
     stored = json.loads((killed.workdir / "config.json").read_text())
     assert stored["total_env_steps"] == killed.total
     end = killed.points[-1][2]
