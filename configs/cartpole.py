@@ -9,10 +9,10 @@ Solved means a mean return of 475 over 20 unseen episodes. The run stops when an
 it reaches `evaluation.stop_at`; the checkpoint that counts is the last one.
 On the device there are an update for 4 rows, a discount of 0.997, a target network every 50 updates
 and what guards against a collapse. With 100 updates seeds 0 to 5 came to 500 after 6k to 21k env
-steps, and stayed there, but seed 7 drifted to the edge in 250 steps to the end of 30k; with 50 it
-came to 500 after 9k. With 0.99 and an update for 8 rows runs needed 20k, 26k or more than 30k, and
-others on another processor, which rounds otherwise. `reanalyse` reached 475 after 9k, 10k and 10k
-env steps (seeds 0 to 2; 2 to 3 minutes), without fresh policies after 6k, 7k and 5k.
+steps, but seed 7 not within 30k; with 50 seeds 0 to 3 and 7 after 6k to 16k, but seed 4 not. With
+0.99 and an update for 8 rows runs needed 20k, 26k or more than 30k, and others on a processor that
+rounds otherwise. `reanalyse` reached 475 after 9k, 10k and 10k env steps (seeds 0 to 2; 2 to 3
+minutes), without fresh policies after 6k, 7k and 5k.
 """
 
 from ml_collections import ConfigDict
