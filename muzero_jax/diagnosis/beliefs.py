@@ -12,6 +12,7 @@ import numpy as np
 
 from muzero_jax import codecs, losses
 from muzero_jax.acting import NO_EXPLORATION
+from muzero_jax.distributions import categorical
 from muzero_jax.errors import ArgumentError
 from muzero_jax.targets import histories_at
 from muzero_jax.training.experiment import Agent
@@ -56,14 +57,19 @@ def real_returns(rows: Transition, agent: Agent, discount: float) -> np.ndarray:
       agent: that learns.
       discount: γ per step.
     """
-    reward = np.asarray(rows.reward, np.float64)
-    if agent.reward_transform is not None:
-        reward = np.asarray(agent.reward_transform(jnp.asarray(rows.reward)), np.float64)
+    reward = _learned(agent, rows.reward)
     returns = np.zeros(len(reward))
     returns[-1] = 0.0 if rows.discount[-1] == 0 else rows.value[-1]
     for t in reversed(range(len(reward) - 1)):
         returns[t] = reward[t + 1] + discount * rows.discount[t + 1] * returns[t + 1]
     return returns
+
+
+def _learned(agent: Agent, reward: np.ndarray) -> np.ndarray:
+    """Raw rewards as they are learned, float64."""
+    if agent.reward_transform is not None:
+        reward = agent.reward_transform(jnp.asarray(reward))
+    return np.asarray(reward, np.float64)
 
 
 def take_windows(
@@ -172,12 +178,17 @@ def _at(tree: Any, index: Any) -> Any:
     return jax.tree.map(lambda x: x[index], tree)
 
 
+def _sample(rows: Transition, observations: Any) -> Sample:
+    """Windows `[B]` as what reads the histories of a sample takes them."""
+    nothing = dict.fromkeys(Sample.__dataclass_fields__)
+    return Sample(**nothing | {"rows": rows, "observations": observations})
+
+
 def _look(agent: Agent, params: Params, key, rows: Transition, observations) -> Seen:
     steps, network, codec = agent.window.history, agent.network, agent.codecs
     batch, length = rows.first.shape
     depth = length - steps - 1
-    nothing = dict.fromkeys(Sample.__dataclass_fields__)
-    sample = Sample(**nothing | {"rows": rows, "observations": observations})
+    sample = _sample(rows, observations)
     history = losses.root_history(sample, steps)
     unrolled = losses.unroll(network, params, history, rows.action[:, steps : steps + depth])
     positions = jnp.broadcast_to(steps + jnp.arange(depth + 1), (batch, depth + 1))
@@ -188,15 +199,9 @@ def _look(agent: Agent, params: Params, key, rows: Transition, observations) -> 
     predicted, came = _flat(unrolled.embedding, 2), _flat(real.embedding, 2)
     invalid = None if rows.invalid_actions is None else rows.invalid_actions[:, steps]
     found = agent.search(params, key, history, invalid, NO_EXPLORATION)
-    logits = unrolled.policy_logits[:, 0]
-    prior = codec.policy
-    if prior is None:
-        legal = logits if invalid is None else jnp.where(invalid, -jnp.inf, logits)
-        mode = jnp.argmax(legal, axis=-1)
-        prior_entropy = losses.categorical_entropy(legal if invalid is None else jnp.where(
-            invalid, -1e9, logits))
-    else:
-        mode, prior_entropy = prior.mode(logits, invalid), prior.entropy(logits)
+    logits, prior = unrolled.policy_logits[:, 0], codec.policy or categorical(agent.spec.action)
+    mode = prior.mode(logits, invalid)
+    legal = logits if invalid is None else jnp.where(invalid, -1e9, logits)
     same = jnp.isclose(mode, found.action) if agent.spec.action.sizes is None else (
         mode == found.action)
     return Seen(
@@ -204,7 +209,7 @@ def _look(agent: Agent, params: Params, key, rows: Transition, observations) -> 
         value=codec.value.decode(unrolled.value_logits),
         real_value=codec.value.decode(real.value_logits),
         policy_error=cross,
-        entropy=prior_entropy,
+        entropy=prior.entropy(legal),
         search_entropy=entropy[:, 0],
         greedy=jnp.all(same.reshape(batch, -1), axis=-1),
         distance=jnp.linalg.norm(predicted - came, axis=-1),
@@ -244,9 +249,7 @@ def measure(agent: Agent, windows: Windows, seen: Seen) -> dict[str, Any]:
     """The numbers of a report that come from unseen episodes, as JSON; means have 95 % intervals
     over episodes."""
     steps, heads = agent.window.history, windows.returns.shape[1]
-    reward = np.asarray(windows.rows.reward, np.float64)[:, steps:]
-    if agent.reward_transform is not None:
-        reward = np.asarray(agent.reward_transform(jnp.asarray(reward, jnp.float32)), np.float64)
+    reward = _learned(agent, windows.rows.reward)[:, steps:]
     came, episode = windows.inside[:, 1:], windows.episode
     spread = _spread(seen.embedding)
     errors = {
@@ -277,14 +280,14 @@ def measure(agent: Agent, windows: Windows, seen: Seen) -> dict[str, Any]:
         "model": {
             "learned_depth": agent.window.unroll,
             "error": errors,
-            "reward_size": _plain(np.abs(reward[:, 1:][came]).mean()),
-            "return_size": _plain(np.sqrt(np.square(real).mean())),
-            "return_spread": _plain(real.std()),
+            "reward_size": float(np.abs(reward[:, 1:][came]).mean()),
+            "return_size": float(np.sqrt(np.square(real).mean())),
+            "return_spread": float(real.std()),
         },
         "value": {
             "correlation": _correlation(root, real),
             "correlation_with_next": _correlation(root[acted], backed_up[acted]),
-            "spread": _plain(root.std()),
+            "spread": float(root.std()),
             "bins": _calibration(root, real, episode),
         },
         "policy": {
@@ -299,14 +302,14 @@ def measure(agent: Agent, windows: Windows, seen: Seen) -> dict[str, Any]:
         },
         "support": {
             "value_outside": _outside(agent.codecs.value, windows.returns[windows.inside]),
-            "value_low": _plain(windows.returns[windows.inside].min()),
-            "value_high": _plain(windows.returns[windows.inside].max()),
+            "value_low": float(windows.returns[windows.inside].min()),
+            "value_high": float(windows.returns[windows.inside].max()),
             "reward_outside": _outside(agent.codecs.reward, reward[:, 1:][came]),
         },
         "units": {
             "embedding_size": seen.embedding.shape[1],
             "effective_rank": effective_rank(seen.embedding),
-            "embedding_spread": _plain(
+            "embedding_spread": float(
                 spread / max(np.linalg.norm(seen.embedding, axis=1).mean(), 1e-12)
             ),
             "observation_spread": _observation_spread(windows, steps),
@@ -323,8 +326,7 @@ def dormant_share(agent: Agent, params: Params, windows: Windows) -> float | Non
     """
     steps, count = agent.window.history, min(64, len(windows.episode))
     rows, observations = _at((windows.rows, windows.observations), slice(count))
-    nothing = dict.fromkeys(Sample.__dataclass_fields__)
-    sample = Sample(**nothing | {"rows": rows, "observations": observations})
+    sample = _sample(rows, observations)
     history = losses.root_history(sample, steps)
 
     def run(params):
@@ -425,10 +427,6 @@ def _most_entropy(agent: Agent, windows: Windows) -> float | None:
     if invalid is None:
         return float(np.log(agent.spec.num_actions))
     return float(np.log((~invalid[:, steps]).sum(-1)).mean())
-
-
-def _plain(x: Any) -> float:
-    return float(x)
 
 
 def lengths(episodes: Iterable[Transition]) -> list[int]:

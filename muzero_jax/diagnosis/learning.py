@@ -32,11 +32,13 @@ def measure(
     sample_key, target_key, search_key, update_key = jax.random.split(key, 4)
     draw = jax.jit(lambda state, key: experiment.replay.sample(state, key, _EXAMPLES))
     sample = draw(run.replay, sample_key)
+    # The parameters that the run began with, unless it was given others.
+    fresh = jax.jit(lambda: experiment.init().train.params)()
     return {
         "updates": int(run.train.step),
         "grad_norm": _grad_norms(experiment, run, sample, target_key),
-        "update_size": _update_size(experiment, run, update_key),
-        "target_network": _target_network(experiment, run, sample, target_key),
+        "update_size": _update_size(experiment, run, fresh, update_key),
+        "target_network": _target_network(experiment, run, fresh, sample, target_key),
         "replay": _replay(experiment, run, weights)
         | _staleness(agent, run.train.params, sample, search_key),
     }
@@ -89,29 +91,25 @@ def _distance(x: Params, y: Params) -> float:
     return float(np.sqrt(sum(jax.tree.leaves(squares))))
 
 
-def _update_size(experiment: Experiment, run: RunState, key: chex.PRNGKey) -> float:
+def _update_size(
+    experiment: Experiment, run: RunState, fresh: Params, key: chex.PRNGKey
+) -> float:
     """How far one more update moves the parameters, as a share of the norm of fresh ones."""
     learn = jax.jit(mesh.shard_learn(experiment.learn, experiment.mesh))
     after, _, _ = learn(run.train, run.replay, key)
-    before, after, fresh = jax.device_get((run.train.params, after.params, _fresh(experiment)))
+    before, after, fresh = jax.device_get((run.train.params, after.params, fresh))
     nothing = jax.tree.map(np.zeros_like, fresh)
     return _distance(before, after) / max(_distance(fresh, nothing), 1e-12)
 
 
-def _fresh(experiment: Experiment) -> Params:
-    """The parameters that the run began with, unless it was given others."""
-    return jax.jit(lambda: experiment.init().train.params)()
-
-
 def _target_network(
-    experiment: Experiment, run: RunState, sample: Sample, key: chex.PRNGKey
+    experiment: Experiment, run: RunState, fresh: Params, sample: Sample, key: chex.PRNGKey
 ) -> dict[str, Any]:
     """Whether targets depend on the target network, and how far behind it is: its distance from
     the parameters as a share of their distance from the fresh ones."""
     agent, train = experiment.agent, run.train
     if agent.tracker is not None:
         return {"is_read": None, "lag": None}
-    fresh = _fresh(experiment)
     make = jax.jit(agent.targets)
     now, others = (
         jax.device_get(make(train.params, old, key, sample).value)
