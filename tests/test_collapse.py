@@ -1,10 +1,15 @@
 """Signs of a collapse in lines of metrics: what is warned of, once, and what is not."""
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 
 from muzero_jax.training.collapse import CERTAIN, FIRST_EPISODES, LINES, SILENCE, Collapse
+
+_ROOT = Path(__file__).resolve().parents[1]
+_COLLAPSED = _ROOT / "benchmarks" / "results" / "breakout_collapse.json"
 
 NUM_ENVS = 4
 UNIFORM = math.log(6)
@@ -105,6 +110,42 @@ def test_episodes_that_no_longer_end_are_warned_of_once(said):
     ]
 
 
+def _evaluation(score, cut, games=4):
+    return {"eval/return_mean": score, "eval/returns": [score] * games, "eval/episodes_cut": cut}
+
+
+def test_the_collapse_of_a_real_run_is_warned_of_once(said):
+    """Breakout with the first Atari preset, whose agent idles after 400,000 steps."""
+    run = json.loads(_COLLAPSED.read_text())
+    late = [x["env_steps"] > 400_000 for x in run["lines"]].index(True)
+    collapse = Collapse(num_actions=run["num_actions"], num_envs=run["num_envs"])
+    _look(collapse, run["lines"][:late])
+    assert not said()
+    _look(collapse, run["lines"][late:])
+    assert said() == [
+        "warning: 16 of 16 evaluation games were cut off at their limit of steps, and the return of"
+        f" 0.625 is less than half of the 3.125 before: the agent idles; {ADVICE}"
+    ]
+
+
+@pytest.mark.parametrize(
+    "evaluations",
+    [
+        [_evaluation(9.0, 0), _evaluation(500.0, 4), _evaluation(300.0, 4)],  # Plays that well.
+        [_evaluation(9.0, 4), _evaluation(1.0, 4)],  # Games that always last as long.
+        [_evaluation(9.0, 0), _evaluation(1.0, 2)],  # Half of them end.
+        [_evaluation(9.0, 0), _evaluation(5.0, 4)],  # More than half of what there was.
+        [_evaluation(-90.0, 0), _evaluation(-95.0, 4)],
+        [_evaluation(9.0, 0), _evaluation(math.nan, 4)],
+        [{"eval/return_mean": 9.0}, {"eval/return_mean": 1.0}],  # A score of one's own.
+    ],
+)
+def test_other_evaluations_are_no_collapse(evaluations, said):
+    """Whatever their scores."""
+    _look(_make(), [*_FIRST, *evaluations])
+    assert not said()
+
+
 def test_a_run_that_goes_on_knows_its_first_episodes(said):
     """What the earlier stretches wrote counts, and by itself says nothing."""
     low = [_line(_BEGIN + 100 * i, [0.0], _LOW) for i in range(1, LINES + 2)]
@@ -112,6 +153,8 @@ def test_a_run_that_goes_on_knows_its_first_episodes(said):
     assert not said()
     _look(collapse, [_line(_BEGIN + 1000, [0.0], _LOW)])
     assert len(said()) == 1
+    _look(_make(before=[_evaluation(9.0, 0)]), [_evaluation(1.0, 4)])
+    assert len(said()) == 2
     fresh = _make()
     _look(fresh, low)  # Of these alone nothing is known to compare with.
-    assert len(said()) == 1
+    assert len(said()) == 2

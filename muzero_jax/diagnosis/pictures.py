@@ -47,6 +47,11 @@ def _axes(axes, title: str, x: str, y: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def _legend(figure) -> None:
+    """Below the axes, where it covers no curve."""
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+
+
 def _with_interval(axes, x, points: Sequence[dict[str, Any]], color, label, style="-o") -> None:
     kept = [(i, p) for i, p in zip(x, points) if p["mean"] is not None]
     if not kept:
@@ -82,7 +87,7 @@ def model_errors(report: dict[str, Any]) -> list[str]:
         axes.axvline(model["learned_depth"], color=_GREY, linestyle=":", label="learned so far")
         axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.legend(frameon=False)
+        _legend(figure)
         _axes(axes, title, "steps of the model", unit)
         made.append(_svg(figure, title))
     return made
@@ -96,7 +101,7 @@ def calibration(report: dict[str, Any]) -> str:
     ends = [min(said), max(said)]
     axes.plot(ends, ends, ":", color=_GREY, label="as it should be")
     _with_interval(axes, said, [x["real"] for x in bins], _BLUE, "a tenth of the positions")
-    axes.legend(frameon=False)
+    _legend(figure)
     _axes(axes, "Calibration of the value", "value", "real return")
     return _svg(figure, "Calibration of the value")
 
@@ -121,7 +126,7 @@ def trajectory(title: str, predicted, real_value, real, inside) -> str:
     axes.plot(steps, np.asarray(real_value)[inside], "--s", color=_ORANGE,
               label="from the frames that came", markersize=3.5)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.legend(frameon=False)
+    _legend(figure)
     _axes(axes, title, "steps from the position", "value")
     return _svg(figure, title)
 
@@ -179,8 +184,9 @@ def search_tree(tree: Tree, names: Sequence[str] | None = None) -> str:
         above = depth[n] % 2 == 0  # Those of a line of single moves would cover each other.
         axes.text(
             depth[n] + 0.05, -place[n] + (0.12 if above else -0.14),
-            f"{label}: {tree.visits[n]}×, {tree.value[n]:.3g}",
-            fontsize=7, verticalalignment="bottom" if above else "top",
+            f"{label}: {tree.visits[n]}×, {round(float(tree.value[n]), 3) + 0.0:.3g}",
+            fontsize=7, verticalalignment="bottom" if above else "top", zorder=3,
+            bbox={"facecolor": "white", "alpha": 0.85, "linewidth": 0, "pad": 0.5},
         )
     axes.set(xlim=(-0.15, deepest + 0.95), ylim=(-leaf + 0.3, 0.8), xlabel="moves ahead")
     axes.set_title("Search tree: action, visits, value; squares: the main line")
