@@ -115,7 +115,7 @@ def _evaluation(score, cut, games=4):
 
 
 def test_the_collapse_of_a_real_run_is_warned_of_once(said):
-    """Breakout with the first Atari preset, whose agent idles after 400,000 steps."""
+    """Breakout with an early Atari preset, whose agent idles after 400,000 steps."""
     run = json.loads(_COLLAPSED.read_text())
     late = [x["env_steps"] > 400_000 for x in run["lines"]].index(True)
     collapse = Collapse(num_actions=run["num_actions"], num_envs=run["num_envs"])

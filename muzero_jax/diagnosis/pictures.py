@@ -184,7 +184,7 @@ def search_tree(tree: Tree, names: Sequence[str] | None = None) -> str:
         above = depth[n] % 2 == 0  # Those of a line of single moves would cover each other.
         axes.text(
             depth[n] + 0.05, -place[n] + (0.12 if above else -0.14),
-            f"{label}: {tree.visits[n]}×, {round(float(tree.value[n]), 3) + 0.0:.3g}",
+            f"{label}: {tree.visits[n]}×, {round(float(tree.value[n]), 3):z.3g}",
             fontsize=7, verticalalignment="bottom" if above else "top", zorder=3,
             bbox={"facecolor": "white", "alpha": 0.85, "linewidth": 0, "pad": 0.5},
         )

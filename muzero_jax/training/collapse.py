@@ -39,7 +39,7 @@ class Collapse:
         self._uniform = None if num_actions is None else math.log(num_actions)
         self._num_envs = num_envs
         self._first = {"episodes": 0.0, "returns": 0.0, "env_steps": 0}
-        self._best: float | None = None  # Of the evaluations whose games mostly came to an end.
+        self._best = 0.0  # Of the evaluations whose games mostly came to an end.
         self._certain = 0  # Lines in a row.
         self._ended_at = 0  # Env steps of the newest line in which an episode has ended.
         self._warned: set[str] = set()
@@ -55,11 +55,9 @@ class Collapse:
 
     def _signs(self, record: dict[str, Any]) -> dict[str, str]:
         """The signs of a collapse after one more line."""
-        if "eval/return_mean" in record:
-            return self._signs_of_evaluation(record)
         episodes, entropy = record.get("train/episodes"), record.get("train/policy_entropy")
         if episodes is None:
-            return {}
+            return self._signs_of_evaluation(record)
         env_steps, first = record["env_steps"], self._first
         if episodes:
             self._ended_at = env_steps
@@ -96,14 +94,14 @@ class Collapse:
         A task whose games always last to a limit has no such sign, nor one whose returns are below
         0; an agent that plays long because it plays well gets more than before.
         """
-        score, games = record["eval/return_mean"], record.get("eval/returns")
+        score, games = record.get("eval/return_mean"), record.get("eval/returns")
         if not games or not math.isfinite(score):
             return {}
         cut = record.get("eval/episodes_cut", 0)
         if cut <= len(games) / 2:
-            self._best = score if self._best is None else max(score, self._best)
+            self._best = max(score, self._best)
             return {}
-        if self._best is None or self._best <= 0 or score >= self._best / 2:
+        if self._best <= 0 or score >= self._best / 2:
             return {}
         return {
             "idle": (
