@@ -31,7 +31,7 @@ from muzero_jax.loops.sebulba import ACT
 from muzero_jax.mesh import REPLICATED, SHARDED, make_mesh, shard
 from muzero_jax.networks.conv import make_conv_network
 from muzero_jax.networks.mlp import make_mlp_network
-from muzero_jax.player import Player, check_like
+from muzero_jax.player import Player, check_like, make_timestep
 from muzero_jax.search.common import learned_model, make_search
 from muzero_jax.search.gumbel import gumbel_plan
 from muzero_jax.search.sampled import sampled_model
@@ -313,12 +313,12 @@ class MuZeroAgent(Player):
         return loaded
 
     def _one_timestep(self, observation: Observation, invalid_actions: Array | None) -> TimeStep:
-        """`Player._timestep`, of one environment alone."""
-        timestep = self._timestep(observation, self._reward, invalid_actions)
+        """That of a new observation, of one environment alone."""
+        seen = self._seen(observation, self._reward, invalid_actions)
         if not self._single:
             self._carry = None
             raise ArgumentError("observation must be that of one environment")
-        return timestep
+        return make_timestep(self.spec, *seen)
 
     def _searched(self, timestep: TimeStep) -> tuple[Any, Any]:
         """The carry after a search, and the row that is stored of it."""

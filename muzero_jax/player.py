@@ -66,9 +66,10 @@ class Player:
         self._carry: Any = None
         self._first = np.ones(0, bool)
         self._single = False
+        self._wanted = spec.named_arrays()
         self._actor = make_search_player(search, spec, history_steps=history_steps)
-        self._step = jax.jit(functools.partial(_step, search))
-        self._look = jax.jit(functools.partial(_look, search))
+        self._step = jax.jit(functools.partial(_step, search, spec))
+        self._look = jax.jit(functools.partial(_look, search, spec))
 
     def act(
         self,
@@ -92,12 +93,11 @@ class Player:
         Raises:
           ArgumentError: for other shapes, another B than before, or a mask too many or too few.
         """
-        timestep = self._timestep(observation, reward, invalid_actions)
-        self._carry = self._step(
-            self.params, self._key, np.int32(self._count), self._carry, timestep
-        )
+        seen = self._seen(observation, reward, invalid_actions)
+        self._carry = self._step(self.params, self._key, np.int32(self._count), self._carry, *seen)
         self._count = (self._count + 1) % 2**31
-        self._first = np.zeros_like(self._first)
+        if self._first.any():
+            self._first = np.zeros_like(self._first)
         return self._one(np.asarray(self._carry.action))
 
     def search(
@@ -121,9 +121,9 @@ class Player:
         Raises:
           ArgumentError: as `act`.
         """
-        timestep = self._timestep(observation, reward, invalid_actions)
+        seen = self._seen(observation, reward, invalid_actions)
         found = jax.device_get(
-            self._look(self.params, self._key, np.int32(self._count), self._carry, timestep)
+            self._look(self.params, self._key, np.int32(self._count), self._carry, *seen)
         )
         return jax.tree.map(self._one, found)
 
@@ -162,10 +162,11 @@ class Player:
             return x
         return x[0] if x.ndim > 1 else x[0].item()
 
-    def _timestep(
+    def _seen(
         self, observation: Observation, reward: Array | float, invalid_actions: Array | None
-    ) -> TimeStep:
-        """The time step `[B]` of a new observation, checked; the first one makes the memory."""
+    ) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray | None]:
+        """What `make_timestep` takes of a new observation `[B]`, checked; the first one makes the
+        memory."""
         arrays, size, single = self._arrays(observation)
         if (invalid_actions is not None) != self.spec.masked:
             masks = "needed: this game has" if self.spec.masked else "given, but this game has no"
@@ -181,20 +182,20 @@ class Player:
             )
         if invalid_actions is not None:
             invalid_actions = np.asarray(invalid_actions, bool).reshape(size, self.spec.num_actions)
-        # The reward of a `first` row belongs to the episode before.
-        rewards = np.broadcast_to(np.asarray(reward, np.float32), (size,))
-        return TimeStep(
-            observation=arrays.get("", arrays),
-            reward=np.where(self._first, np.float32(0.0), rewards),
-            discount=np.where(self._first, 0.0, self.spec.turn_sign).astype(np.float32),
-            first=self._first,
-            last=np.zeros(size, bool),
-            invalid_actions=invalid_actions,
-        )
+        rewards = np.empty(size, np.float32)
+        rewards[:] = reward
+        if self._first.any():  # The reward of a `first` row belongs to the episode before.
+            rewards[self._first] = 0.0
+        return arrays.get("", arrays), rewards, self._first, invalid_actions
 
     def _arrays(self, observation: Observation) -> tuple[dict[str, np.ndarray], int, bool]:
         """(name -> array `[B, ...]` of the spec's dtype, B, whether it was one without `[B]`)."""
-        wanted = self.spec.named_arrays()
+        wanted = self._wanted
+        like = wanted.get("")
+        if like is not None and type(observation) is np.ndarray:
+            # Most calls: what is compared below takes a tenth of a small search.
+            if (observation.shape, observation.dtype) == (like.shape, like.dtype):
+                return {"": observation.copy()[None]}, 1, True
         given = observation if isinstance(observation, Mapping) else {"": observation}
         if missing := wanted.keys() - given.keys():
             raise ArgumentError(
@@ -203,15 +204,20 @@ class Player:
             )
         arrays, sizes = {}, set()
         for name, like in wanted.items():
-            x, label = np.asarray(given[name]), f"observation {name}".strip()
-            if x.shape != like.shape and x.shape[1:] != like.shape:
+            x = np.asarray(given[name])
+            single = x.shape == like.shape
+            if not single and x.shape[1:] != like.shape:
                 raise ArgumentError(
-                    f"{label} must be {like.shape}, or a batch of them (got {x.shape})"
+                    f"{f'observation {name}'.strip()} must be {like.shape}, or a batch of them"
+                    f" (got {x.shape})"
                 )
             if not np.can_cast(x.dtype, like.dtype, "same_kind"):
-                raise ArgumentError(f"{label} must be {like.dtype} (got {x.dtype})")
-            sizes.add(None if x.shape == like.shape else len(x))
-            arrays[name] = x.reshape(-1, *like.shape).astype(like.dtype)
+                raise ArgumentError(
+                    f"{f'observation {name}'.strip()} must be {like.dtype} (got {x.dtype})"
+                )
+            sizes.add(None if single else len(x))
+            x = x.astype(like.dtype)  # A copy: environments may write into what they gave.
+            arrays[name] = x[None] if single else x
         if len(sizes) > 1:
             raise ArgumentError("observation: its arrays are of different numbers of environments")
         (size,) = sizes
@@ -239,14 +245,33 @@ def check_like(name: str, spec: EnvSpec, wanted: EnvSpec, owner: str) -> None:
             raise ArgumentError(f"{name}: its {field} is {its}, that of the {owner} is {other}")
 
 
-def _step(search, params, key, count, carry, timestep):
-    return _act(search, params, key, count, carry, timestep)[0]
+def make_timestep(
+    spec: EnvSpec,
+    observation: Observation,
+    reward: Array,
+    first: Array,
+    invalid_actions: Array | None,
+) -> TimeStep:
+    """The time step `[B]` of an observation that ends no episode, in a program or of NumPy."""
+    return TimeStep(
+        observation=observation,
+        reward=reward,
+        discount=spec.turn_sign * (1.0 - first.astype(np.float32)),
+        first=first,
+        last=first & False,
+        invalid_actions=invalid_actions,
+    )
 
 
-def _look(search, params, key, count, carry, timestep):
-    return _act(search, params, key, count, carry, timestep)[1]
+def _step(search, spec, params, key, count, carry, *seen):
+    return _act(search, spec, params, key, count, carry, *seen)[0]
 
 
-def _act(search, params, key, count, carry, timestep):
-    key = jax.random.fold_in(key, count)
+def _look(search, spec, params, key, count, carry, *seen):
+    return _act(search, spec, params, key, count, carry, *seen)[1]
+
+
+def _act(search, spec, params, key, count, carry, *seen):
+    # The time step is made in the program: each array that goes in costs as much as a small layer.
+    key, timestep = jax.random.fold_in(key, count), make_timestep(spec, *seen)
     return acting.act(search, params, key, carry, timestep, acting.NO_EXPLORATION)

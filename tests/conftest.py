@@ -8,11 +8,19 @@ import sys
 import jax
 import pytest
 
+from processes import CACHE
+
 # Several workers share an accelerator, where there is one.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 # As many as the largest mesh of any test; whatever names no device runs on the first.
 jax.config.update("jax_num_cpu_devices", 8)
+
+# Several tests build the same program: a large one is compiled once and read afterwards. A small
+# one takes longer to write than to compile.
+jax.config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 # What XLA does by default to make programs fast takes most of this suite's time.
 _PLAIN = {

@@ -18,6 +18,7 @@ from muzero_jax.errors import PREEMPTED
 from muzero_jax.training.saving import saved_tree
 
 ROOT = Path(__file__).resolve().parents[1]
+CACHE = str(ROOT / ".jax_cache")  # Of compiled programs, for the tests and what they start.
 PATIENCE_SECONDS = 240
 
 TINY = {
@@ -55,7 +56,7 @@ def command(script, *words, **options):
 def environment():
     """Environment variables; compiled programs are kept between tests."""
     return os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
+        "JAX_COMPILATION_CACHE_DIR": CACHE,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
