@@ -220,12 +220,12 @@ def test_learning_is_measured_and_nothing_is_changed(trained):
     assert found["target_network"] == {"is_read": True, "lag": pytest.approx(1.0, abs=1e-3)}
     agent = made.agent
     silent = losses.make_loss(agent.network, agent.codecs, window=agent.window, reward_weight=0.0)
-    cut = learning.measure(
-        made._replace(agent=agent._replace(loss=silent)), run, jax.random.key(0))
-    assert cut["grad_norm"]["reward"] == 0.0 < cut["grad_norm"]["value"]
-    fresh = run.train.replace(target_params=jax.tree.map(jnp.copy, run.train.params))
-    newest = learning.measure(made, run.replace(train=fresh), jax.random.key(0))
-    assert newest["target_network"]["lag"] == 0.0
+    newest = run.train.replace(target_params=jax.tree.map(jnp.copy, run.train.params))
+    other = learning.measure(
+        made._replace(agent=agent._replace(loss=silent)), run.replace(train=newest),
+        jax.random.key(0))
+    assert other["grad_norm"]["reward"] == 0.0 < other["grad_norm"]["value"]
+    assert other["target_network"]["lag"] == 0.0
     rows, weights = run.replay.rows, np.asarray(run.replay.weights)
     age = run.counters.updates - np.asarray(rows.made_at_updates)[weights > 0]
     assert found["replay"]["age_share"] == pytest.approx(age.mean() / run.counters.updates)

@@ -168,7 +168,7 @@ def test_the_fresh_targets_search_again():
     (block,) = _blocks("reanalyse.md")
     space: dict = {}
     exec(compile(block, "reanalyse.md", "exec"), space)
-    config = config_of("cartpole", "on_device")
+    config = config_of("cartpole", "on_device", **{"targets.bootstrap_steps": 10})
     agent = build.experiment(config).agent
     searched = []
 

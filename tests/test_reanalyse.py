@@ -322,7 +322,7 @@ def test_samples_hold_as_many_frames_as_are_read(fraction, fresh_values, source,
     """S, S + K or S + K + n of them (planted: always all)."""
     config = config_of("cartpole", "on_device", **{
         "reanalyse.fraction": fraction, "reanalyse.fresh_values": fresh_values,
-        "targets.value_source": source})
+        "targets.value_source": source, "targets.bootstrap_steps": 10})
     experiment = build.experiment(config)
     ring = jax.eval_shape(experiment.replay.init)
     sample = jax.eval_shape(lambda state, key: experiment.replay.sample(state, key, 8),
