@@ -182,10 +182,9 @@ class Player:
             )
         if invalid_actions is not None:
             invalid_actions = np.asarray(invalid_actions, bool).reshape(size, self.spec.num_actions)
+        # A history leaves out the reward of a `first` row, which is of the episode before.
         rewards = np.empty(size, np.float32)
         rewards[:] = reward
-        if self._first.any():  # The reward of a `first` row belongs to the episode before.
-            rewards[self._first] = 0.0
         return arrays.get("", arrays), rewards, self._first, invalid_actions
 
     def _arrays(self, observation: Observation) -> tuple[dict[str, np.ndarray], int, bool]:
