@@ -1,4 +1,4 @@
-"""Gumbel MuZero on CartPole-v1; two CPU cores, about a minute.
+"""Gumbel MuZero on CartPole-v1; two CPU cores, one to two minutes.
 
   python experiments/train.py --config=configs/cartpole.py            (envpool on the host)
   python experiments/train.py --config=configs/cartpole.py:on_device  (JAX, one program)

@@ -203,17 +203,14 @@ class Player:
             )
         arrays, sizes = {}, set()
         for name, like in wanted.items():
-            x = np.asarray(given[name])
+            x, label = np.asarray(given[name]), f"observation {name}".strip()
             single = x.shape == like.shape
             if not single and x.shape[1:] != like.shape:
                 raise ArgumentError(
-                    f"{f'observation {name}'.strip()} must be {like.shape}, or a batch of them"
-                    f" (got {x.shape})"
+                    f"{label} must be {like.shape}, or a batch of them (got {x.shape})"
                 )
             if not np.can_cast(x.dtype, like.dtype, "same_kind"):
-                raise ArgumentError(
-                    f"{f'observation {name}'.strip()} must be {like.dtype} (got {x.dtype})"
-                )
+                raise ArgumentError(f"{label} must be {like.dtype} (got {x.dtype})")
             sizes.add(None if single else len(x))
             x = x.astype(like.dtype)  # A copy: environments may write into what they gave.
             arrays[name] = x[None] if single else x

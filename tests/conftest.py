@@ -18,7 +18,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 
 # Several tests build the same program: a large one is compiled once and read afterwards. A small
 # one takes longer to write than to compile.
-jax.config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", CACHE))
+jax.config.update("jax_compilation_cache_dir", CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
