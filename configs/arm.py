@@ -4,7 +4,7 @@
   python experiments/train.py --config=configs/arm.py:bins    (five values for each joint)
 
 The environment is a JAX program (muzero_jax/envs/arm.py): the whole run is one compiled program. In
-each node of a search 16 actions are drawn from a Gaussian policy, or with bins from a policy that
+each node of a search 32 actions are drawn from a Gaussian policy, or with bins from a policy that
 takes each joint as independent of the others; at the root all of them are tried, once each, by one
 call of the model. Returns lie between -80 and 0; a mean distance of 0.05, over an episode of 40
 steps, is -2. Not trained to an end yet.
@@ -20,7 +20,7 @@ def get_config(variant: str | None = None) -> ConfigDict:
     if variant not in (None, "bins"):
         raise ValueError(f"configs/arm.py takes ':bins' or nothing, got {variant!r}")
     config = base.get_config()
-    config.total_env_steps = 100_000
+    config.total_env_steps = 400_000
     config.env.update(suite="jax", task="arm", max_steps=40)
     config.codec.value.update(num_bins=41, low=-12.0, high=0.0)
     config.codec.reward.update(num_bins=41, low=-2.0, high=0.0)
@@ -28,10 +28,10 @@ def get_config(variant: str | None = None) -> ConfigDict:
     if variant == "bins":
         config.env.bins = 5
         config.codec.policy = "factored"
-    base.try_drawn_actions(config, 16)
-    config.replay.rows_per_update = 8
+    base.try_drawn_actions(config, 32)
+    config.replay.update(rows_per_env=1_000, rows_per_update=8)
     config.targets.update(unroll_steps=3, bootstrap_steps=5, discount=0.9)
     config.loss.value_weight = 1.0
-    config.optimizer.decay_updates = 12_500
-    config.evaluation.update(interval_env_steps=10_000, episodes=64, num_envs=64, max_steps=40)
+    config.optimizer.decay_updates = 50_000
+    config.evaluation.update(interval_env_steps=20_000, episodes=64, num_envs=64, max_steps=40)
     return config

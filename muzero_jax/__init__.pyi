@@ -21,6 +21,7 @@ from .networks.blocks import make_network
 from .networks.conv import make_conv_network
 from .networks.gru import make_gru_network
 from .networks.mlp import make_mlp_network
+from .networks.ring import make_ring_network
 from .player import Player
 from .reanalyse import with_reanalyse
 from .replay import make_replay
@@ -66,6 +67,7 @@ __all__ = [
     "make_random_match_player",
     "make_random_player",
     "make_replay",
+    "make_ring_network",
     "make_rollout",
     "make_search",
     "make_search_match_player",

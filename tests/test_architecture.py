@@ -36,6 +36,7 @@ _LEVELS = {
     "networks.mlp": 4,
     "networks.conv": 4,
     "networks.gru": 5,
+    "networks.ring": 4,
     "envs.atari_games": 2,
     "envs.spaces": 2,
     "envs.checked": 3,

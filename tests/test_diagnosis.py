@@ -209,6 +209,7 @@ def trained():
     return made, run
 
 
+@pytest.mark.slow
 def test_learning_is_measured_and_nothing_is_changed(trained):
     """Planted: the reward's gradient among the shared; the update of another learning rate; the lag
     of a target network that is the newest."""
@@ -234,6 +235,7 @@ def test_learning_is_measured_and_nothing_is_changed(trained):
     assert learning.measure(made, empty, jax.random.key(0)) is None
 
 
+@pytest.mark.slow
 def test_a_report_has_its_page(trained):
     """The page has every number of the report, and needs nothing but itself.
 

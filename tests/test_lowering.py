@@ -127,6 +127,7 @@ def test_act_and_add_lowers_for_images():
     assert "tensor<4x32x256xf32>" not in text
 
 
+@pytest.mark.slow
 def test_a_whole_iteration_lowers():
     """Environments, search, replay and learning as one program.
 

@@ -220,7 +220,7 @@ def test_actions_of_every_kind_go_out_and_come_back(name, tmp_path):
     Planted: the start left out, on the way out or back; another dtype or shape.
     """
     space, shape, dtype, other, as_stored = SPACES[name]
-    own = _parts(_spec_of(action=ActionSpec.discrete(4))) if dtype is int else None
+    own = _parts(_spec_of(action=ActionSpec.discrete(4))) if name == "discrete" else None
     agent = MuZeroAgent(
         observation_shape=(3,), action_space=space, num_simulations=2, replay_rows=64,
         min_rows=20, batch_size=2, agent=own)

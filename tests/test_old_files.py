@@ -31,6 +31,7 @@ def old(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_its_run_goes_on(old):
     """Its parameters, replay, optimizer and counters are read, and learning goes on from them; the
     lines of metrics go on behind the old ones."""

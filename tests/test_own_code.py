@@ -80,20 +80,24 @@ def test_ones_own_network_search_and_environment_train_and_are_loaded(code, tmp_
 def test_a_folder_that_names_code_runs_none_of_it(code, tmp_path):
     """Unless the caller allows it; the line says how. Planted bug seen: the check behind the
     build."""
-    build.train(schema.check(_own()), tmp_path / "run", allow={"own_parts"})
-    code.unlink()
-    sys.modules.pop("own_parts")
+    path = tmp_path / "run" / "config.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(schema.check(_own()).to_dict()))
     for load in (
         lambda: load_agent(tmp_path / "run"),
         lambda: build.experiment(runs.read_config(tmp_path / "run"), allow=("os",)),
     ):
         with pytest.raises(BadInputError, match="names code, .* by --allow=own_parts or allow="):
             load()
-    path = tmp_path / "run" / "config.json"
-    path.write_text(path.read_text().replace("own_parts:make_network", "os:system"))
+    allowed = path.read_text()
+    path.write_text(allowed.replace("own_parts:make_network", "os:system"))
     with pytest.raises(BadInputError, match="network.kind: 'os:system' names code"):
         load_agent(tmp_path / "run", allow=("own_parts",))
     assert not code.exists()
+    path.write_text(allowed)
+    with pytest.raises(BadInputError, match="no checkpoint in"):
+        load_agent(tmp_path / "run", allow=("own_parts",))
+    assert code.exists()
 
 
 @pytest.mark.parametrize(

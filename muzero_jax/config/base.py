@@ -94,7 +94,7 @@ def simulate(config: ConfigDict, num_simulations: int) -> None:
 
 def try_drawn_actions(config: ConfigDict, number: int) -> None:
     """As many drawn actions in each node as simulations: at the root each of them is tried once."""
-    config.search.num_samples = number
+    config.search.update(num_samples=number, max_num_considered_actions=number)
     simulate(config, number)
 
 

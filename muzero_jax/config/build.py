@@ -52,6 +52,7 @@ from muzero_jax.networks.conv import make_conv_network
 from muzero_jax.networks.convolve import convolve_for_cpu
 from muzero_jax.networks.gru import make_gru_network
 from muzero_jax.networks.mlp import make_mlp_network
+from muzero_jax.networks.ring import make_ring_network
 from muzero_jax.search.gumbel import gumbel_plan
 from muzero_jax.search.muzero import muzero_plan
 from muzero_jax.training import driver
@@ -73,7 +74,12 @@ from muzero_jax.types import (
 )
 
 # What a config may name; the keys are those of `fields.FIELDS`.
-NETWORKS = {"mlp": make_mlp_network, "conv": make_conv_network, "gru": make_gru_network}
+NETWORKS = {
+    "mlp": make_mlp_network,
+    "conv": make_conv_network,
+    "gru": make_gru_network,
+    "ring": make_ring_network,
+}
 PLANS = {"gumbel": gumbel_plan, "muzero": muzero_plan}
 POLICIES: dict[str, Callable[[ActionSpec], Distribution]] = {
     "categorical": distributions.categorical,

@@ -117,7 +117,7 @@ NAME = "a name"
 _SCHEDULE, _LOOPS, _SCORING = "training.Schedule", "loops", "evaluation.scoring"
 _HOST, _ATARI, _PROCGEN = "envs.host", "envs.host.make_atari", "envs.host.make_procgen"
 _CATCH = "envs.catch.make_catch"
-_SMALL, _CONV = "networks.mlp, networks.gru", "networks.conv.make_conv_network"
+_SMALL, _CONV = "networks.mlp, networks.gru, networks.ring", "networks.conv.make_conv_network"
 _SEARCHES, _GUMBEL = "search", "search.gumbel.gumbel_plan"
 _MUZERO, _EXPLORE = "search.muzero.muzero_plan", "config.build.make_explore_at"
 _REPLAY, _UPDATE = "replay.make_replay", "learner.make_update"
@@ -229,7 +229,7 @@ FIELDS: dict[str, Field] = {
     # Network.
     "network.kind": Field(
         "which network, or \"module:function\" of one's own",
-        ("mlp", "conv", "gru"), part="config.build", own=True,
+        ("mlp", "conv", "gru", "ring"), part="config.build", own=True,
     ),
     "network.history_steps": Field(
         "S, frames that the representation sees", _at_most(1_000), "frames", "the network's maker"
