@@ -5,7 +5,9 @@
 The environment is a JAX program (muzero_jax/envs/traffic.py) with 1,024 joint actions; the run is
 one compiled program. The network has the same weights for every crossing and looks at the two
 beside it. The policy has two logits for each light; in each node of a search 32 joint actions are
-drawn from it, and at the root all of them are tried. Not trained to an end yet.
+drawn from it, and at the root all of them are tried. Seed 0 after the 400,000 steps (21 minutes,
+with tests beside): -55.0 [-55.6, -54.4]; the best rule of its controllers, longest queue first,
+reaches -56.8 [-57.5, -56.0].
 """
 
 from ml_collections import ConfigDict

@@ -75,6 +75,7 @@ def tiny():
     return config, experiment, memory.estimate(experiment)
 
 
+@pytest.mark.slow
 def test_budget_agrees_with_the_compiler(tiny):
     """Planted bug seen: the target parameters and the optimizer's moments left out."""
     config, experiment, estimate = tiny

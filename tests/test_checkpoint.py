@@ -188,6 +188,7 @@ def test_a_save_must_be_newer(copied):
         assert store.steps() == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_donation_right_after_save_is_safe(tmp_path):
     """Fails if the arrays are taken hold of only after `save` returned."""
     overwrite = jax.jit(lambda x: ~x, donate_argnums=0)

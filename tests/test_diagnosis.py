@@ -151,6 +151,7 @@ def test_a_model_that_knows_the_world_has_no_error(episodes):
     np.testing.assert_array_equal(seen.greedy, prior == played)
 
 
+@pytest.mark.slow
 def test_each_error_is_the_one_that_was_made(episodes):
     """Planted: the reward of the step after; the value's error at the wrong depth; the distance to
     the position's own embedding."""

@@ -211,16 +211,15 @@ SPACES = {
 }
 
 
-@pytest.mark.parametrize("name", [
-    "discrete", *(pytest.param(name, marks=pytest.mark.slow)
-                  for name in ("box", "int", "several", "multi_discrete"))])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SPACES)
 def test_actions_of_every_kind_go_out_and_come_back(name, tmp_path):
     """As the space has them, in its bounds; stored as they were chosen, and after a load too.
 
     Planted: the start left out, on the way out or back; another dtype or shape.
     """
     space, shape, dtype, other, as_stored = SPACES[name]
-    own = _parts(_spec_of(action=ActionSpec.discrete(4))) if name == "discrete" else None
+    own = _parts(_spec_of(action=ActionSpec.discrete(4))) if dtype is int else None
     agent = MuZeroAgent(
         observation_shape=(3,), action_space=space, num_simulations=2, replay_rows=64,
         min_rows=20, batch_size=2, agent=own)
@@ -247,6 +246,7 @@ def test_actions_of_every_kind_go_out_and_come_back(name, tmp_path):
         np.testing.assert_allclose(rows.action[0, 4], as_stored, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_images_are_seen_by_a_convolutional_network():
     agent = MuZeroAgent(
         observation_shape=(40, 40, 1), observation_dtype="uint8", action_space=3,

@@ -112,6 +112,7 @@ def test_scores_have_the_sign_of_the_color(experiment):
     assert len(seen) == 2
 
 
+@pytest.mark.slow
 def test_an_evaluation_in_a_run_plays_both_colors(experiment):
     """Eight games, four at a time, against random moves: other seeds, other games; it stops
     between plies. Nothing is compiled after the second evaluation. Planted bugs seen: `stop` not

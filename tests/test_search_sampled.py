@@ -30,7 +30,7 @@ from worlds import (
 PLANS = {"gumbel": gumbel_plan, "muzero": muzero_plan}
 
 
-@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("plan", ["gumbel", pytest.param("muzero", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("num_samples", [9, pytest.param(6, marks=pytest.mark.slow)])
 def test_all_actions_drawn_are_the_flat_search(num_samples, plan):
     """K = A without replacement draws nothing: the same actions, and the same policies and values
