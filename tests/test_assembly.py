@@ -238,7 +238,6 @@ def test_episodes_of_host_environments_end_with_a_resume():
     assert last[:, at].all() and last.sum() == 4
 
 
-@pytest.mark.slow
 def test_evaluations_play_in_games_of_their_own():
     """Those of twice the reward. Planted bug seen: the training environment."""
 
